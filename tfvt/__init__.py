@@ -1,0 +1,25 @@
+"""tfvt: token-based and hybrid vision models in Keras 3, checked number by number against the papers.
+
+>>> import tfvt
+>>> tfvt.list_models("vt_*")
+['vt_resnet101', 'vt_resnet18', 'vt_resnet34', 'vt_resnet50']
+>>> model = tfvt.create_model("vt_resnet18", num_classes=10)
+>>> print(tfvt.profile(model))
+"""
+
+from tfvt import layers, models
+from tfvt.analysis.profile import Profile, profile
+from tfvt.checkpoints import LoadReport, load_checkpoint
+from tfvt.registry import create_model, list_models
+
+__version__ = "0.1.0"
+__all__ = [
+    "LoadReport",
+    "Profile",
+    "create_model",
+    "layers",
+    "list_models",
+    "load_checkpoint",
+    "models",
+    "profile",
+]

@@ -1,0 +1,6 @@
+class LoadReport:
+    pass
+
+
+def load_checkpoint(*a, **k):
+    raise NotImplementedError

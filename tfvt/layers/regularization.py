@@ -1,0 +1,47 @@
+"""Stochastic depth."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="tfvt")
+class DropPath(keras.layers.Layer):
+    """Drop the whole residual branch of some samples in training, scale the others up (Huang et al. 2016).
+
+    Args:
+        rate: share of samples dropped, 0 <= rate < 1; the survival probability is 1 - rate.
+        seed: for the layer's own random stream; None draws one.
+
+    Shapes: (B, ...) -> (B, ...).
+
+    Raises:
+        ValueError: a rate outside [0, 1).
+    """
+
+    def __init__(self, rate, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 <= rate < 1:
+            raise ValueError(f"rate={rate}: expected 0 <= rate < 1")
+        self.rate = rate
+        self.seed = seed
+        if rate > 0:
+            self.seed_generator = keras.random.SeedGenerator(seed)
+        self.built = True
+
+    def call(self, inputs, training=False):
+        if not training or self.rate == 0:
+            return inputs
+        shape = (ops.shape(inputs)[0],) + (1,) * (len(inputs.shape) - 1)
+        keep = keras.random.uniform(shape, seed=self.seed_generator) >= self.rate
+        return inputs * ops.cast(keep, inputs.dtype) / (1 - self.rate)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return super().get_config() | {"rate": self.rate, "seed": self.seed}
+
+
+def drop_path_rates(rate, num_blocks):
+    """Rates that rise linearly from 0 in the first block to `rate` in the last (Huang et al. 2016, eq. 4)."""
+    return [rate * i / max(1, num_blocks - 1) for i in range(num_blocks)]

@@ -1,0 +1,459 @@
+"""Visual tokens: tokenizers, token relations and the projector (Visual Transformers, Wu et al.).
+
+Source: "Visual Transformers: Where Do Transformers Really Belong in Vision Models?" (ICCV 2021) and its arXiv
+version, https://arxiv.org/abs/2006.03677, whose equation numbers stand below. Symbols: X a map of H x W pixels
+with C channels, T the L visual tokens with CT channels. The authors released no code; the wiring (grouped pixel
+convolutions, lifts, which tensor is key and which query) is the one whose parameters and multiply-adds equal
+the papers' tables, see docs/fidelity.md. The tables do not determine norms, heads and the scale of the logits:
+here every linear has a batch norm, one head, and logits of two learned vectors are divided by the square root
+of their width; each is an argument.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+from tfvt.layers.attention import attention_macs, multi_head_attention
+from tfvt.layers.convolution import GroupedDense
+from tfvt.layers.regularization import DropPath
+
+NORMS = ("batch", "layer", "none")
+GROUP_CHANNELS = 64  # a pixel-side convolution has one group per 64 channels
+
+
+def pixel_groups(channels):
+    """Groups of a 1x1 convolution on pixels, by its output channels."""
+    return max(1, channels // GROUP_CHANNELS)
+
+
+def token_grid(num_tokens):
+    """The most square (rows, columns) with rows * columns = num_tokens, rows <= columns: 8 -> (2, 4)."""
+    rows = max(r for r in range(1, math.isqrt(num_tokens) + 1) if num_tokens % r == 0)
+    return rows, num_tokens // rows
+
+
+def unit_vectors(x):
+    """`x` divided by its length along the last axis; zero vectors stay zero, with a gradient that is finite."""
+    return x * ops.rsqrt(ops.maximum(ops.sum(ops.square(x), axis=-1, keepdims=True), 1e-12))
+
+
+def kmeans(pixels, centroids, iterations):
+    """Lloyd's algorithm on unit vectors (arXiv Appendix C, Listing 1).
+
+    A pixel belongs to the centroid with the greatest cosine, which among unit vectors is the nearest one. The
+    listing divides by the number of members and normalises; normalising the sum is the same. A cluster without
+    members keeps its centroid (the listing would divide zero by zero).
+
+    Args:
+        pixels: (B, P, C).
+        centroids: (B, L, C), where to start.
+        iterations: of Lloyd's algorithm.
+
+    Returns:
+        (B, L, C), unit vectors.
+    """
+    pixels, centroids = unit_vectors(pixels), unit_vectors(centroids)
+    for _ in range(iterations):
+        nearest = ops.argmax(ops.matmul(pixels, ops.swapaxes(centroids, 1, 2)), axis=-1)
+        members = ops.one_hot(nearest, centroids.shape[1], dtype=pixels.dtype)
+        total = ops.matmul(ops.swapaxes(members, 1, 2), pixels)
+        occupied = ops.expand_dims(ops.sum(members, axis=1) > 0, -1)
+        centroids = ops.where(occupied, unit_vectors(total), centroids)
+    return centroids
+
+
+@keras.saving.register_keras_serializable(package="tfvt")
+class LinearNorm(keras.layers.Layer):
+    """A linear layer in groups, without bias, and its norm: every linear of a Visual Transformer.
+
+    Args:
+        units: output channels.
+        groups: see `GroupedDense`.
+        norm: "batch", "layer" or "none".
+        norm_options: arguments of the norm layer, such as {"epsilon": 1e-5}.
+
+    Shapes: (..., C) -> (..., units).
+    """
+
+    def __init__(self, units, groups=1, norm="batch", norm_options=None, **kwargs):
+        super().__init__(**kwargs)
+        if norm not in NORMS:
+            raise ValueError(f"norm={norm!r}: expected one of {', '.join(map(repr, NORMS))}")
+        self.units, self.groups, self.norm, self.norm_options = units, groups, norm, norm_options or {}
+        self.linear = GroupedDense(units, groups, name="linear")
+        self.normalize = None
+        if norm == "batch":
+            self.normalize = keras.layers.BatchNormalization(name="norm", **self.norm_options)
+        elif norm == "layer":
+            self.normalize = keras.layers.LayerNormalization(name="norm", **self.norm_options)
+
+    def build(self, input_shape):
+        self.linear.build(input_shape)
+        if self.normalize is not None:
+            self.normalize.build((*input_shape[:-1], self.units))
+
+    def call(self, inputs, training=None):
+        outputs = self.linear(inputs)
+        return outputs if self.normalize is None else self.normalize(outputs, training=training)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.units)
+
+    def get_config(self):
+        return super().get_config() | {
+            "units": self.units,
+            "groups": self.groups,
+            "norm": self.norm,
+            "norm_options": self.norm_options,
+        }
+
+
+class _VisualTokenLayer(keras.layers.Layer):
+    """What the layers below share: the norm of their linears, and pixels as a list."""
+
+    def __init__(self, norm="batch", norm_options=None, **kwargs):
+        super().__init__(**kwargs)
+        self.norm, self.norm_options = norm, norm_options or {}
+
+    def linear(self, units, name, groups=1):
+        return LinearNorm(units, groups, self.norm, self.norm_options, name=name, dtype=self.dtype_policy)
+
+    def get_config(self):
+        return super().get_config() | {"norm": self.norm, "norm_options": self.norm_options}
+
+
+class _PixelTokenizer(_VisualTokenLayer):
+    """A tokenizer that averages pixels with weights: T = softmax over the pixels of `logits`, times value(X)."""
+
+    def __init__(self, num_tokens, token_dim, **kwargs):
+        super().__init__(**kwargs)
+        self.num_tokens, self.token_dim = num_tokens, token_dim
+
+    def build_value(self, channels):
+        """The grouped value convolution, and the lift to the token channels where they differ."""
+        self.value = self.linear(channels, "value", pixel_groups(channels))
+        self.value.build((None, None, channels))
+        self.lift = None
+        if channels != self.token_dim:
+            self.lift = self.linear(self.token_dim, "lift")
+            self.lift.build((None, self.num_tokens, channels))
+
+    def tokenize(self, logits, pixels, map_shape, training):
+        """Tokens (B, L, CT) and attention (B, H, W, L) from logits (B, P, L) and pixels (B, P, C)."""
+        attention = ops.softmax(ops.swapaxes(logits, 1, 2), axis=-1)
+        tokens = ops.matmul(attention, self.value(pixels, training=training))
+        if self.lift is not None:
+            tokens = self.lift(tokens, training=training)
+        return tokens, ops.reshape(ops.swapaxes(attention, 1, 2), (*map_shape[:3], self.num_tokens))
+
+    def get_config(self):
+        return super().get_config() | {"num_tokens": self.num_tokens, "token_dim": self.token_dim}
+
+
+def _pixel_list(x):
+    """(B, H, W, C) -> (B, H * W, C)."""
+    return ops.reshape(x, (ops.shape(x)[0], -1, x.shape[-1]))
+
+
+def _num_pixels(x):
+    return x.shape[1] * x.shape[2]
+
+
+@keras.saving.register_keras_serializable(package="tfvt")
+class FilterTokenizer(_PixelTokenizer):
+    """Filter-based tokenizer, eq. (1): T = softmax over HW of (X W_A), transposed, times value(X).
+
+    Args:
+        num_tokens: L.
+        token_dim: CT; the tokens are lifted to it by a linear where it differs from C.
+        norm, norm_options: of the linears, see `LinearNorm`; W_A has none.
+
+    Shapes: map (B, H, W, C) -> tokens (B, L, CT) and attention (B, H, W, L), which sums to 1 over the pixels.
+    """
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        self.w_a = self.add_weight(
+            name="w_a", shape=(channels, self.num_tokens), initializer="glorot_uniform"
+        )
+        self.build_value(channels)
+
+    def call(self, x, training=None):
+        pixels = _pixel_list(x)
+        return self.tokenize(ops.matmul(pixels, self.w_a), pixels, ops.shape(x), training)
+
+    def macs(self, x):
+        return attention_macs(self.num_tokens, _num_pixels(x), x.shape[-1], x.shape[-1])
+
+
+@keras.saving.register_keras_serializable(package="tfvt")
+class ClusterTokenizer(_PixelTokenizer):
+    """Clustering-based tokenizer, eq. (6): as the filter tokenizer, with k-means centroids of X for W_A.
+
+    Args:
+        num_tokens: L; the centroids start as X resized bilinearly to the most square grid of L pixels.
+        token_dim: CT.
+        iterations: of Lloyd's algorithm (not in the papers).
+        gradient: let gradients pass into the centroids (not in the papers); by default they are constants.
+        norm, norm_options: of the linears, see `LinearNorm`.
+
+    Shapes: map (B, H, W, C) -> tokens (B, L, CT) and attention (B, H, W, L), which sums to 1 over the pixels.
+    """
+
+    def __init__(self, num_tokens, token_dim, iterations=5, gradient=False, **kwargs):
+        super().__init__(num_tokens, token_dim, **kwargs)
+        self.iterations, self.gradient = iterations, gradient
+
+    def build(self, input_shape):
+        self.build_value(input_shape[-1])
+
+    def call(self, x, training=None):
+        pixels = _pixel_list(x)
+        start = _pixel_list(ops.image.resize(x, token_grid(self.num_tokens), interpolation="bilinear"))
+        start = ops.reshape(start, (-1, self.num_tokens, x.shape[-1]))  # L is known, also to the tracer
+        centroids = kmeans(pixels, start, self.iterations)
+        if not self.gradient:
+            centroids = ops.stop_gradient(centroids)
+        logits = ops.matmul(pixels, ops.swapaxes(centroids, 1, 2))
+        return self.tokenize(logits, pixels, ops.shape(x), training)
+
+    def macs(self, x):
+        """Products X W_K and A^T X; the iterations of k-means are not counted, as in the paper."""
+        return attention_macs(self.num_tokens, _num_pixels(x), x.shape[-1], x.shape[-1])
+
+    def get_config(self):
+        return super().get_config() | {"iterations": self.iterations, "gradient": self.gradient}
+
+
+@keras.saving.register_keras_serializable(package="tfvt")
+class RecurrentTokenizer(_PixelTokenizer):
+    """Recurrent tokenizer, eq. (2): W_R = T_in W_TR; T = softmax over HW of (key(X) W_R^T), transposed, times value(X).
+
+    The paper leaves out the transpose of W_R, and its W_TR is CT x C.
+
+    Args:
+        num_tokens: tokens that are renewed, at most those that come in; the others pass unchanged behind them.
+        token_dim: CT.
+        scale_logits: divide the logits by the square root of C.
+        norm, norm_options: of the linears, see `LinearNorm`.
+
+    Shapes: map (B, H, W, C) and tokens (B, L, CT) -> tokens (B, L, CT) and the attention (B, H, W, num_tokens)
+    of the renewed ones, which sums to 1 over the pixels.
+    """
+
+    def __init__(self, num_tokens, token_dim, scale_logits=True, **kwargs):
+        super().__init__(num_tokens, token_dim, **kwargs)
+        self.scale_logits = scale_logits
+
+    def build(self, x_shape, tokens_shape):
+        channels = x_shape[-1]
+        if self.num_tokens > tokens_shape[1]:
+            raise ValueError(
+                f"num_tokens={self.num_tokens}: only {tokens_shape[1]} tokens come in to be renewed"
+            )
+        self.query = self.linear(channels, "query")
+        self.query.build((None, self.num_tokens, self.token_dim))
+        self.key = self.linear(channels, "key", pixel_groups(channels))
+        self.key.build((None, None, channels))
+        self.build_value(channels)
+
+    def call(self, x, tokens, training=None):
+        pixels = _pixel_list(x)
+        query = self.query(tokens[:, : self.num_tokens], training=training)
+        if self.scale_logits:
+            query = query * x.shape[-1] ** -0.5
+        logits = ops.matmul(self.key(pixels, training=training), ops.swapaxes(query, 1, 2))
+        renewed, attention = self.tokenize(logits, pixels, ops.shape(x), training)
+        if self.num_tokens < tokens.shape[1]:
+            renewed = ops.concatenate([renewed, tokens[:, self.num_tokens :]], axis=1)
+        return renewed, attention
+
+    def macs(self, x, tokens):
+        return attention_macs(self.num_tokens, _num_pixels(x), x.shape[-1], x.shape[-1])
+
+    def get_config(self):
+        return super().get_config() | {"scale_logits": self.scale_logits}
+
+
+@keras.saving.register_keras_serializable(package="tfvt")
+class PoolTokenizer(_VisualTokenLayer):
+    """Pooling-based tokenizer (ICCV Table 3): X resized bilinearly to a grid of L pixels, lifted to CT.
+
+    Args:
+        num_tokens: L, as the most square grid.
+        token_dim: CT; no lift where it equals C.
+        norm, norm_options: of the lift, see `LinearNorm`.
+
+    Shapes: map (B, H, W, C) -> tokens (B, L, CT).
+    """
+
+    def __init__(self, num_tokens, token_dim, **kwargs):
+        super().__init__(**kwargs)
+        self.num_tokens, self.token_dim = num_tokens, token_dim
+
+    def build(self, input_shape):
+        self.lift = None
+        if input_shape[-1] != self.token_dim:
+            self.lift = self.linear(self.token_dim, "lift")
+            self.lift.build((None, self.num_tokens, input_shape[-1]))
+
+    def call(self, x, training=None):
+        grid = ops.image.resize(x, token_grid(self.num_tokens), interpolation="bilinear")
+        tokens = ops.reshape(grid, (-1, self.num_tokens, x.shape[-1]))
+        return tokens if self.lift is None else self.lift(tokens, training=training)
+
+    def get_config(self):
+        return super().get_config() | {"num_tokens": self.num_tokens, "token_dim": self.token_dim}
+
+
+@keras.saving.register_keras_serializable(package="tfvt")
+class TokenTransformer(_VisualTokenLayer):
+    """Token transformer, eq. (3) and (4); the values are the tokens themselves.
+
+    T' = T + softmax over the keys of (T K)(T Q)^T, times T;  T_out = T' + ReLU(T' F1) F2.
+    The rows of eq. (3)'s product come from K: they are the queries in today's terms, `query` here.
+
+    Args:
+        key_dim: channels of K and Q, each a linear in two groups.
+        mlp_dim: channels between F1 and F2.
+        num_heads: heads that share the channels.
+        scale_logits: divide the logits by the square root of the key width per head.
+        drop_path_rate: stochastic depth of both residuals.
+        norm, norm_options: of the linears, see `LinearNorm`.
+
+    Shapes: (B, L, CT) -> (B, L, CT).
+    """
+
+    def __init__(self, key_dim, mlp_dim, num_heads=1, scale_logits=True, drop_path_rate=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.key_dim, self.mlp_dim, self.num_heads = key_dim, mlp_dim, num_heads
+        self.scale_logits, self.drop_path_rate = scale_logits, drop_path_rate
+        self.drop_path = DropPath(drop_path_rate, name="drop_path")
+
+    def build(self, input_shape):
+        token_dim = input_shape[-1]
+        self.query = self.linear(self.key_dim, "query", groups=2)
+        self.key = self.linear(self.key_dim, "key", groups=2)
+        self.mlp_in = self.linear(self.mlp_dim, "mlp_in")
+        self.mlp_out = self.linear(token_dim, "mlp_out")
+        for linear in (self.query, self.key, self.mlp_in):
+            linear.build(input_shape)
+        self.mlp_out.build((*input_shape[:-1], self.mlp_dim))
+
+    def call(self, tokens, training=None):
+        query, key = self.query(tokens, training=training), self.key(tokens, training=training)
+        attended = multi_head_attention(query, key, tokens, self.num_heads, self.scale_logits)
+        tokens = tokens + self.drop_path(attended, training=training)
+        hidden = ops.relu(self.mlp_in(tokens, training=training))
+        return tokens + self.drop_path(self.mlp_out(hidden, training=training), training=training)
+
+    def macs(self, tokens):
+        return attention_macs(tokens.shape[1], tokens.shape[1], self.key_dim, tokens.shape[-1])
+
+    def get_config(self):
+        return super().get_config() | {
+            "key_dim": self.key_dim,
+            "mlp_dim": self.mlp_dim,
+            "num_heads": self.num_heads,
+            "scale_logits": self.scale_logits,
+            "drop_path_rate": self.drop_path_rate,
+        }
+
+
+@keras.saving.register_keras_serializable(package="tfvt")
+class TokenGraph(_VisualTokenLayer):
+    """Graph convolution on tokens, or one linear per token: the stand-ins of ICCV Table 5.
+
+    T_out = T + ReLU(A T W) with an adjacency A (L, L) and a linear W (CT, CT), both learned and the same for
+    every image. Without adjacency, T_out = T + ReLU(T W): no token sees another. The papers give neither
+    residual nor non-linearity; both are as in eq. (4).
+
+    Args:
+        adjacency: have A; False is the row "None" of the table.
+        drop_path_rate: stochastic depth of the residual.
+        norm, norm_options: of the linear, see `LinearNorm`; A has none.
+
+    Shapes: (B, L, CT) -> (B, L, CT).
+    """
+
+    def __init__(self, adjacency=True, drop_path_rate=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.adjacency, self.drop_path_rate = adjacency, drop_path_rate
+        self.drop_path = DropPath(drop_path_rate, name="drop_path")
+
+    def build(self, input_shape):
+        _, num_tokens, token_dim = input_shape
+        if self.adjacency:
+            self.adjacency_matrix = self.add_weight(
+                name="adjacency", shape=(num_tokens, num_tokens), initializer="glorot_uniform"
+            )
+        self.mix = self.linear(token_dim, "mix")
+        self.mix.build(input_shape)
+
+    def call(self, tokens, training=None):
+        mixed = ops.matmul(self.adjacency_matrix, tokens) if self.adjacency else tokens
+        branch = ops.relu(self.mix(mixed, training=training))
+        return tokens + self.drop_path(branch, training=training)
+
+    def macs(self, tokens):
+        return tokens.shape[1] ** 2 * tokens.shape[2] if self.adjacency else 0
+
+    def get_config(self):
+        return super().get_config() | {"adjacency": self.adjacency, "drop_path_rate": self.drop_path_rate}
+
+
+@keras.saving.register_keras_serializable(package="tfvt")
+class Projector(_VisualTokenLayer):
+    """Projector, eq. (5): X_out = X_in + softmax over the L tokens of (X_in W_Q)(T W_K)^T, times T.
+
+    Args:
+        output_channels: C of X_out; X_in passes a 1x1 convolution where its channels differ, and the tokens a
+            linear W_V where theirs do.
+        num_heads: heads that share the channels.
+        scale_logits: divide the logits by the square root of the key width per head.
+        drop_path_rate: stochastic depth of what the tokens add.
+        norm, norm_options: of the linears, see `LinearNorm`.
+
+    Shapes: map (B, H, W, C_in) and tokens (B, L, CT) -> map (B, H, W, output_channels).
+    """
+
+    def __init__(self, output_channels, num_heads=1, scale_logits=True, drop_path_rate=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.output_channels, self.num_heads = output_channels, num_heads
+        self.scale_logits, self.drop_path_rate = scale_logits, drop_path_rate
+        self.drop_path = DropPath(drop_path_rate, name="drop_path")
+
+    def build(self, x_shape, tokens_shape):
+        channels, token_dim = x_shape[-1], tokens_shape[-1]
+        self.query = self.linear(self.output_channels, "query", pixel_groups(self.output_channels))
+        self.query.build((None, None, channels))
+        self.key = self.linear(self.output_channels, "key")
+        self.key.build(tokens_shape)
+        self.value = self.shortcut = None
+        if token_dim != self.output_channels:
+            self.value = self.linear(self.output_channels, "value")
+            self.value.build(tokens_shape)
+        if channels != self.output_channels:
+            self.shortcut = self.linear(self.output_channels, "shortcut")
+            self.shortcut.build(x_shape)
+
+    def call(self, x, tokens, training=None):
+        query = self.query(_pixel_list(x), training=training)
+        key = self.key(tokens, training=training)
+        value = tokens if self.value is None else self.value(tokens, training=training)
+        branch = multi_head_attention(query, key, value, self.num_heads, self.scale_logits)
+        branch = ops.reshape(branch, (*ops.shape(x)[:3], self.output_channels))
+        shortcut = x if self.shortcut is None else self.shortcut(x, training=training)
+        return shortcut + self.drop_path(branch, training=training)
+
+    def macs(self, x, tokens):
+        return attention_macs(_num_pixels(x), tokens.shape[1], self.output_channels, self.output_channels)
+
+    def get_config(self):
+        return super().get_config() | {
+            "output_channels": self.output_channels,
+            "num_heads": self.num_heads,
+            "scale_logits": self.scale_logits,
+            "drop_path_rate": self.drop_path_rate,
+        }

@@ -1,0 +1,66 @@
+"""What every family does alike: take pixels, check them, return logits, an embedding or a pyramid."""
+
+import keras
+
+from tfvt.registry import check_choice
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)  # per channel R, G, B, in pixel units
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+def image_input(input_shape, *, minimum, pixel_mean, pixel_std):
+    """The model's input and the same pixels, normalised.
+
+    Args:
+        input_shape: (height, width, channels); height and width may be None.
+        minimum: smallest height and width that the network can take, in pixels.
+        pixel_mean, pixel_std: one value per channel in pixel units; pixel_mean=None takes normalised floats.
+
+    Returns:
+        (input tensor, normalised tensor), both (B, H, W, C).
+
+    Raises:
+        ValueError: a shape that is too small, or whose channels do not go with the statistics.
+    """
+    if len(input_shape) != 3:
+        raise ValueError(f"input_shape={input_shape}: expected (height, width, channels)")
+    *size, channels = input_shape
+    for side, pixels in zip(("height", "width"), size, strict=True):
+        if pixels is not None and pixels < minimum:
+            raise ValueError(
+                f"input_shape={input_shape}: {side} {pixels} is below {minimum}, the least it can take"
+            )
+    if channels is None or channels < 1:
+        raise ValueError(f"input_shape={input_shape}: expected at least 1 channel")
+    inputs = keras.Input(input_shape, name="image")
+    if pixel_mean is None:
+        return inputs, inputs
+    for argument, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+        if values is None or len(values) != channels:
+            raise ValueError(
+                f"input_shape={input_shape} has {channels} channel(s), {argument}={values}: expected "
+                f"{channels} value(s), or pixel_mean=None for inputs that are normalised already"
+            )
+    # In float32 under every policy: half precision would round the pixels before they are centred.
+    normalize = keras.layers.Rescaling(
+        scale=[1 / s for s in pixel_std],
+        offset=[-m / s for m, s in zip(pixel_mean, pixel_std, strict=True)],
+        dtype="float32",
+        name="normalize",
+    )
+    return inputs, normalize(inputs)
+
+
+def check_features(features, available):
+    """Raise a ValueError that names the `available` levels unless `features` are some of them, each once."""
+    if not features or len(set(features)) != len(features):
+        raise ValueError(f"features={features}: expected one or more of {', '.join(available)}, each once")
+    for level in features:
+        check_choice("features", level, available)
+
+
+def classifier(embedding, num_classes, dropout_rate):
+    """Dropout and the dense classifier on an embedding (B, C): logits (B, num_classes), float32."""
+    if dropout_rate:
+        embedding = keras.layers.Dropout(dropout_rate, name="head_dropout")(embedding)
+    return keras.layers.Dense(num_classes, dtype="float32", name="head")(embedding)

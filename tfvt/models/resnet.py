@@ -1,0 +1,201 @@
+"""ResNet (He et al. 2016), version 1.5: the stride of a bottleneck is in its 3x3 convolution.
+
+Source: https://arxiv.org/abs/1512.03385, Table 1; padding, initialisation and batch norm as in torchvision,
+so that its trained weights load. ResNet-26 and -38 are the shorter bottleneck networks of the SAN and ACmix
+papers.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import keras
+
+from tfvt.layers import DropPath, drop_path_rates
+from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD, check_features, classifier, image_input
+from tfvt.registry import check_at_least, check_choice, register
+
+VARIANTS = {
+    "resnet18": {"block": "basic", "depths": (2, 2, 2, 2)},
+    "resnet26": {"block": "bottleneck", "depths": (1, 2, 4, 1)},
+    "resnet34": {"block": "basic", "depths": (3, 4, 6, 3)},
+    "resnet38": {"block": "bottleneck", "depths": (2, 3, 5, 2)},
+    "resnet50": {"block": "bottleneck", "depths": (3, 4, 6, 3)},
+    "resnet101": {"block": "bottleneck", "depths": (3, 4, 23, 3)},
+}
+
+
+@register(VARIANTS)
+def resnet(
+    *,
+    block: Literal["basic", "bottleneck"],
+    depths: tuple[int, ...],
+    num_classes: int = 1000,
+    input_shape: tuple[int | None, int | None, int] = (224, 224, 3),
+    include_top: bool = True,
+    features: tuple[str, ...] | None = None,
+    pixel_mean: tuple[float, ...] | None = IMAGENET_MEAN,
+    pixel_std: tuple[float, ...] | None = IMAGENET_STD,
+    dropout_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    batch_norm_epsilon: float = 1e-5,
+    batch_norm_momentum: float = 0.9,
+    synchronized_batch_norm: bool = False,
+    width: int = 64,
+    stem_pool: bool = True,
+    stride_in_1x1: bool = False,
+    zero_init_last_norm: bool = False,
+    name: str | None = None,
+) -> keras.Model:
+    """Build a ResNet.
+
+    Args:
+        block: "basic" (two 3x3 convolutions) or "bottleneck" (1x1, 3x3, 1x1 with 4 times the channels).
+        depths: residual blocks in each stage.
+        num_classes: width of the classifier.
+        input_shape: (height, width, channels) in pixels, at least the stride of the last stage (32).
+        include_top: False returns the pooled embedding (B, C).
+        features: levels to return as a dict level -> map (B, H, W, C), no head: "P2" to "P5" (strides 4 to 32).
+        pixel_mean, pixel_std: per channel, in pixel units; pixel_mean=None takes normalised floats.
+        dropout_rate: on the embedding, before the classifier.
+        drop_path_rate: stochastic depth of the last block; the others rise linearly to it from 0.
+        batch_norm_epsilon, batch_norm_momentum: of every batch norm.
+        synchronized_batch_norm: statistics over all replicas (TensorFlow's distribution strategies only).
+        width: channels of the stem and the first stage; each later stage doubles them.
+        stem_pool: False leaves out the max pool, so that every stage has half the stride (for small images).
+        stride_in_1x1: stride of a bottleneck in its first 1x1 convolution (the original form).
+        zero_init_last_norm: the last scale of every block starts at 0, so that the block starts as identity.
+        name: of the model.
+
+    Returns:
+        A `keras.Model` from pixels (B, H, W, 3) in 0..255 to logits, the embedding or the dict of maps.
+    """
+    trunk = ResNetTrunk(
+        block=block,
+        depths=depths,
+        width=width,
+        stem_pool=stem_pool,
+        stride_in_1x1=stride_in_1x1,
+        zero_init_last_norm=zero_init_last_norm,
+        drop_path_rates=tuple(drop_path_rates(drop_path_rate, sum(depths))),
+        norm_options=batch_norm_options(batch_norm_epsilon, batch_norm_momentum, synchronized_batch_norm),
+    )
+    if features is not None:
+        check_features(features, trunk.level_names())
+    inputs, x = image_input(input_shape, minimum=trunk.stride(), pixel_mean=pixel_mean, pixel_std=pixel_std)
+    levels = trunk(x)
+    if features is not None:
+        return keras.Model(inputs, {level: levels[level] for level in features}, name=name)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(levels[trunk.level_names()[-1]])
+    if include_top:
+        x = classifier(x, num_classes, dropout_rate)
+    return keras.Model(inputs, x, name=name)
+
+
+def batch_norm_options(epsilon, momentum, synchronized):
+    """Arguments of every batch norm of a network."""
+    # The flag is passed only where it is wanted: other backends than TensorFlow refuse it.
+    return {"epsilon": epsilon, "momentum": momentum} | ({"synchronized": True} if synchronized else {})
+
+
+@dataclass(frozen=True)
+class ResNetTrunk:
+    """Stem and stages. Called on a normalised map (B, H, W, C), gives a dict level -> map.
+
+    `depths` may have fewer than four stages; `drop_path_rates` has one rate per block, in order.
+    """
+
+    block: str
+    depths: tuple[int, ...]
+    width: int
+    stem_pool: bool
+    stride_in_1x1: bool
+    zero_init_last_norm: bool
+    drop_path_rates: tuple[float, ...]
+    norm_options: dict
+
+    def __post_init__(self):
+        check_choice("block", self.block, ("basic", "bottleneck"))
+        check_at_least("width", self.width, 1)
+        if not self.depths:
+            raise ValueError(f"depths={self.depths}: expected at least one stage")
+        for depth in self.depths:
+            check_at_least("depths", depth, 1)
+
+    def level_names(self):
+        """The levels of the stages, named by their stride 2**n: P2, P3, ... with a max pool in the stem."""
+        first = 2 if self.stem_pool else 1
+        return [f"P{first + stage}" for stage in range(len(self.depths))]
+
+    def stride(self):
+        """Pixels of the image per pixel of the last map."""
+        return 2 ** int(self.level_names()[-1][1:])
+
+    def channels(self):
+        """Channels of the last map."""
+        return self.width * 2 ** (len(self.depths) - 1) * (1 if self.block == "basic" else 4)
+
+    def __call__(self, x):
+        x = self.stem(x)
+        levels, rates = {}, iter(self.drop_path_rates)
+        for stage, (level, depth) in enumerate(zip(self.level_names(), self.depths, strict=True)):
+            for block in range(depth):
+                strides = 2 if stage > 0 and block == 0 else 1
+                residual = self.basic if self.block == "basic" else self.bottleneck
+                x = residual(
+                    x, self.width * 2**stage, strides, next(rates), f"stage{stage + 1}_block{block + 1}"
+                )
+            levels[level] = x
+        return levels
+
+    def stem(self, x):
+        x = self.conv_norm(x, self.width, 7, 2, "stem")
+        x = keras.layers.ReLU(name="stem_relu")(x)
+        if self.stem_pool:
+            # Zeros are as good as minus infinity behind a ReLU.
+            x = keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
+            x = keras.layers.MaxPooling2D(3, 2, name="stem_pool")(x)
+        return x
+
+    def basic(self, x, channels, strides, drop_path_rate, name):
+        y = self.conv_norm(x, channels, 3, strides, f"{name}_1")
+        y = keras.layers.ReLU(name=f"{name}_relu1")(y)
+        y = self.conv_norm(y, channels, 3, 1, f"{name}_2", last=True)
+        return self.add(x, y, strides, drop_path_rate, name)
+
+    def bottleneck(self, x, channels, strides, drop_path_rate, name):
+        first, second = (strides, 1) if self.stride_in_1x1 else (1, strides)
+        y = self.conv_norm(x, channels, 1, first, f"{name}_1")
+        y = keras.layers.ReLU(name=f"{name}_relu1")(y)
+        y = self.conv_norm(y, channels, 3, second, f"{name}_2")
+        y = keras.layers.ReLU(name=f"{name}_relu2")(y)
+        y = self.conv_norm(y, 4 * channels, 1, 1, f"{name}_3", last=True)
+        return self.add(x, y, strides, drop_path_rate, name)
+
+    def add(self, shortcut, branch, strides, drop_path_rate, name):
+        """Residual sum: the shortcut is projected where its shape differs from the branch's."""
+        channels = branch.shape[-1]
+        if strides > 1 or shortcut.shape[-1] != channels:
+            shortcut = self.conv_norm(shortcut, channels, 1, strides, f"{name}_shortcut")
+        if drop_path_rate:
+            branch = DropPath(drop_path_rate, name=f"{name}_drop_path")(branch)
+        x = keras.layers.Add(name=f"{name}_add")([shortcut, branch])
+        return keras.layers.ReLU(name=f"{name}_relu")(x)
+
+    def conv_norm(self, x, channels, kernel_size, strides, name, last=False):
+        """Convolution without bias, padded alike on both sides, and its batch norm."""
+        if (
+            kernel_size > 1
+        ):  # 'same' would pad a strided convolution more on one side than trained weights expect
+            x = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
+        x = keras.layers.Conv2D(
+            channels,
+            kernel_size,
+            strides=strides,
+            use_bias=False,
+            kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
+            name=f"{name}_conv",
+        )(x)
+        gamma = "zeros" if last and self.zero_init_last_norm else "ones"
+        return keras.layers.BatchNormalization(
+            gamma_initializer=gamma, name=f"{name}_norm", **self.norm_options
+        )(x)
