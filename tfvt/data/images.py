@@ -1,0 +1,167 @@
+"""Encoded image bytes -> float pixels: decode, crop, resize, flip.
+
+Everything is stateless TensorFlow graph code: the same bytes and the same seed give the same pixels, in the
+input pipeline as well as inside an exported SavedModel. Pixels stay on the scale 0..255, models normalise them.
+"""
+
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+INTERPOLATIONS = ("bilinear", "bicubic", "area", "nearest")
+
+# What a sample's seed is folded with for each random choice: a new choice takes a new number, the others stay.
+CROP_STREAM, FLIP_STREAM = 0, 1
+
+
+@dataclass(frozen=True)
+class TrainPreprocessing:
+    """Inception crop (Szegedy et al. 2015, "Going deeper with convolutions", section 6) and horizontal flip.
+
+    Attributes:
+        image_size: (height, width) of the result in pixels.
+        area_range: smallest and largest share of the image's area that a crop may have.
+        aspect_range: smallest and largest width / height of a crop in source pixels.
+        flip: mirror left and right in half of the samples.
+        interpolation: one of `INTERPOLATIONS`.
+    """
+
+    image_size: tuple[int, int] = (224, 224)
+    area_range: tuple[float, float] = (0.08, 1.0)
+    aspect_range: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+    interpolation: str = "bilinear"
+
+    def __post_init__(self):
+        _check_size_and_interpolation(self)
+        low, high = self.area_range
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"area_range must be 0 < low <= high <= 1, not {self.area_range}")
+        low, high = self.aspect_range
+        if not 0 < low <= high:
+            raise ValueError(f"aspect_range must be 0 < low <= high, not {self.aspect_range}")
+
+
+@dataclass(frozen=True)
+class EvalPreprocessing:
+    """The customary evaluation crop: resize to `image_size / crop_ratio`, keep the centre.
+
+    Attributes:
+        image_size: (height, width) of the result in pixels.
+        crop_ratio: share of the resized image's shorter side that the crop keeps (224 of 256 is 0.875).
+        interpolation: one of `INTERPOLATIONS`.
+    """
+
+    image_size: tuple[int, int] = (224, 224)
+    crop_ratio: float = 0.875
+    interpolation: str = "bilinear"
+
+    def __post_init__(self):
+        _check_size_and_interpolation(self)
+        if not 0 < self.crop_ratio <= 1:
+            raise ValueError(f"crop_ratio must be above 0 and at most 1, not {self.crop_ratio}")
+
+
+def decode_and_augment(encoded, seed, preprocessing: TrainPreprocessing):
+    """Random resized crop and flip of one encoded image.
+
+    Args:
+        encoded: scalar string tensor, a JPEG, PNG, GIF (first frame), BMP or WebP file.
+        seed: integer tensor (2,); the result is a pure function of it and of `encoded`.
+        preprocessing: what to do.
+
+    Returns:
+        float32 (H, W, 3), 0..255.
+
+    Raises:
+        tf.errors.InvalidArgumentError: the bytes are no image, or a JPEG that ends early.
+    """
+
+    def window(height, width):
+        begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+            tf.stack([height, width, 3]),
+            bounding_boxes=tf.zeros((0, 1, 4)),  # no objects: any part of the image will do
+            seed=tf.random.fold_in(seed, CROP_STREAM),
+            min_object_covered=0.0,
+            aspect_ratio_range=preprocessing.aspect_range,
+            area_range=preprocessing.area_range,
+            max_attempts=100,  # then the whole image
+            use_image_if_no_bounding_boxes=True,
+        )
+        return begin[0], begin[1], size[0], size[1]
+
+    image = _resize(_decode_window(encoded, window), preprocessing)
+    if preprocessing.flip:
+        image = tf.image.stateless_random_flip_left_right(image, tf.random.fold_in(seed, FLIP_STREAM))
+    return image
+
+
+def decode_and_center_crop(encoded, preprocessing: EvalPreprocessing):
+    """Centre crop of one encoded image: deterministic, for evaluation and serving.
+
+    The scale at which the image just covers `image_size / crop_ratio` decides which part of the source the crop
+    shows; that part is cut out first and resized once, which equals resizing everything and cropping afterwards,
+    up to the rounding to whole source pixels. EXIF rotation is not looked at: conversion has applied it to
+    records. Transparency is dropped.
+
+    Args:
+        encoded: scalar string tensor, a JPEG (also grey or CMYK), PNG, GIF (first frame), BMP or WebP file.
+        preprocessing: what to do.
+
+    Returns:
+        float32 (H, W, 3), 0..255.
+
+    Raises:
+        tf.errors.InvalidArgumentError: the bytes are no image, or a JPEG that ends early.
+    """
+
+    def window(height, width):
+        return _center_window(height, width, preprocessing)
+
+    return _resize(_decode_window(encoded, window), preprocessing)
+
+
+def _center_window(height, width, preprocessing: EvalPreprocessing):
+    """The centre part (y, x, height, width) of a source of that size, which becomes the evaluation crop."""
+    target_height, target_width = preprocessing.image_size
+    source_height, source_width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+    scale = preprocessing.crop_ratio * tf.minimum(source_height / target_height, source_width / target_width)
+    crop_height = tf.clip_by_value(tf.cast(tf.round(scale * target_height), tf.int32), 1, height)
+    crop_width = tf.clip_by_value(tf.cast(tf.round(scale * target_width), tf.int32), 1, width)
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+def _decode_window(encoded, window):
+    """The part `window(height, width) -> (y, x, height, width)` of an encoded image, uint8 (h, w, 3)."""
+
+    def jpeg():
+        # Decoding only the window saves most of the time for small crops. Grey and CMYK files come out as RGB.
+        height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(encoded))
+        return tf.io.decode_and_crop_jpeg(encoded, tf.stack(window(height, width)), channels=3)
+
+    def other():
+        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        height, width, _ = tf.unstack(tf.shape(image))
+        y, x, crop_height, crop_width = window(height, width)
+        return image[y : y + crop_height, x : x + crop_width]
+
+    image = tf.cond(tf.io.is_jpeg(encoded), jpeg, other)
+    image.set_shape((None, None, 3))
+    return image
+
+
+def _resize(image, preprocessing):
+    """float32 (H, W, 3), 0..255. Antialiased as in Pillow, so that shrinking a large image leaves no moire."""
+    image = tf.image.resize(image, preprocessing.image_size, preprocessing.interpolation, antialias=True)
+    image = tf.clip_by_value(tf.cast(image, tf.float32), 0.0, 255.0)  # bicubic overshoots
+    return tf.ensure_shape(image, (*preprocessing.image_size, 3))
+
+
+def _check_size_and_interpolation(preprocessing):
+    height, width = preprocessing.image_size
+    if height < 1 or width < 1:
+        raise ValueError(f"image_size must be two positive numbers of pixels, not {preprocessing.image_size}")
+    if preprocessing.interpolation not in INTERPOLATIONS:
+        raise ValueError(
+            f"interpolation must be one of {', '.join(INTERPOLATIONS)}, not {preprocessing.interpolation!r}"
+        )

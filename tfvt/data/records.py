@@ -1,0 +1,259 @@
+"""The record schema, the manifest beside the shards, and access to a converted set.
+
+The features are those that `classification_input.Decoder` of TensorFlow's official models, slim and
+`imagenet_to_gcs` read. One shard does not tell where its labels start to count; the manifest does.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import tensorflow as tf
+
+ENCODED = "image/encoded"  # the file's bytes, JPEG or PNG
+FORMAT = "image/format"  # "JPEG" or "PNG"
+LABEL = "image/class/label"  # int64, counted from the manifest's label_offset
+SYNSET = "image/class/synset"  # the class folder's name
+TEXT = "image/class/text"  # the class for human readers
+HEIGHT = "image/height"
+WIDTH = "image/width"
+CHANNELS = "image/channels"  # as encoded: 1 grey, 3 RGB, ...; reading gives 3
+COLORSPACE = "image/colorspace"  # "RGB" or "Grayscale"
+FILENAME = "image/filename"  # bytes: file names need not be UTF-8
+
+MANIFEST = "manifest.json"
+SCHEMA_VERSION = 1
+
+
+class RecordsError(ValueError):
+    """Records, manifest or source are not as they must be; the text names what, where and what to do."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of records as the manifest describes it; `crc32` (zlib's) is of the whole file."""
+
+    name: str
+    records: int
+    bytes: int
+    crc32: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` holds.
+
+    Attributes:
+        class_names: in the order of the labels.
+        label_offset: the stored label of the first class, 0 or 1.
+        splits: split name -> its shards in order.
+        source_sha256: hash of the list of source files (names, sizes, labels) and of the settings.
+        rejects: source files that were left out: {"file": ..., "reason": ...}.
+        schema: version of this description.
+    """
+
+    class_names: tuple[str, ...]
+    label_offset: int
+    splits: dict[str, tuple[Shard, ...]]
+    source_sha256: str
+    rejects: tuple[dict[str, str], ...] = ()
+    schema: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+
+@dataclass(frozen=True)
+class RecordSet:
+    """One split of a converted set.
+
+    Attributes:
+        directory: the folder of the shards and the manifest.
+        split: "train" or "validation".
+        class_names: in the order of the 0-based labels that the pipeline delivers.
+        label_offset: what the stored labels count from.
+        shard_paths: the files, in order.
+        shard_counts: records in each of them.
+    """
+
+    directory: Path
+    split: str
+    class_names: tuple[str, ...]
+    label_offset: int
+    shard_paths: tuple[str, ...]
+    shard_counts: tuple[int, ...]
+
+    @property
+    def num_examples(self) -> int:
+        return sum(self.shard_counts)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+def open_records(directory, split) -> RecordSet:
+    """One split of the set that `tfvt records convert` wrote into `directory`.
+
+    Raises:
+        RecordsError: no such folder, manifest, split or shard, or a shard whose size is not the manifest's.
+    """
+    manifest = read_manifest(directory)
+    if split not in manifest.splits:
+        raise RecordsError(f"{directory} has no split {split!r}; it has: {', '.join(manifest.splits)}")
+    directory = Path(directory)
+    shards = manifest.splits[split]
+    _check_shards(directory, shards)
+    return RecordSet(
+        directory=directory,
+        split=split,
+        class_names=manifest.class_names,
+        label_offset=manifest.label_offset,
+        shard_paths=tuple(str(directory / shard.name) for shard in shards),
+        shard_counts=tuple(shard.records for shard in shards),
+    )
+
+
+def read_manifest(directory) -> Manifest:
+    """The manifest of a converted set.
+
+    Raises:
+        RecordsError: no such folder, no manifest in it, or one that cannot be read.
+    """
+    path = Path(directory) / MANIFEST
+    if not path.parent.is_dir():
+        raise RecordsError(f"no folder {directory}: write it with `tfvt records convert INPUT {directory}`")
+    if not path.is_file():
+        raise RecordsError(
+            f"no {MANIFEST} in {directory}: it holds no records, or their conversion did not finish; "
+            f"run `tfvt records convert INPUT {directory}` (again)"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA_VERSION:
+            raise RecordsError(
+                f"{path} has schema version {content['schema']}, this tfvt reads {SCHEMA_VERSION}: "
+                "convert the images again"
+            )
+        splits = {name: tuple(Shard(**shard) for shard in shards) for name, shards in content.pop("splits").items()}
+        class_names, rejects = tuple(content.pop("class_names")), tuple(content.pop("rejects"))
+        return Manifest(class_names=class_names, splits=splits, rejects=rejects, **content)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise RecordsError(f"{path} is damaged ({error}): convert the images again") from error
+
+
+def _check_shards(directory, shards):
+    for shard in shards:
+        path = directory / shard.name
+        if not path.is_file():
+            raise RecordsError(
+                f"shard {path} is missing (the manifest lists {len(shards)} such files): copy it again, "
+                f"or convert the images again"
+            )
+        size = path.stat().st_size
+        if size != shard.bytes:
+            state = "cut off" if size < shard.bytes else "not the converted file"
+            raise RecordsError(
+                f"shard {path} is {state}: it has {size} bytes, the manifest says {shard.bytes}; "
+                "copy it again, or convert the images again"
+            )
+
+
+def make_example(*, encoded, format, label, synset, text, height, width, channels, colorspace, filename) -> bytes:
+    """One serialized record.
+
+    Args:
+        encoded: the image file's bytes.
+        format: "JPEG" or "PNG".
+        label: as stored, that is with the manifest's label offset added.
+        synset, text: the class, as an identifier and for human readers.
+        height, width: in pixels.
+        channels, colorspace: as encoded (1 and "Grayscale", 3 and "RGB", ...).
+        filename: bytes.
+    """
+
+    def strings(value):
+        value = value if isinstance(value, bytes) else value.encode("utf-8")
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    def integers(value):
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+
+    features = {
+        ENCODED: strings(encoded),
+        FORMAT: strings(format),
+        LABEL: integers(label),
+        SYNSET: strings(synset),
+        TEXT: strings(text),
+        HEIGHT: integers(height),
+        WIDTH: integers(width),
+        CHANNELS: integers(channels),
+        COLORSPACE: strings(colorspace),
+        FILENAME: strings(filename),
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return example.SerializeToString(deterministic=True)
+
+
+def parse_example(serialized, names=(ENCODED, LABEL)):
+    """The named features of one record (scalar string tensor), a dict of scalar tensors.
+
+    Raises:
+        tf.errors.InvalidArgumentError: not a record of this schema.
+    """
+    integers = (LABEL, HEIGHT, WIDTH, CHANNELS)
+    return tf.io.parse_single_example(
+        serialized,
+        {name: tf.io.FixedLenFeature((), tf.int64 if name in integers else tf.string) for name in names},
+    )
+
+
+def read_span(records: RecordSet, shard, start, count) -> tf.data.Dataset:
+    """(id, serialized) of `count` records of shard number `shard` from its record `start` on.
+
+    The arguments are scalar int64 tensors; `id` is the record's place in the split.
+
+    Raises:
+        tf.errors.InvalidArgumentError: from the iterator; the shard is missing, cut off or damaged. It names shard
+            and record, which TensorFlow's own error does not.
+    """
+    paths = tf.constant(records.shard_paths)
+    first_id = tf.gather(tf.constant(_first_ids(records), tf.int64), shard) + start
+    readable = tf.data.TFRecordDataset(tf.gather(paths, shard)).skip(start).ignore_errors()
+    unreadable = tf.data.Dataset.from_tensors("").repeat()  # takes the place of what cannot be read
+
+    def check(record_id, serialized):
+        problem = "or one before it is damaged or cut off"
+        with require(tf.not_equal(serialized, ""), records, record_id, problem):
+            return record_id, tf.identity(serialized)
+
+    ids = tf.data.Dataset.range(first_id, first_id + count)
+    return tf.data.Dataset.zip(ids, readable.concatenate(unreadable)).map(check)
+
+
+def require(condition, records: RecordSet, record_id, problem):
+    """A context in which a record's problem, unless the condition holds, is an error that names shard and record.
+
+    Args:
+        condition: scalar bool tensor.
+        records: the set.
+        record_id: scalar int64 tensor.
+        problem: continues the sentence "record 7 of train-00000-of-00002 ...".
+    """
+
+    def complain():
+        first_ids = tf.constant(_first_ids(records), tf.int64)
+        # The last shard that begins at or before the id: an empty shard begins where the next one does.
+        shard = tf.searchsorted(first_ids, record_id[None], side="right")[0] - 1
+        index = tf.strings.as_string(record_id - tf.gather(first_ids, shard))
+        path = tf.gather(tf.constant(records.shard_paths), shard)
+        hint = f"(`tfvt records inspect {records.directory}` checks the whole set)"
+        message = tf.strings.join(["record ", index, " of ", path, " ", problem, " ", hint])
+        return tf.debugging.Assert(False, [message], summarize=1)
+
+    return tf.control_dependencies([tf.cond(condition, tf.no_op, complain)])
+
+
+def _first_ids(records):
+    return [sum(records.shard_counts[:shard]) for shard in range(len(records.shard_counts))]
