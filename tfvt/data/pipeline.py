@@ -14,7 +14,7 @@ from tfvt.data.records import (
     LABEL,
     RecordsError,
     RecordSet,
-    parse_example,
+    feature_spec,
     read_span,
     require,
 )
@@ -165,7 +165,7 @@ def _load(records, record_id, serialized, decode):
     """Image and 0-based int32 label of a serialized record; if it does not give them, an error that names it."""
 
     def parse_and_decode(serialized):
-        features = parse_example(serialized)
+        features = tf.io.parse_single_example(serialized, feature_spec((ENCODED, LABEL)))
         return tf.constant(True), decode(features[ENCODED]), features[LABEL]
 
     # A map function cannot catch an error, a dataset of one element can, for 35 microseconds an image.

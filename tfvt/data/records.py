@@ -49,7 +49,6 @@ class Manifest:
         label_offset: the stored label of the first class, 0 or 1.
         splits: split name -> its shards in order.
         source_sha256: hash of the list of source files (names, sizes, labels) and of the settings.
-        rejects: source files that were left out: {"file": ..., "reason": ...}.
         schema: version of this description.
     """
 
@@ -57,7 +56,6 @@ class Manifest:
     label_offset: int
     splits: dict[str, tuple[Shard, ...]]
     source_sha256: str
-    rejects: tuple[dict[str, str], ...] = ()
     schema: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
@@ -102,9 +100,8 @@ def open_records(directory, split) -> RecordSet:
     manifest = read_manifest(directory)
     if split not in manifest.splits:
         raise RecordsError(f"{directory} has no split {split!r}; it has: {', '.join(manifest.splits)}")
-    directory = Path(directory)
-    shards = manifest.splits[split]
-    _check_shards(directory, shards)
+    directory, shards = Path(directory), manifest.splits[split]
+    check_shards(directory, shards)
     return RecordSet(
         directory=directory,
         split=split,
@@ -137,26 +134,27 @@ def read_manifest(directory) -> Manifest:
                 "convert the images again"
             )
         splits = {name: tuple(Shard(**shard) for shard in shards) for name, shards in content.pop("splits").items()}
-        class_names, rejects = tuple(content.pop("class_names")), tuple(content.pop("rejects"))
-        return Manifest(class_names=class_names, splits=splits, rejects=rejects, **content)
+        return Manifest(class_names=tuple(content.pop("class_names")), splits=splits, **content)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise RecordsError(f"{path} is damaged ({error}): convert the images again") from error
 
 
-def _check_shards(directory, shards):
+def check_shards(directory, shards):
+    """That shards are there and have their size, without reading them.
+
+    Raises:
+        RecordsError: naming the first that is missing or cut off.
+    """
     for shard in shards:
         path = directory / shard.name
         if not path.is_file():
-            raise RecordsError(
-                f"shard {path} is missing (the manifest lists {len(shards)} such files): copy it again, "
-                f"or convert the images again"
-            )
+            raise RecordsError(f"shard {path} is missing: copy it again, or convert the images again with --overwrite")
         size = path.stat().st_size
         if size != shard.bytes:
             state = "cut off" if size < shard.bytes else "not the converted file"
             raise RecordsError(
                 f"shard {path} is {state}: it has {size} bytes, the manifest says {shard.bytes}; "
-                "copy it again, or convert the images again"
+                "copy it again, or convert the images again with --overwrite"
             )
 
 
@@ -196,17 +194,10 @@ def make_example(*, encoded, format, label, synset, text, height, width, channel
     return example.SerializeToString(deterministic=True)
 
 
-def parse_example(serialized, names=(ENCODED, LABEL)):
-    """The named features of one record (scalar string tensor), a dict of scalar tensors.
-
-    Raises:
-        tf.errors.InvalidArgumentError: not a record of this schema.
-    """
+def feature_spec(names) -> dict[str, tf.io.FixedLenFeature]:
+    """The named features, all scalars, as `tf.io.parse_example` wants them."""
     integers = (LABEL, HEIGHT, WIDTH, CHANNELS)
-    return tf.io.parse_single_example(
-        serialized,
-        {name: tf.io.FixedLenFeature((), tf.int64 if name in integers else tf.string) for name in names},
-    )
+    return {name: tf.io.FixedLenFeature((), tf.int64 if name in integers else tf.string) for name in names}
 
 
 def read_span(records: RecordSet, shard, start, count) -> tf.data.Dataset:

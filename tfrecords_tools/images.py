@@ -1,0 +1,126 @@
+"""One image file -> what its record holds. Bytes are copied; the few files that readers trip over are re-encoded.
+
+Nothing is decoded to learn a size: the header has it, so that conversion waits for the disk and not for the processor.
+"""
+
+import io
+import os
+import re
+import stat
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+JPEG_QUALITY = 95
+ORIENTATION = 0x0112  # EXIF; 1 is upright, 2 to 8 are rotated or mirrored
+GREY_MODES = ("1", "L", "LA")
+
+# Inside a JPEG's compressed data, 0xFF is followed by 0x00 (a data byte), 0xD0-0xD7 (restart) or 0xFF (filling);
+# anything else is the next marker.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+
+
+class RejectedImageError(Exception):
+    """A file that gives no record; the text is the reason."""
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """The features of a record that come from the file: bytes, size in pixels, channels as encoded."""
+
+    encoded: bytes
+    format: str
+    height: int
+    width: int
+    channels: int
+    colorspace: str
+
+
+def read_image(path) -> EncodedImage:
+    """The image in a file, whatever its name says: JPEG or PNG.
+
+    Re-encoded are CMYK JPEGs (to RGB), 16-bit PNGs (to 8 bits) and images that EXIF says are rotated (upright, JPEG
+    quality 95). A JPEG counts as complete when its markers lead to the end-of-image marker; damage inside the
+    compressed data that leaves the markers alone shows only when the image is decoded.
+
+    Raises:
+        RejectedImageError: unreadable, not JPEG or PNG, or cut off.
+    """
+    data = _read(path)
+    try:
+        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+        kind = "PNG" if image.format == "PNG" else "JPEG"  # MPO: a JPEG with further pictures behind it
+        if kind == "JPEG" and not _is_complete_jpeg(data):
+            raise RejectedImageError("JPEG is cut off: it has no end-of-image marker")
+        if kind == "PNG":
+            Image.open(io.BytesIO(data)).verify()  # the checksum of every chunk, up to the last
+        if image.mode == "CMYK" or _is_16_bit_png(data, kind) or _orientation(image) != 1:
+            data, image = _reencode(image, kind)
+    except Image.UnidentifiedImageError:
+        raise RejectedImageError(f"neither JPEG nor PNG: it begins with {data[:8]!r}") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # Pillow raises any of these for damaged files, SyntaxError for PNGs.
+        raise RejectedImageError(str(error)) from error
+    grey = image.mode in GREY_MODES
+    return EncodedImage(
+        encoded=data,
+        format=kind,
+        height=image.height,
+        width=image.width,
+        channels=3 if image.mode == "P" else len(image.getbands()),
+        colorspace="Grayscale" if grey else "RGB",
+    )
+
+
+def _read(path):
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise RejectedImageError("not a regular file")
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise RejectedImageError(f"cannot be read: {error.strerror}") from error
+    if not data:
+        raise RejectedImageError("empty file")
+    return data
+
+
+def _is_complete_jpeg(data):
+    """Whether the markers lead over at least one scan to the end of the image. Thumbnails inside are skipped."""
+    position, scans = 2, 0
+    while match := _MARKER.search(data, position):
+        marker, position = data[match.end() - 1], match.end()
+        if marker == _END_OF_IMAGE:
+            return scans > 0
+        scans += marker == _START_OF_SCAN
+        position += int.from_bytes(data[position : position + 2], "big")
+    return False
+
+
+def _is_16_bit_png(data, kind):
+    return kind == "PNG" and data[24] == 16
+
+
+def _orientation(image):
+    if "exif" not in image.info:
+        return 1
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block, for which Pillow has many errors, says nothing of rotation
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _reencode(image, kind):
+    """(bytes, image): upright, 8 bits, grey or RGB (PNG: also with transparency)."""
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # convert("L") would clip at 255
+    if image.mode == "CMYK":
+        image = image.convert("RGB")
+    file = io.BytesIO()
+    image.save(file, kind, **({"quality": JPEG_QUALITY} if kind == "JPEG" else {}))
+    return file.getvalue(), image
