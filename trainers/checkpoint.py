@@ -1,0 +1,121 @@
+"""Checkpoints of a run: one safetensors file each, written whole or not at all.
+
+A file holds arrays by name and, in its metadata, the step, the number of finished epochs and a digest of the
+arrays. Nothing is pickled, so a file from elsewhere can be wrong but cannot run code.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from .errors import UsageError
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run after `step` updates, of which the first `epoch` epochs are evaluated and logged."""
+
+    step: int
+    epoch: int
+    arrays: dict[str, np.ndarray]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write `checkpoint` into `folder` and remove all but the `keep` newest ones.
+
+    The file gets its name only when every byte is on the disk: a run killed at any moment leaves the earlier
+    checkpoints as they were.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{checkpoint.step:09d}.safetensors"
+    state = {"step": checkpoint.step, "epoch": checkpoint.epoch, "digest": _digest(checkpoint.arrays)}
+    partial = path.with_suffix(".partial")
+    save_file(checkpoint.arrays, partial, metadata={"run": json.dumps(state)})
+    publish(partial, path)
+    for old in list_checkpoints(folder)[:-keep]:
+        old.unlink()
+    return path
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read and verify one checkpoint.
+
+    Raises:
+        UsageError: the file is cut off, altered or not a checkpoint; the message names it. An older one is
+            never taken silently: the work since it would be lost without a word.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            state = json.loads(file.metadata()["run"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        intact = state["digest"] == _digest(arrays)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(_damaged(path, str(error))) from error
+    if not intact:
+        raise UsageError(_damaged(path, "its contents do not match their digest"))
+    return Checkpoint(state["step"], state["epoch"], arrays)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints in `folder`, oldest first."""
+    return sorted(folder.glob("step-*.safetensors"))
+
+
+def publish(partial: Path, path: Path) -> None:
+    """Give the finished file `partial` its name `path`, so that a power cut leaves the old file or the new."""
+    _fsync(partial)
+    os.replace(partial, path)
+    _fsync(path.parent)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def name_arrays(prefix: str, variables: Iterable) -> dict[str, np.ndarray]:
+    """Arrays of keras `variables` under names that keep their order: `model/0003/conv1/kernel`."""
+    return {f"{prefix}/{index:04d}/{v.path}": np.asarray(v) for index, v in enumerate(variables)}
+
+
+def assign_arrays(prefix: str, variables: Iterable, arrays: dict[str, np.ndarray]) -> None:
+    """Assign what `name_arrays` collected, in order; counts, shapes and types must agree.
+
+    Raises:
+        UsageError: the arrays are those of another model or optimizer.
+    """
+    variables = list(variables)
+    names = sorted(name for name in arrays if name.startswith(f"{prefix}/"))
+    if len(names) != len(variables):
+        raise UsageError(f"the checkpoint has {len(names)} arrays of the {prefix}, this run {len(variables)}")
+    for name, variable in zip(names, variables, strict=True):
+        array = arrays[name]
+        if array.shape != tuple(variable.shape):
+            raise UsageError(f"the checkpoint's {name} has shape {array.shape}, this run's {tuple(variable.shape)}")
+        variable.assign(array)
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _damaged(path: Path, reason: str) -> str:
+    return (
+        f"the checkpoint {path} is damaged ({reason}); delete it to go on from the one before "
+        "(or, when it is the only one, from the start)"
+    )

@@ -1,0 +1,237 @@
+"""The host loop that trains a classifier: epochs, evaluation, logs, checkpoints, resume.
+
+It decides what happens when; the step engine knows how a step runs on the devices.
+"""
+
+import math
+import signal
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from tfvt.data.pipeline import eval_dataset, steps_per_epoch, train_dataset
+from tfvt.data.records import RecordsError, RecordSet, open_records
+
+from .callbacks import EpochRow, RunLog
+from .checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from .distribution import Metrics, TensorFlowEngine
+from .errors import UsageError
+from .recipe import Recipe
+from .run import Run, Serving, write_model, write_serving
+
+
+class Interrupted(Exception):  # noqa: N818 (no error)
+    """The run was asked to stop, has saved its state and can be resumed."""
+
+    def __init__(self, signal_number: int):
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
+class StopRequest:
+    """While entered, Ctrl-C and SIGTERM wait until `check` is called; a second one acts at once."""
+
+    def __init__(self):
+        self.signal_number: int | None = None
+        self.previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self):
+        self.previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_):
+        self._restore()
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal has come."""
+        if self.signal_number is not None:
+            raise Interrupted(self.signal_number)
+
+    def _note(self, number, frame):
+        self.signal_number = number
+        self._restore()
+
+    def _restore(self):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The records that a recipe names."""
+
+    train: RecordSet
+    validation: RecordSet
+
+
+def open_splits(recipe: Recipe) -> Splits:
+    """Open both splits.
+
+    Raises:
+        UsageError: records that do not exist or are not whole.
+    """
+    data = recipe.data
+    try:
+        splits = Splits(open_records(data.records, data.train_split), open_records(data.records, data.validation_split))
+        steps_per_epoch(splits.train, data.batch_size)
+    except RecordsError as error:
+        raise UsageError(f"data: {error}") from error
+    return splits
+
+
+class Rate:
+    """Steps per second over the time spent in training steps alone."""
+
+    def __init__(self):
+        self.steps = 0
+        self.seconds = 0.0
+
+    def add(self, steps: int, since: float) -> None:
+        """Count `steps` steps that began at the time `since` (of `time.perf_counter`) and end now."""
+        self.steps += steps
+        self.seconds += time.perf_counter() - since
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """None when nothing was counted."""
+        return self.steps / self.seconds if self.steps else None
+
+
+class ClassificationTrainer:
+    """One training run: `train` takes it from where its folder stands to its end."""
+
+    def __init__(self, recipe: Recipe, run: Run, console: Console):
+        self.recipe = recipe
+        self.run = run
+        self.console = console
+        self.splits = open_splits(recipe)
+        self.steps_per_epoch = steps_per_epoch(self.splits.train, recipe.data.batch_size)
+        self.num_steps = recipe.epochs * self.steps_per_epoch
+        self.engine = TensorFlowEngine(recipe, self.splits.train.num_classes, self.steps_per_epoch)
+        self.step = 0  # updates done
+        self.epoch = 0  # epochs trained, evaluated and logged
+        self.last_row: EpochRow | None = None
+        self._resume()
+        self.first_step = self.step
+        write_serving(run, Serving(self.splits.train.class_names, recipe.data.evaluation))
+
+    def train(self) -> None:
+        """Train to the end and keep the model.
+
+        Raises:
+            Interrupted: after Ctrl-C or SIGTERM, when the step at hand is done and the state is saved.
+            UsageError: the loss is not finite, or a record is damaged.
+        """
+        log = RunLog(self.run, self.console, self.recipe.data.batch_size, self.num_steps, self.epoch)
+        with log, StopRequest() as stop:
+            try:
+                batches = self.engine.distribute(self._train_dataset())
+                while self.epoch < self.recipe.epochs:
+                    rate = self._train_epoch(batches, stop, log)
+                    self._finish_epoch(rate, stop, log)
+            except Interrupted:
+                self._save()
+                raise
+            write_model(self.run, self.engine.inference_model)
+
+    def _train_epoch(self, batches, stop: StopRequest, log: RunLog) -> Rate:
+        """Train from the current step to the end of its epoch."""
+        end = (self.epoch + 1) * self.steps_per_epoch
+        every = self.recipe.checkpoints.every_steps
+        rate = Rate()
+        while self.step < end:
+            log.show(self.step, f"epoch {self.epoch + 1}/{self.recipe.epochs}")
+            started = time.perf_counter()
+            self.engine.train_step(next(batches))
+            if self.step > self.first_step:  # the first step of a call builds its graph
+                rate.add(1, since=started)
+            self.step += 1
+            stop.check()
+            if every and self.step % every == 0 and self.step < end:
+                self._save()
+        return rate
+
+    def _finish_epoch(self, rate: Rate, stop: StopRequest, log: RunLog) -> None:
+        """Evaluate, log and save at the end of an epoch."""
+        started = time.perf_counter()
+        train = self.engine.train_metrics()
+        rate.add(0, since=started)  # reading waits for the steps that the devices have yet to finish
+        self._check_finite(train)
+        is_last = self.epoch + 1 == self.recipe.epochs
+        validation = None
+        if is_last or (self.epoch + 1) % self.recipe.evaluate_every == 0:
+            log.show(self.step, "evaluation")
+            validation = self._evaluate(stop)
+        self.engine.reset_train_metrics()
+        self.epoch += 1
+        self.last_row = self._row(train, validation, rate)
+        log.write(self.last_row)
+        self._save()
+
+    def _evaluate(self, stop: StopRequest) -> Metrics:
+        data = self.recipe.data
+        dataset = eval_dataset(self.splits.validation, data.evaluation, batch_size=data.batch_size)
+        self.engine.evaluator.reset()
+        for batch in self.engine.distribute(dataset):
+            self.engine.evaluator.step(batch)
+            stop.check()
+        return self.engine.evaluator.metrics()
+
+    def _row(self, train: Metrics, validation: Metrics | None, rate: Rate) -> EpochRow:
+        steps_per_second = rate.steps_per_second
+        return EpochRow(
+            epoch=self.epoch,
+            step=self.step,
+            learning_rate=self.engine.learning_rate(self.step - 1),
+            train_loss=train.loss,
+            train_top1=train.top1,
+            train_top5=train.top5,
+            validation_loss=validation.loss if validation else None,
+            validation_top1=validation.top1 if validation else None,
+            validation_top5=validation.top5 if validation else None,
+            steps_per_second=steps_per_second,
+            images_per_second=steps_per_second and steps_per_second * self.recipe.data.batch_size,
+            peak_memory_mib=self.engine.peak_memory(),
+        )
+
+    def _train_dataset(self):
+        data = self.recipe.data
+        return train_dataset(
+            self.splits.train,
+            data.train,
+            batch_size=data.batch_size,
+            seed=self.recipe.seed,
+            start_step=self.step,
+        )
+
+    def _save(self) -> None:
+        """Save the state; never one that has diverged, which would push the good ones out."""
+        if self.step % self.steps_per_epoch:
+            self._check_finite(self.engine.train_metrics())
+        checkpoint = Checkpoint(self.step, self.epoch, self.engine.state())
+        save_checkpoint(self.run.checkpoints, checkpoint, self.recipe.checkpoints.keep)
+
+    def _resume(self) -> None:
+        """Take up the newest checkpoint, if the folder has any."""
+        saved = list_checkpoints(self.run.checkpoints)
+        if not saved:
+            return
+        checkpoint = load_checkpoint(saved[-1])
+        step_in_epoch = checkpoint.step - checkpoint.epoch * self.steps_per_epoch
+        if not 0 <= step_in_epoch <= self.steps_per_epoch:
+            raise UsageError(
+                f"{saved[-1]} is at step {checkpoint.step} after {checkpoint.epoch} epochs, which cannot be with "
+                f"{self.steps_per_epoch} steps an epoch: {self.recipe.data.records} is not what this run began with"
+            )
+        self.engine.restore(checkpoint.arrays)
+        self.step, self.epoch = checkpoint.step, checkpoint.epoch
+        self.console.print(f"Resuming from {saved[-1]}: step {self.step} of {self.num_steps}", highlight=False)
+
+    def _check_finite(self, train: Metrics) -> None:
+        if not math.isfinite(train.loss):
+            raise UsageError(
+                f"the training loss is {train.loss} at step {self.step} (epoch {self.epoch + 1}): start again with a "
+                "lower optimizer.learning_rate, a longer schedule.warmup_epochs or optimizer.clip_global_norm"
+            )

@@ -1,0 +1,118 @@
+"""The command `tfvt`. Every subcommand imports what it needs and no more: `tfvt models` needs no TensorFlow."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from .errors import UsageError
+
+USAGE_STATUS = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit status: 0, 2 for a mistake of the user's, 128 + n for a signal n."""
+    # TensorFlow's C++ side writes pages about the processor and the absence of a GPU; its errors raise.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in ("-h", "--help"):
+        print(_overview())
+        return 0
+    try:
+        if name not in COMMANDS:
+            raise UsageError(f"there is no command {name!r}; `tfvt --help` lists them")
+        return COMMANDS[name](rest)
+    except (UsageError, ArgumentError) as error:
+        print(f"tfvt {name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return USAGE_STATUS
+    except KeyboardInterrupt:
+        print(f"tfvt {name}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _overview() -> str:
+    lines = [f"  {name:<10}{command.__doc__.splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join(["usage: tfvt COMMAND ...", "", *lines, "", "`tfvt COMMAND --help` says more."])
+
+
+def _train(arguments: Sequence[str]) -> int:
+    """Train a model from a recipe: --config FILE --output FOLDER [--KEY VALUE ...]"""
+    from .train import train
+
+    return train(arguments)
+
+
+def _evaluate(arguments: Sequence[str]) -> int:
+    """Loss, top-1 and top-5 of a run's model: RUN"""
+    from .serve import evaluate
+
+    return evaluate(arguments)
+
+
+def _predict(arguments: Sequence[str]) -> int:
+    """Classes of image files by a run's model: RUN IMAGE..."""
+    from .serve import predict
+
+    return predict(arguments)
+
+
+def _export(arguments: Sequence[str]) -> int:
+    """A SavedModel on image bytes from a run: RUN [OUTPUT]"""
+    from .serve import export
+
+    return export(arguments)
+
+
+def _models(arguments: Sequence[str]) -> int:
+    """The names of models: [PATTERN]"""
+    import tfvt
+
+    parser = ArgumentParser(prog="tfvt models", description=_models.__doc__, exit_on_error=False)
+    parser.add_argument("pattern", nargs="?", default="*", help="shell-style pattern such as 'vt_*'")
+    pattern = parser.parse_args(list(arguments)).pattern
+    names = tfvt.list_models(pattern)
+    if not names:
+        raise UsageError(f"no model matches {pattern!r}; `tfvt models` lists all")
+    print("\n".join(names))
+    return 0
+
+
+def _profile(arguments: Sequence[str]) -> int:
+    """Parameters and multiply-adds of a model, layer by layer: NAME [--OPTION VALUE ...]"""
+    import tfvt
+
+    from .options import add_options
+
+    if not arguments or arguments[0].startswith("-"):
+        print("usage: tfvt profile NAME [--OPTION VALUE ...]; `tfvt profile NAME --help` lists the options of NAME")
+        return 0 if {"-h", "--help"} & set(arguments) else USAGE_STATUS
+    name, *flags = arguments
+    parser = ArgumentParser(prog=f"tfvt profile {name}", description=_profile.__doc__, exit_on_error=False)
+    parser.add_argument("--input_shape", nargs=3, type=int, default=(224, 224, 3), metavar=("H", "W", "C"))
+    parser.add_argument("--num_classes", type=int, default=1000)
+    try:
+        add_options(parser, name)
+        model = tfvt.create_model(name, **parser.parse_args(flags).as_dict())
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    print(tfvt.profile(model))
+    return 0
+
+
+def _records(arguments: Sequence[str]) -> int:
+    """TFRecords from images: convert | inspect"""
+    from tfvt.tfrecords_tools.cli import main as records_main
+
+    return records_main(list(arguments))
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "export": _export,
+    "models": _models,
+    "profile": _profile,
+    "records": _records,
+}

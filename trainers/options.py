@@ -1,0 +1,39 @@
+"""Options of models, typed by their builders' signatures. Free of TensorFlow: `tfvt profile` uses it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from tfvt import registry
+
+from .errors import UsageError, one_line, unknown_key
+
+
+def add_options(parser: ArgumentParser, name: str) -> None:
+    """Add a flag to `parser` for every option of the model `name`, its default that of the model."""
+    variant = registry.get_variant(name)
+    parser.add_function_arguments(variant.builder, skip=set(registry.COMMON_ARGUMENTS), as_group=False)
+    parser.set_defaults(variant.row)
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` of the model `name` as values of their types.
+
+    Raises:
+        UsageError: an unknown model, a name that is no option of it, or a value of another type.
+    """
+    try:
+        known = registry.option_names(name)
+    except ValueError as error:
+        raise UsageError(f"model.name: {error}") from error
+    for option in options:
+        if option not in known:
+            raise unknown_key(f"model.options.{option}", [f"model.options.{known_name}" for known_name in known])
+    parser = ArgumentParser(exit_on_error=False)
+    add_options(parser, name)
+    try:
+        checked = parser.parse_object(dict(options)).as_dict()
+    except ArgumentError as error:
+        raise UsageError(one_line(error).replace('key "', 'key "model.options.')) from error
+    return {option: checked[option] for option in options}

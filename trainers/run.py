@@ -1,0 +1,149 @@
+"""The folder of a run: what lies where, who may write into it, and what serving needs from it."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+
+from tfvt.data.images import EvalPreprocessing
+
+from .checkpoint import publish
+from .errors import UsageError
+from .recipe import Recipe, as_plain, flatten, parse_recipe, write_recipe
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder. docs/training.md describes its files."""
+
+    folder: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.folder / "recipe.yaml"
+
+    @property
+    def serving(self) -> Path:
+        return self.folder / "serving.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.csv"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.folder / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def final_model(self) -> Path:
+        return self.folder / "final.keras"
+
+    def contents(self) -> list[Path]:
+        """What a run has written here."""
+        files = (self.recipe, self.serving, self.metrics, self.tensorboard, self.checkpoints, self.final_model)
+        return [path for path in files if path.exists()]
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What evaluation, prediction and export take from a run beside its model."""
+
+    class_names: tuple[str, ...]
+    preprocessing: EvalPreprocessing
+
+
+def start_run(folder: Path, recipe: Recipe, *, overwrite: bool) -> Run:
+    """The folder of a new run, holding its recipe.
+
+    Raises:
+        UsageError: another run is there and `overwrite` is false.
+    """
+    run = Run(folder)
+    if run.contents() and not overwrite:
+        raise UsageError(
+            f"{folder} holds another run: choose another --output, continue it with --resume, "
+            "or replace it with --overwrite"
+        )
+    for path in run.contents():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = run.recipe.with_suffix(".partial")
+    write_recipe(recipe, partial)
+    publish(partial, run.recipe)
+    return run
+
+
+def resume_run(folder: Path, recipe: Recipe) -> Run:
+    """The folder of a run that `recipe` continues.
+
+    Raises:
+        UsageError: no run is there, or it has another recipe; the message names the keys that differ.
+    """
+    run = open_run(folder)
+    began = flatten(as_plain(parse_recipe(["--config", str(run.recipe)])))
+    now = flatten(as_plain(recipe))
+    different = [key for key in began | now if began.get(key) != now.get(key)]
+    if different:
+        key = different[0]
+        others = f" (and {len(different) - 1} other keys)" if len(different) > 1 else ""
+        raise UsageError(
+            f"--resume: {folder} began with {key} = {began.get(key)!r}, this call says {now.get(key)!r}{others}; "
+            "leave out --config and the flags to continue it as it began"
+        )
+    return run
+
+
+def open_run(folder: Path) -> Run:
+    """The run in `folder`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    run = Run(folder)
+    if not run.recipe.is_file():
+        raise UsageError(f"{folder} holds no run (no recipe.yaml in it): give the --output of `tfvt train`")
+    return run
+
+
+def write_serving(run: Run, serving: Serving) -> None:
+    """Keep class names and evaluation preprocessing beside the model."""
+    partial = run.serving.with_suffix(".partial")
+    partial.write_text(json.dumps(as_plain(serving), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    publish(partial, run.serving)
+
+
+def read_serving(run: Run) -> Serving:
+    """What `write_serving` kept."""
+    content = json.loads(run.serving.read_text(encoding="utf-8"))
+    preprocessing = content["preprocessing"] | {"image_size": tuple(content["preprocessing"]["image_size"])}
+    return Serving(tuple(content["class_names"]), EvalPreprocessing(**preprocessing))
+
+
+def write_model(run: Run, model: keras.Model) -> None:
+    """Keep `model` as `final.keras`."""
+    partial = run.folder / "final.partial.keras"  # Keras looks at the ending
+    model.save(partial)
+    publish(partial, run.final_model)
+
+
+def read_model(run: Run) -> keras.Model:
+    """The trained model.
+
+    Raises:
+        UsageError: training has not come to its end, or the file is damaged.
+    """
+    if not run.final_model.is_file():
+        raise UsageError(
+            f"{run.folder} has no final.keras, training has not come to its end: "
+            f"go on with `tfvt train --resume --output {run.folder}`"
+        )
+    try:
+        return keras.models.load_model(run.final_model, compile=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{run.final_model} cannot be read: {error}") from error

@@ -1,0 +1,76 @@
+"""`tfvt train`: from flags to a trained run."""
+
+import argparse
+import shlex
+import signal
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from rich.console import Console
+
+from .classification import ClassificationTrainer, Interrupted
+from .distribution import configure_process
+from .errors import UsageError
+from .recipe import parse_recipe, recipe_parser
+from .run import open_run, resume_run, start_run
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Run `tfvt train ARGUMENTS` and return its exit status."""
+    if {"-h", "--help"} & set(arguments):
+        parser = recipe_parser()
+        _add_call_arguments(parser)
+        parser.print_help()
+        return 0
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    _add_call_arguments(parser)
+    call, recipe_arguments = parser.parse_known_args(arguments)
+    if call.output is None:
+        raise UsageError("say where the run goes: --output FOLDER")
+    if call.resume and "--config" not in recipe_arguments:
+        recipe_arguments = ["--config", str(open_run(call.output).recipe), *recipe_arguments]
+    recipe = parse_recipe(recipe_arguments)
+    resume = call.resume
+    run = resume_run(call.output, recipe) if resume else start_run(call.output, recipe, overwrite=call.overwrite)
+    configure_process(recipe)
+    return _run(ClassificationTrainer(recipe, run, Console()))
+
+
+def _add_call_arguments(parser: argparse.ArgumentParser) -> None:
+    """What belongs to this call and not to the recipe."""
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="the run's folder")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in --output")
+
+
+def _run(trainer: ClassificationTrainer) -> int:
+    folder = shlex.quote(str(trainer.run.folder))
+    recipe, splits = trainer.recipe, trainer.splits
+    say = lambda text: trainer.console.print(text, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
+    say(
+        f"{recipe.model.name}, {splits.train.num_classes} classes: {splits.train.num_examples} training and "
+        f"{splits.validation.num_examples} validation images, {recipe.epochs} epochs of "
+        f"{trainer.steps_per_epoch} steps"
+    )
+    started = time.perf_counter()
+    try:
+        trainer.train()
+    except Interrupted as stop:
+        say(
+            f"Interrupted by {signal.Signals(stop.signal_number).name} at step {trainer.step} of {trainer.num_steps}; "
+            f"the state is saved. Continue with: tfvt train --resume --output {folder}"
+        )
+        return 128 + stop.signal_number
+    say(f"Trained to step {trainer.num_steps} in {timedelta(seconds=round(time.perf_counter() - started))} (this call)")
+    row = trainer.last_row
+    if row is not None:
+        say(
+            f"Validation: top-1 {row.validation_top1:.2%}, top-5 {row.validation_top5:.2%}, "
+            f"loss {row.validation_loss:.4f}"
+        )
+    say(f"Model:      {trainer.run.final_model}")
+    say(f"Metrics:    {trainer.run.metrics}; tensorboard --logdir {trainer.run.tensorboard}")
+    say(f"Next:       tfvt evaluate {folder}; tfvt predict {folder} IMAGE...; tfvt export {folder}")
+    return 0
