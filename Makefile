@@ -65,5 +65,6 @@ $(VENV)/.test: $(INPUTS) | $(BIN)/python
 
 $(VENV)/.parity: $(VENV)/.test
 	@echo "Installing PyTorch and transformers into $(VENV) ..."
-	@$(PIP) -e '.[dev,jax,official,parity]'
+	@# Not the whole extra: timm needs torchvision, which has no build that loads beside a CPU build of PyTorch.
+	@$(PIP) torch transformers
 	@touch $@

@@ -147,9 +147,7 @@ def _check_common(name: str, num_classes: int, features, include_top: bool) -> N
     if features is None and include_top:
         check_at_least("num_classes", num_classes, 1)
     if isinstance(features, str):
-        raise ValueError(
-            f"features={features!r}: expected a sequence of levels such as ('P3', 'P4'), not a string"
-        )
+        raise ValueError(f"features={features!r}: expected a sequence of levels such as ('P3', 'P4'), not a string")
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

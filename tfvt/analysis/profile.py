@@ -93,20 +93,16 @@ def profile(model_or_name, input_shape=None) -> Profile:
         model = create_model(model, input_shape=input_shape)
     shape = tuple(input_shape or model.input_shape[1:])
     if None in shape:
-        raise ValueError(
-            f"{model.name} takes any size: pass input_shape=(height, width, channels) to count at"
-        )
+        raise ValueError(f"{model.name} takes any size: pass input_shape=(height, width, channels) to count at")
     calls = _record_calls(model, shape)
     rows, seen = [], set()
     for layer, inputs, output_shape in calls:
-        own = [] if id(layer) in seen else [v for v in layer._trainable_variables]
+        own = [] if id(layer) in seen else list(layer._trainable_variables)
         seen.add(id(layer))
         macs = _macs(layer, inputs, output_shape)
         params = sum(math.prod(v.shape) for v in own)
         if macs or params:
-            rows.append(
-                ProfileRow(layer.path or layer.name, type(layer).__name__, output_shape, params, macs)
-            )
+            rows.append(ProfileRow(layer.path or layer.name, type(layer).__name__, output_shape, params, macs))
     params = sum(math.prod(v.shape) for v in model.trainable_variables)
     norms = [layer for layer in model._flatten_layers() if isinstance(layer, NORM_LAYERS)]
     norm_params = sum(math.prod(v.shape) for layer in norms for v in layer.trainable_variables)

@@ -81,12 +81,11 @@ class LinearNorm(keras.layers.Layer):
         if norm not in NORMS:
             raise ValueError(f"norm={norm!r}: expected one of {', '.join(map(repr, NORMS))}")
         self.units, self.groups, self.norm, self.norm_options = units, groups, norm, norm_options or {}
-        self.linear = GroupedDense(units, groups, name="linear")
+        self.linear = GroupedDense(units, groups, name="linear", dtype=self.dtype_policy)
         self.normalize = None
-        if norm == "batch":
-            self.normalize = keras.layers.BatchNormalization(name="norm", **self.norm_options)
-        elif norm == "layer":
-            self.normalize = keras.layers.LayerNormalization(name="norm", **self.norm_options)
+        if norm != "none":
+            layer = keras.layers.BatchNormalization if norm == "batch" else keras.layers.LayerNormalization
+            self.normalize = layer(name="norm", dtype=self.dtype_policy, **self.norm_options)
 
     def build(self, input_shape):
         self.linear.build(input_shape)
@@ -156,6 +155,13 @@ def _pixel_list(x):
     return ops.reshape(x, (ops.shape(x)[0], -1, x.shape[-1]))
 
 
+def _resize_to_tokens(x, num_tokens):
+    """(B, H, W, C) -> (B, num_tokens, C): bilinear, half-pixel centres, no antialiasing."""
+    grid = ops.image.resize(x, token_grid(num_tokens), interpolation="bilinear")
+    grid = ops.cast(grid, x.dtype)  # TensorFlow resizes half precision into float32
+    return ops.reshape(grid, (-1, num_tokens, x.shape[-1]))
+
+
 def _num_pixels(x):
     return x.shape[1] * x.shape[2]
 
@@ -174,9 +180,7 @@ class FilterTokenizer(_PixelTokenizer):
 
     def build(self, input_shape):
         channels = input_shape[-1]
-        self.w_a = self.add_weight(
-            name="w_a", shape=(channels, self.num_tokens), initializer="glorot_uniform"
-        )
+        self.w_a = self.add_weight(name="w_a", shape=(channels, self.num_tokens), initializer="glorot_uniform")
         self.build_value(channels)
 
     def call(self, x, training=None):
@@ -210,9 +214,7 @@ class ClusterTokenizer(_PixelTokenizer):
 
     def call(self, x, training=None):
         pixels = _pixel_list(x)
-        start = _pixel_list(ops.image.resize(x, token_grid(self.num_tokens), interpolation="bilinear"))
-        start = ops.reshape(start, (-1, self.num_tokens, x.shape[-1]))  # L is known, also to the tracer
-        centroids = kmeans(pixels, start, self.iterations)
+        centroids = kmeans(pixels, _resize_to_tokens(x, self.num_tokens), self.iterations)
         if not self.gradient:
             centroids = ops.stop_gradient(centroids)
         logits = ops.matmul(pixels, ops.swapaxes(centroids, 1, 2))
@@ -249,9 +251,7 @@ class RecurrentTokenizer(_PixelTokenizer):
     def build(self, x_shape, tokens_shape):
         channels = x_shape[-1]
         if self.num_tokens > tokens_shape[1]:
-            raise ValueError(
-                f"num_tokens={self.num_tokens}: only {tokens_shape[1]} tokens come in to be renewed"
-            )
+            raise ValueError(f"num_tokens={self.num_tokens}: only {tokens_shape[1]} tokens come in to be renewed")
         self.query = self.linear(channels, "query")
         self.query.build((None, self.num_tokens, self.token_dim))
         self.key = self.linear(channels, "key", pixel_groups(channels))
@@ -299,8 +299,7 @@ class PoolTokenizer(_VisualTokenLayer):
             self.lift.build((None, self.num_tokens, input_shape[-1]))
 
     def call(self, x, training=None):
-        grid = ops.image.resize(x, token_grid(self.num_tokens), interpolation="bilinear")
-        tokens = ops.reshape(grid, (-1, self.num_tokens, x.shape[-1]))
+        tokens = _resize_to_tokens(x, self.num_tokens)
         return tokens if self.lift is None else self.lift(tokens, training=training)
 
     def get_config(self):
@@ -329,7 +328,7 @@ class TokenTransformer(_VisualTokenLayer):
         super().__init__(**kwargs)
         self.key_dim, self.mlp_dim, self.num_heads = key_dim, mlp_dim, num_heads
         self.scale_logits, self.drop_path_rate = scale_logits, drop_path_rate
-        self.drop_path = DropPath(drop_path_rate, name="drop_path")
+        self.drop_path = DropPath(drop_path_rate, name="drop_path", dtype=self.dtype_policy)
 
     def build(self, input_shape):
         token_dim = input_shape[-1]
@@ -380,7 +379,7 @@ class TokenGraph(_VisualTokenLayer):
     def __init__(self, adjacency=True, drop_path_rate=0.0, **kwargs):
         super().__init__(**kwargs)
         self.adjacency, self.drop_path_rate = adjacency, drop_path_rate
-        self.drop_path = DropPath(drop_path_rate, name="drop_path")
+        self.drop_path = DropPath(drop_path_rate, name="drop_path", dtype=self.dtype_policy)
 
     def build(self, input_shape):
         _, num_tokens, token_dim = input_shape
@@ -422,7 +421,7 @@ class Projector(_VisualTokenLayer):
         super().__init__(**kwargs)
         self.output_channels, self.num_heads = output_channels, num_heads
         self.scale_logits, self.drop_path_rate = scale_logits, drop_path_rate
-        self.drop_path = DropPath(drop_path_rate, name="drop_path")
+        self.drop_path = DropPath(drop_path_rate, name="drop_path", dtype=self.dtype_policy)
 
     def build(self, x_shape, tokens_shape):
         channels, token_dim = x_shape[-1], tokens_shape[-1]

@@ -27,9 +27,7 @@ def image_input(input_shape, *, minimum, pixel_mean, pixel_std):
     *size, channels = input_shape
     for side, pixels in zip(("height", "width"), size, strict=True):
         if pixels is not None and pixels < minimum:
-            raise ValueError(
-                f"input_shape={input_shape}: {side} {pixels} is below {minimum}, the least it can take"
-            )
+            raise ValueError(f"input_shape={input_shape}: {side} {pixels} is below {minimum}, the least it can take")
     if channels is None or channels < 1:
         raise ValueError(f"input_shape={input_shape}: expected at least 1 channel")
     inputs = keras.Input(input_shape, name="image")

@@ -141,9 +141,7 @@ class ResNetTrunk:
             for block in range(depth):
                 strides = 2 if stage > 0 and block == 0 else 1
                 residual = self.basic if self.block == "basic" else self.bottleneck
-                x = residual(
-                    x, self.width * 2**stage, strides, next(rates), f"stage{stage + 1}_block{block + 1}"
-                )
+                x = residual(x, self.width * 2**stage, strides, next(rates), f"stage{stage + 1}_block{block + 1}")
             levels[level] = x
         return levels
 
@@ -183,9 +181,7 @@ class ResNetTrunk:
 
     def conv_norm(self, x, channels, kernel_size, strides, name, last=False):
         """Convolution without bias, padded alike on both sides, and its batch norm."""
-        if (
-            kernel_size > 1
-        ):  # 'same' would pad a strided convolution more on one side than trained weights expect
+        if kernel_size > 1:  # 'same' would pad a strided convolution more on one side than trained weights expect
             x = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
         x = keras.layers.Conv2D(
             channels,
@@ -196,6 +192,4 @@ class ResNetTrunk:
             name=f"{name}_conv",
         )(x)
         gamma = "zeros" if last and self.zero_init_last_norm else "ones"
-        return keras.layers.BatchNormalization(
-            gamma_initializer=gamma, name=f"{name}_norm", **self.norm_options
-        )(x)
+        return keras.layers.BatchNormalization(gamma_initializer=gamma, name=f"{name}_norm", **self.norm_options)(x)

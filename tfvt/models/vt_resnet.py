@@ -184,9 +184,7 @@ class TokenModules:
         ):
             check_at_least(argument, getattr(self, argument), 1)
         if self.renewed_tokens > self.num_tokens:
-            raise ValueError(
-                f"renewed_tokens={self.renewed_tokens}: expected at most num_tokens={self.num_tokens}"
-            )
+            raise ValueError(f"renewed_tokens={self.renewed_tokens}: expected at most num_tokens={self.num_tokens}")
         for argument in ("token_dim", "key_dim", "output_channels"):
             if getattr(self, argument) % self.num_heads:
                 raise ValueError(

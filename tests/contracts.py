@@ -1,0 +1,193 @@
+"""What every layer and every model must do; a model added to the registry is tested by being listed.
+
+Values, not absence of errors: each check compares numbers.
+"""
+
+import re
+import tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+import tfvt
+
+# The smallest model of each family: the full contract in every test run. `make test-all` takes every name.
+SMALLEST = {"resnet": "resnet18", "vt_resnet": "vt_resnet18"}
+
+# Weights whose gradient may be zero, and why.
+ZERO_GRADIENTS = {
+    r".*/key/norm/beta": "shifts all keys alike, which cancels in the soft-max over them",
+}
+
+
+def random_images(shape, seed=0):
+    """Pixels 0..255, float32."""
+    return np.random.default_rng(seed).integers(0, 256, shape).astype("float32")
+
+
+def gradients(model, inputs, training=True):
+    """Gradient of sum(w * outputs), w fixed and random, as {weight path: array or None}, on any backend."""
+    outputs = flat(model(inputs))
+    factors = [np.random.default_rng(1).normal(size=o.shape).astype("float32") for o in outputs]
+
+    def loss_of(outputs):
+        return sum(ops.sum(ops.cast(o, "float32") * f) for o, f in zip(flat(outputs), factors, strict=True))
+
+    variables = model.trainable_variables
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            loss = loss_of(model(inputs, training=training))
+        values = tape.gradient(loss, [v.value for v in variables])
+    elif backend == "jax":
+        import jax
+
+        def loss(trainable, non_trainable):
+            return loss_of(model.stateless_call(trainable, non_trainable, inputs, training=training)[0])
+
+        values = jax.grad(loss)([v.value for v in variables], [v.value for v in model.non_trainable_variables])
+    else:
+        for variable in variables:
+            variable.value.grad = None
+        loss_of(model(inputs, training=training)).backward()
+        values = [v.value.grad for v in variables]
+    arrays = [None if value is None else ops.convert_to_numpy(value) for value in values]
+    return {v.path: array for v, array in zip(variables, arrays, strict=True)}
+
+
+def flat(outputs):
+    """A model's outputs as a list of tensors."""
+    if isinstance(outputs, dict):
+        return list(outputs.values())
+    return list(outputs) if isinstance(outputs, tuple | list) else [outputs]
+
+
+def arrays(outputs):
+    return [ops.convert_to_numpy(o) for o in flat(outputs)]
+
+
+def check_gradients(model, inputs):
+    """Every weight gets a gradient, finite and not all zero, but for the listed set."""
+    values = gradients(model, inputs)
+    assert len(values) == len(model.trainable_variables), "two weights share one path"
+    missing = [path for path, value in values.items() if value is None]
+    assert missing == []
+    broken = [path for path, value in values.items() if not np.isfinite(value).all()]
+    assert broken == []
+    zero = [path for path, value in values.items() if not value.any()]
+    assert [path for path in zero if not any(re.fullmatch(p, path) for p in ZERO_GRADIENTS)] == []
+
+
+def check_save_and_load(model, inputs):
+    """A saved model loads without custom objects and gives the same numbers."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        model.save(path)
+        loaded = keras.models.load_model(path, compile=False)
+    for expected, actual in zip(arrays(model(inputs)), arrays(loaded(inputs)), strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
+def check_layer(make_layer, *inputs, atol_half=0.05):
+    """The layer contract: shape inference, configuration, gradients, saving, half precision.
+
+    Args:
+        make_layer: called with keyword arguments of `keras.layers.Layer`, makes the layer.
+        *inputs: arrays that the layer is called on.
+        atol_half: how far bfloat16 may be from float32, relative to the largest output.
+    """
+    symbolic = [keras.Input(x.shape[1:]) for x in inputs]
+    layer = make_layer(name="layer")
+    model = keras.Model(symbolic, layer(*symbolic))
+    for spec, value in zip(flat(layer(*symbolic)), flat(layer(*inputs)), strict=True):
+        assert tuple(spec.shape[1:]) == tuple(value.shape[1:])
+
+    again = type(layer).from_config(layer.get_config())
+    assert again.get_config() == layer.get_config()
+    again(*inputs)
+    assert [w.shape for w in again.weights] == [w.shape for w in layer.weights]
+
+    if layer.trainable_variables:
+        check_gradients(model, list(inputs))
+    check_save_and_load(model, list(inputs))
+
+    half = make_layer(name="layer_half", dtype="mixed_bfloat16")
+    half(*inputs)
+    half.set_weights(layer.get_weights())
+    for expected, actual in zip(arrays(layer(*inputs)), flat(half(*inputs)), strict=True):
+        assert keras.backend.standardize_dtype(actual.dtype) == "bfloat16"
+        actual = ops.convert_to_numpy(ops.cast(actual, "float32"))
+        np.testing.assert_allclose(actual, expected, atol=atol_half * max(1, np.abs(expected).max()))
+
+
+def check_model(name, **options):
+    """The model contract, on one small image size."""
+    num_classes, images = 7, random_images((2, 64, 64, 3))
+    model = tfvt.create_model(name, num_classes=num_classes, input_shape=(64, 64, 3), **options)
+    logits = ops.convert_to_numpy(model(images))
+    assert logits.shape == (2, num_classes)
+    assert logits.dtype == np.float32
+    assert np.isfinite(logits).all()
+    assert np.ptp(logits, axis=0).max() > 0, "two different images have the same logits"
+    np.testing.assert_allclose(ops.convert_to_numpy(model(images.astype("uint8"))), logits, rtol=1e-5, atol=1e-5)
+    check_gradients(model, images)
+    check_save_and_load(model, images)
+    check_profile(model)
+
+
+def check_profile(model):
+    """What the rows say adds up, and no weight is forgotten."""
+    profile = tfvt.profile(model)
+    assert profile.params == sum(row.params for row in profile.rows) == _count(model.trainable_variables)
+    assert 0 < profile.params_without_norms < profile.params
+    assert profile.macs == sum(row.macs for row in profile.rows) > 0
+
+
+def check_mixed_precision(name, **options):
+    """Half precision inside, float32 logits and weights, near the full-precision result."""
+    images = random_images((2, 64, 64, 3))
+    full = tfvt.create_model(name, num_classes=7, input_shape=(64, 64, 3), **options)
+    expected = ops.convert_to_numpy(full(images))
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        half = tfvt.create_model(name, num_classes=7, input_shape=(64, 64, 3), **options)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    half.set_weights(full.get_weights())
+    assert {w.dtype for w in half.trainable_variables} == {"float32"}
+    logits = half(images)
+    assert keras.backend.standardize_dtype(logits.dtype) == "float32"
+    assert np.abs(ops.convert_to_numpy(logits) - expected).max() < 0.1 * np.abs(expected).max()
+
+
+def check_sizes(name, sizes, **options):
+    """Any height and width: the model for one size takes another one's weights and gives finite logits."""
+    any_size = tfvt.create_model(name, num_classes=5, input_shape=(None, None, 3), **options)
+    for height, width in sizes:
+        model = tfvt.create_model(name, num_classes=5, input_shape=(height, width, 3), **options)
+        model.set_weights(any_size.get_weights())
+        images = random_images((2, height, width, 3))
+        logits = ops.convert_to_numpy(model(images))
+        assert np.isfinite(logits).all()
+        np.testing.assert_allclose(ops.convert_to_numpy(any_size(images)), logits, rtol=1e-4, atol=1e-4)
+
+
+def check_features(name, strides, size=(96, 64), **options):
+    """The maps of a pyramid have the size that their level's stride says, rounded up."""
+    (height, width), shape = size, (*size, 3)
+    model = tfvt.create_model(name, input_shape=shape, features=tuple(strides), **options)
+    maps = model(random_images((2, *shape)))
+    assert list(maps) == list(strides)
+    for level, stride in strides.items():
+        assert stride == 2 ** int(level[1:])
+        assert maps[level].shape[:3] == (2, -(-height // stride), -(-width // stride))
+        assert np.isfinite(ops.convert_to_numpy(maps[level])).all()
+
+
+def _count(variables):
+    return sum(int(np.prod(v.shape)) for v in variables)

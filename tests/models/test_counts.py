@@ -1,0 +1,63 @@
+"""Parameters without norms and MACs, exact integers for every row (224x224, 1000 classes)."""
+
+import pytest
+
+import tfvt
+
+# The numbers are those of plain arithmetic over the wiring that fits the paper's tables (see docs/fidelity.md);
+# `profile` reads ours off the built models.
+COUNTS = [
+    ("resnet18", {}, 11_679_912, 1_814_073_344),
+    ("resnet34", {}, 21_780_648, 3_663_761_408),
+    ("resnet50", {}, 25_503_912, 4_089_184_256),
+    ("resnet101", {}, 44_443_816, 7_801_405_440),
+    ("vt_resnet18", {}, 11_638_952, 1_578_950_656),
+    ("vt_resnet34", {}, 21_837_992, 3_299_008_512),
+    ("vt_resnet50", {}, 22_071_464, 3_440_926_720),
+    ("vt_resnet101", {}, 41_011_368, 7_153_147_904),
+    ("vt_resnet18", {"tokenizer": "pool"}, 11_028_648, 1_549_688_832),
+    ("vt_resnet34", {"tokenizer": "pool"}, 20_637_864, 3_245_301_760),
+    ("vt_resnet18", {"tokenizer": "cluster"}, 11_634_856, 1_578_950_656),
+    ("vt_resnet34", {"tokenizer": "cluster"}, 21_833_896, 3_299_008_512),
+    ("vt_resnet18", {"recurrent": False}, 11_090_088, 1_564_139_520),
+    ("vt_resnet34", {"recurrent": False}, 20_740_264, 3_269_386_240),
+    ("vt_resnet18", {"relation": "none"}, 8_493_224, 1_527_832_576),
+    ("vt_resnet34", {"relation": "none"}, 17_119_400, 3_222_331_392),
+    ("vt_resnet18", {"relation": "graph"}, 8_493_736, 1_528_356_864),
+    ("vt_resnet34", {"relation": "graph"}, 17_120_168, 3_223_117_824),
+    ("vt_resnet18", {"num_tokens": 32}, 11_643_048, 1_710_972_928),
+    ("vt_resnet34", {"num_tokens": 32}, 21_842_088, 3_514_130_432),
+    ("vt_resnet18", {"num_tokens": 64}, 11_651_240, 1_979_736_064),
+    ("vt_resnet34", {"num_tokens": 64}, 21_850_280, 3_951_452_160),
+    ("vt_resnet18", {"projector": False}, 9_328_808, 1_497_227_264),
+    ("vt_resnet34", {"projector": False}, 17_332_392, 3_158_040_576),
+    ("vt_resnet18", {"renewed_tokens": 8}, 11_638_952, 1_568_956_416),
+    ("vt_resnet34", {"renewed_tokens": 8}, 21_837_992, 3_279_020_032),
+    ("vt_resnet50", {"renewed_tokens": 8}, 22_071_464, 3_417_726_976),
+    ("vt_resnet101", {"renewed_tokens": 8}, 41_011_368, 7_129_948_160),
+]
+
+# With norms, as the ACmix paper counts its ResNets; MACs to three decimals in G.
+COUNTS_WITH_NORMS = [
+    ("resnet26", 13_696_552, "2.342"),
+    ("resnet38", 19_626_792, "3.216"),
+    ("resnet50", 25_557_032, "4.089"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "params", "macs"), COUNTS, ids=lambda value: str(value))
+def test_counts(name, options, params, macs):
+    profile = tfvt.profile(tfvt.create_model(name, **options))
+    assert (profile.params_without_norms, profile.macs) == (params, macs)
+
+
+@pytest.mark.parametrize(("name", "params", "giga_macs"), COUNTS_WITH_NORMS)
+def test_counts_with_norms(name, params, giga_macs):
+    profile = tfvt.profile(name)
+    assert profile.params == params
+    assert f"{profile.macs / 1e9:.3f}" == giga_macs
+
+
+@pytest.mark.parametrize(("name", "params"), [("vt_resnet18", 11_667_496), ("vt_resnet34", 21_886_248)])
+def test_a_norm_behind_every_linear_fits_both_papers_roundings(name, params):
+    assert tfvt.profile(name).params == params  # 11.667 M and 21.886 M: the papers print 11.6 / 11.7 and 21.8 / 21.9
