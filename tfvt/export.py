@@ -22,7 +22,7 @@ def export_saved_model(
 
     Signature `serving_default`:
 
-    - input `image`: string (B,), each the bytes of a JPEG, PNG, GIF, BMP or WebP file of any size; any batch size.
+    - input `image`: string (B,), each the bytes of a JPEG, PNG, GIF, BMP or WebP file of any size; B of at least 1.
     - output `label`: int64 (B,), the class with the greatest probability, counted from 0.
     - output `name`: string (B,), its name.
     - output `probabilities`: float32 (B, num_classes).
