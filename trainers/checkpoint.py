@@ -28,7 +28,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write `checkpoint` into `folder` and remove all but the `keep` newest ones.
+    """Write `checkpoint` into `folder` and remove all but the `keep` newest ones and what a kill left.
 
     The file gets its name only when every byte is on the disk: a run killed at any moment leaves the earlier
     checkpoints as they were.
@@ -39,7 +39,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     partial = path.with_suffix(".partial")
     save_file(checkpoint.arrays, partial, metadata={"run": json.dumps(state)})
     publish(partial, path)
-    for old in list_checkpoints(folder)[:-keep]:
+    for old in [*list_checkpoints(folder)[:-keep], *folder.glob("*.partial")]:
         old.unlink()
     return path
 

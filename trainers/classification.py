@@ -113,9 +113,7 @@ class ClassificationTrainer:
         self.step = 0  # updates done
         self.epoch = 0  # epochs trained, evaluated and logged
         self.last_row: EpochRow | None = None
-        self._resume()
-        self.first_step = self.step
-        write_serving(run, Serving(self.splits.train.class_names, recipe.data.evaluation))
+        self.first_step = 0  # where this call began
 
     def train(self) -> None:
         """Train to the end and keep the model.
@@ -124,6 +122,8 @@ class ClassificationTrainer:
             Interrupted: after Ctrl-C or SIGTERM, when the step at hand is done and the state is saved.
             UsageError: the loss is not finite, or a record is damaged.
         """
+        self._resume()
+        write_serving(self.run, Serving(self.splits.train.class_names, self.recipe.data.evaluation))
         log = RunLog(self.run, self.console, self.recipe.data.batch_size, self.num_steps, self.epoch)
         with log, StopRequest() as stop:
             try:
@@ -227,6 +227,7 @@ class ClassificationTrainer:
             )
         self.engine.restore(checkpoint.arrays)
         self.step, self.epoch = checkpoint.step, checkpoint.epoch
+        self.first_step = self.step
         self.console.print(f"Resuming from {saved[-1]}: step {self.step} of {self.num_steps}", highlight=False)
 
     def _check_finite(self, train: Metrics) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from .errors import UsageError
+from .errors import UsageError, one_line, parser_error, unknown_key
 
 USAGE_STATUS = 2
 
@@ -23,12 +23,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name not in COMMANDS:
             raise UsageError(f"there is no command {name!r}; `tfvt --help` lists them")
         return COMMANDS[name](rest)
-    except (UsageError, ArgumentError) as error:
-        print(f"tfvt {name}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return USAGE_STATUS
+    except ArgumentError as error:
+        return _complain(name, parser_error(error))
+    except UsageError as error:
+        return _complain(name, error)
     except KeyboardInterrupt:
         print(f"tfvt {name}: interrupted", file=sys.stderr)
         return 130
+
+
+def _complain(name: str, error: UsageError) -> int:
+    print(f"tfvt {name}: error: {one_line(error)}", file=sys.stderr)
+    return USAGE_STATUS
 
 
 def _overview() -> str:
@@ -92,6 +98,11 @@ def _profile(arguments: Sequence[str]) -> int:
     parser.add_argument("--input_shape", nargs=3, type=int, default=(224, 224, 3), metavar=("H", "W", "C"))
     parser.add_argument("--num_classes", type=int, default=1000)
     try:
+        known = {*tfvt.registry.option_names(name), "input_shape", "num_classes", "help"}
+        for flag in flags:
+            option = flag.removeprefix("--").partition("=")[0]
+            if flag.startswith("--") and option not in known:
+                raise unknown_key(option, known)
         add_options(parser, name)
         model = tfvt.create_model(name, **parser.parse_args(flags).as_dict())
     except ValueError as error:

@@ -5,6 +5,7 @@ engine with the same methods can take this one's place. `keras.Model.fit` is not
 tf.distribute, it clips gradients before they are reduced and cannot resume within an epoch.
 """
 
+import re
 import resource
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -127,7 +128,8 @@ def readable_batches(batches: Iterable) -> Iterator:
     try:
         yield from batches
     except (tf.errors.InvalidArgumentError, tf.errors.DataLossError, tf.errors.NotFoundError) as error:
-        raise UsageError(f"reading records: {error.message}") from error
+        assertion = re.search(r"assertion failed: \[(.*?)\]\s*(\[\[|$)", error.message, re.DOTALL)
+        raise UsageError(assertion[1] if assertion else error.message) from error
 
 
 class TensorFlowEngine:
@@ -148,7 +150,9 @@ class TensorFlowEngine:
         # Keras would sum over the devices once more in `apply`; ours are summed before they are clipped.
         self.optimizer._all_reduce_sum_gradients = list
         self.evaluator = Evaluator(self.inference_model, self.strategy)
-        self._gradients = tf.function(self._local_gradients, jit_compile=recipe.jit_compile)
+        # A plain call otherwise: synchronised batch norms cannot reduce within a function of their own.
+        compiled = tf.function(self._local_gradients, jit_compile=True)
+        self._gradients = compiled if recipe.jit_compile else self._local_gradients
 
     @property
     def inference_model(self) -> keras.Model:

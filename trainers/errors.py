@@ -1,6 +1,7 @@
 """The one exception that the command line turns into one line, and how its text is made."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -10,9 +11,21 @@ class UsageError(Exception):
 
 def unknown_key(key: str, known: Iterable[str]) -> UsageError:
     """An error that names `key` and those of the `known` keys that look like it."""
-    near = difflib.get_close_matches(key, sorted(known), n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(known))}"
+    known = sorted(known)
+    # By the last part first: a shared beginning such as `model.options.` would make all of them look alike.
+    last_parts = [known_key.rpartition(".")[2] for known_key in known]
+    near_parts = difflib.get_close_matches(key.rpartition(".")[2], last_parts, n=3)
+    near = difflib.get_close_matches(
+        key, [known_key for known_key, part in zip(known, last_parts, strict=True) if part in near_parts], n=2, cutoff=0
+    )
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
     return UsageError(f"there is no key {key}; {hint}")
+
+
+def parser_error(error: Exception) -> UsageError:
+    """What jsonargparse found wrong, on one line and in words that need no Python."""
+    text = one_line(error).replace("typing.Literal", "one of ").replace("Expected a one", "Expected one")
+    return UsageError(re.sub(r"<class '(\w+)'>", r"\1", text))
 
 
 def one_line(error: Exception) -> str:

@@ -7,7 +7,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from tfvt import registry
 
-from .errors import UsageError, one_line, unknown_key
+from .errors import UsageError, parser_error, unknown_key
 
 
 def add_options(parser: ArgumentParser, name: str) -> None:
@@ -35,5 +35,5 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     try:
         checked = parser.parse_object(dict(options)).as_dict()
     except ArgumentError as error:
-        raise UsageError(one_line(error).replace('key "', 'key "model.options.')) from error
+        raise UsageError(str(parser_error(error)).replace('key "', 'key "model.options.')) from error
     return {option: checked[option] for option in options}

@@ -17,7 +17,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from tfvt.data.images import EvalPreprocessing, TrainPreprocessing
 
-from .errors import UsageError, one_line, unknown_key
+from .errors import UsageError, one_line, parser_error, unknown_key
 from .options import check_options
 
 # What each optimizer and each schedule takes beside the fields that all of them share, with its default.
@@ -234,6 +234,14 @@ class Recipe:
                 f"data.train.image_size {self.data.train.image_size} and data.evaluation.image_size "
                 f"{self.data.evaluation.image_size} must be equal: the model is built for one size"
             )
+        device_limit = {"default": 0, "one_device": 1}.get(self.distribution.strategy)
+        if device_limit is not None and len(self.distribution.devices) > device_limit:
+            raise UsageError(
+                f"distribution.devices {list(self.distribution.devices)}: strategy {self.distribution.strategy} takes "
+                f"{device_limit} (mirrored takes several)"
+            )
+        if self.jit_compile and self.model.options.get("synchronized_batch_norm"):
+            raise UsageError("jit_compile cannot compile model.options.synchronized_batch_norm: choose one of them")
         if self.schedule.warmup_epochs >= self.epochs:
             raise UsageError(
                 f"schedule.warmup_epochs ({self.schedule.warmup_epochs:g}) must be less than epochs ({self.epochs})"
@@ -273,7 +281,7 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
     try:
         settings = parser.parse_args(list(arguments))
     except ArgumentError as error:
-        raise UsageError(one_line(error)) from error
+        raise parser_error(error) from error
     try:
         recipe = parser.instantiate(settings)
         return Recipe(**{part.name: recipe[part.name] for part in dataclasses.fields(Recipe)})

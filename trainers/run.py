@@ -44,10 +44,15 @@ class Run:
     def final_model(self) -> Path:
         return self.folder / "final.keras"
 
+    @property
+    def saved_model(self) -> Path:
+        return self.folder / "saved_model"
+
     def contents(self) -> list[Path]:
         """What a run has written here."""
-        files = (self.recipe, self.serving, self.metrics, self.tensorboard, self.checkpoints, self.final_model)
-        return [path for path in files if path.exists()]
+        files = (self.recipe, self.serving, self.metrics, self.final_model)
+        folders = (self.tensorboard, self.checkpoints, self.saved_model)
+        return [path for path in files + folders if path.exists()]
 
 
 @dataclass(frozen=True)
@@ -58,45 +63,45 @@ class Serving:
     preprocessing: EvalPreprocessing
 
 
-def start_run(folder: Path, recipe: Recipe, *, overwrite: bool) -> Run:
-    """The folder of a new run, holding its recipe.
+def check_vacant(run: Run) -> None:
+    """Refuse a folder that holds a run.
 
     Raises:
-        UsageError: another run is there and `overwrite` is false.
+        UsageError: it does.
     """
-    run = Run(folder)
-    if run.contents() and not overwrite:
+    if run.contents():
         raise UsageError(
-            f"{folder} holds another run: choose another --output, continue it with --resume, "
+            f"{run.folder} holds another run: choose another --output, continue it with --resume, "
             "or replace it with --overwrite"
         )
+
+
+def start_run(run: Run, recipe: Recipe) -> None:
+    """Make the folder of a new run, with its recipe in it and nothing of an earlier run."""
     for path in run.contents():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
+    run.folder.mkdir(parents=True, exist_ok=True)
     partial = run.recipe.with_suffix(".partial")
     write_recipe(recipe, partial)
     publish(partial, run.recipe)
-    return run
 
 
-def resume_run(folder: Path, recipe: Recipe) -> Run:
-    """The folder of a run that `recipe` continues.
+def check_same_recipe(run: Run, recipe: Recipe) -> None:
+    """Refuse to continue a run with another recipe.
 
     Raises:
-        UsageError: no run is there, or it has another recipe; the message names the keys that differ.
+        UsageError: the recipes differ; the message names the keys.
     """
-    run = open_run(folder)
     began = flatten(as_plain(parse_recipe(["--config", str(run.recipe)])))
     now = flatten(as_plain(recipe))
-    different = [key for key in began | now if began.get(key) != now.get(key)]
+    different = [
+        f"{key}: {began.get(key)!r} -> {now.get(key)!r}" for key in began | now if began.get(key) != now.get(key)
+    ]
     if different:
-        key = different[0]
-        others = f" (and {len(different) - 1} other keys)" if len(different) > 1 else ""
         raise UsageError(
-            f"--resume: {folder} began with {key} = {began.get(key)!r}, this call says {now.get(key)!r}{others}; "
+            f"--resume: {run.folder} began with another recipe ({', '.join(different)}); "
             "leave out --config and the flags to continue it as it began"
         )
-    return run
 
 
 def open_run(folder: Path) -> Run:

@@ -3,6 +3,7 @@
 Model, class names and preprocessing come from the run's folder; nothing is said twice.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,9 +65,9 @@ def predict(arguments: Sequence[str]) -> int:
     status = 0
     for path in call.images:
         try:
-            image = decode_and_center_crop(tf.io.read_file(str(path)), serving.preprocessing)
-        except tf.errors.OpError as error:
-            print(f"{path}: cannot be read as an image: {error.message}")
+            image = decode_and_center_crop(path.read_bytes(), serving.preprocessing)
+        except (OSError, tf.errors.InvalidArgumentError) as error:
+            print(f"{path}: cannot be read as an image: {_reason(error)}")
             status = 1
             continue
         probabilities = tf.nn.softmax(tf.cast(model(image[None], training=False), tf.float32))[0].numpy()
@@ -85,8 +86,19 @@ def export(arguments: Sequence[str]) -> int:
     parser.add_argument("output", nargs="?", type=Path, default=None, help="folder to write; default RUN/saved_model")
     call = parser.parse_args(list(arguments))
     run = open_run(call.run)
-    output = call.output or run.folder / "saved_model"
+    output = call.output or run.saved_model
     serving = read_serving(run)
-    export_saved_model(read_model(run), output, preprocessing=serving.preprocessing, class_names=serving.class_names)
+    try:
+        export_saved_model(
+            read_model(run), output, preprocessing=serving.preprocessing, class_names=serving.class_names
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     print(f"SavedModel: {output}")
     return 0
+
+
+def _reason(error: OSError | tf.errors.OpError) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", error.message)  # without the names of TensorFlow's nodes

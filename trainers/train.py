@@ -14,7 +14,7 @@ from .classification import ClassificationTrainer, Interrupted
 from .distribution import configure_process
 from .errors import UsageError
 from .recipe import parse_recipe, recipe_parser
-from .run import open_run, resume_run, start_run
+from .run import Run, check_same_recipe, check_vacant, open_run, start_run
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -29,13 +29,22 @@ def train(arguments: Sequence[str]) -> int:
     call, recipe_arguments = parser.parse_known_args(arguments)
     if call.output is None:
         raise UsageError("say where the run goes: --output FOLDER")
-    if call.resume and "--config" not in recipe_arguments:
-        recipe_arguments = ["--config", str(open_run(call.output).recipe), *recipe_arguments]
-    recipe = parse_recipe(recipe_arguments)
-    resume = call.resume
-    run = resume_run(call.output, recipe) if resume else start_run(call.output, recipe, overwrite=call.overwrite)
+    if call.resume:
+        run = open_run(call.output)
+        if "--config" not in recipe_arguments:
+            recipe_arguments = ["--config", str(run.recipe), *recipe_arguments]
+        recipe = parse_recipe(recipe_arguments)
+        check_same_recipe(run, recipe)
+    else:
+        run = Run(call.output)
+        recipe = parse_recipe(recipe_arguments)
+        if not call.overwrite:
+            check_vacant(run)
     configure_process(recipe)
-    return _run(ClassificationTrainer(recipe, run, Console()))
+    trainer = ClassificationTrainer(recipe, run, Console())
+    if not call.resume:
+        start_run(run, recipe)  # now that records and model are known to be good
+    return _run(trainer)
 
 
 def _add_call_arguments(parser: argparse.ArgumentParser) -> None:
