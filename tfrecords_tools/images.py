@@ -55,7 +55,7 @@ def read_image(path) -> EncodedImage:
         if kind == "JPEG" and not _is_complete_jpeg(data):
             raise RejectedImageError("JPEG is cut off: it has no end-of-image marker")
         if kind == "PNG":
-            Image.open(io.BytesIO(data)).verify()  # the checksum of every chunk, up to the last
+            _verify_png(data)
         if image.mode == "CMYK" or _is_16_bit_png(data, kind) or _orientation(image) != 1:
             data, image = _reencode(image, kind)
     except Image.UnidentifiedImageError:
@@ -97,6 +97,14 @@ def _is_complete_jpeg(data):
         scans += marker == _START_OF_SCAN
         position += int.from_bytes(data[position : position + 2], "big")
     return False
+
+
+def _verify_png(data):
+    """The checksum of every chunk, up to the last."""
+    try:
+        Image.open(io.BytesIO(data)).verify()
+    except (OSError, SyntaxError) as error:
+        raise RejectedImageError(f"PNG is cut off or damaged: {error}") from error
 
 
 def _is_16_bit_png(data, kind):

@@ -136,8 +136,10 @@ def _decode_window(encoded, window):
 
     def jpeg():
         # Decoding only the window saves most of the time for small crops. Grey and CMYK files come out as RGB.
+        # The accurate transform gives Pillow's pixels; the default is off by 1 on average, by up to 18.
         height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(encoded))
-        return tf.io.decode_and_crop_jpeg(encoded, tf.stack(window(height, width)), channels=3)
+        crop = tf.stack(window(height, width))
+        return tf.io.decode_and_crop_jpeg(encoded, crop, channels=3, dct_method="INTEGER_ACCURATE")
 
     def other():
         image = tf.io.decode_image(encoded, channels=3, expand_animations=False)

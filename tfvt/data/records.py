@@ -209,9 +209,19 @@ def read_span(records: RecordSet, shard, start, count) -> tf.data.Dataset:
         tf.errors.InvalidArgumentError: from the iterator; the shard is missing, cut off or damaged. It names shard
             and record, which TensorFlow's own error does not.
     """
-    paths = tf.constant(records.shard_paths)
+
+    def openable(shard):
+        path = records.shard_paths[shard]
+        try:
+            with open(path, "rb"):
+                return path.encode()
+        except OSError as error:
+            raise RecordsError(f"shard {path} cannot be read: {error.strerror}") from None
+
+    # `ignore_errors` ends a damaged shard early, but would try for ever to open one that is not there.
+    path = tf.ensure_shape(tf.numpy_function(openable, [shard], tf.string), ())
     first_id = tf.gather(tf.constant(_first_ids(records), tf.int64), shard) + start
-    readable = tf.data.TFRecordDataset(tf.gather(paths, shard)).skip(start).ignore_errors()
+    readable = tf.data.TFRecordDataset(path).skip(start).ignore_errors()
     unreadable = tf.data.Dataset.from_tensors("").repeat()  # takes the place of what cannot be read
 
     def check(record_id, serialized):

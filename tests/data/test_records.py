@@ -1,0 +1,72 @@
+"""The schema, and what opening a set refuses."""
+
+import json
+
+import pytest
+import tensorflow as tf
+from record_files import encode, picture, record, write_records
+
+from tfvt.data.records import RecordsError, open_records
+
+
+def test_record_has_the_schema_that_other_readers_know():
+    features = tf.train.Example.FromString(record(4, label_offset=1)).features.feature
+    values = {name: (feature.bytes_list.value or feature.int64_list.value)[0] for name, feature in features.items()}
+    assert values == {
+        "image/encoded": encode(picture(4)),
+        "image/format": b"PNG",
+        "image/class/label": 2,
+        "image/class/synset": b"dog",
+        "image/class/text": b"dog",
+        "image/height": 12,
+        "image/width": 10,
+        "image/channels": 3,
+        "image/colorspace": b"RGB",
+        "image/filename": b"4.png",
+    }
+
+
+def test_open_records(tmp_path):
+    records = write_records(tmp_path, (3, 0, 2), label_offset=1)
+    assert records.directory == tmp_path
+    assert (records.split, records.class_names, records.label_offset) == ("train", ("cat", "dog", "emu"), 1)
+    assert records.shard_paths == tuple(str(tmp_path / f"train-0000{index}-of-00003") for index in range(3))
+    assert (records.shard_counts, records.num_examples, records.num_classes) == ((3, 0, 2), 5, 3)
+
+
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def _set_schema(path):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 99}))
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("train-00001-of-00002", lambda path: path.unlink(), r"shard .*train-00001-of-00002 is missing"),
+        (
+            "train-00001-of-00002",
+            _truncate,
+            r"shard .*train-00001-of-00002 is cut off: it has \d+ bytes, the manifest says \d+",
+        ),
+        ("manifest.json", lambda path: path.unlink(), r"no manifest.json in .*tfvt records convert"),
+        ("manifest.json", lambda path: path.write_text("{"), r"manifest.json is damaged .*convert"),
+        ("manifest.json", lambda path: path.write_text("[]"), r"manifest.json is damaged"),
+        ("manifest.json", lambda path: path.write_text('{"schema": 1}'), r"manifest.json is damaged .*'splits'"),
+        ("manifest.json", _set_schema, r"schema version 99, this tfvt reads 1"),
+    ],
+)
+def test_damaged_set_is_refused(tmp_path, file, damage, message):
+    write_records(tmp_path, (3, 2))
+    damage(tmp_path / file)
+    with pytest.raises(RecordsError, match=message):
+        open_records(tmp_path, "train")
+
+
+def test_missing_folder_and_split_are_named(records):
+    with pytest.raises(RecordsError, match=r"no folder .*nowhere: .*tfvt records convert INPUT"):
+        open_records(records.directory / "nowhere", "train")
+    with pytest.raises(RecordsError, match="has no split 'validation'; it has: train"):
+        open_records(records.directory, "validation")

@@ -1,0 +1,221 @@
+"""Conversion of whole folders: what is written, what is refused, and that it can be killed."""
+
+import collections
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from image_files import contents, encode, picture, read_records, write_folder
+from tfvt.tfrecords_tools import convert as convert_module
+from tfvt.tfrecords_tools.convert import convert
+
+from tfvt.data.records import RecordsError, open_records
+
+
+def test_records_hold_the_files(tmp_path):
+    source = write_folder(tmp_path / "images")
+    convert(source, tmp_path / "records", shards=2, label_offset=1)
+    names = {f"{split}-0000{shard}-of-00002" for split in ("train", "validation") for shard in (0, 1)}
+    assert {path.name for path in (tmp_path / "records").iterdir()} == {"manifest.json", *names}
+    records = read_records(tmp_path / "records", "validation")
+    assert len(records) == 7
+    for record in records:
+        class_name, filename = record["image/class/synset"].decode(), record["image/filename"].decode()
+        assert record["image/encoded"] == (source / "val" / class_name / filename).read_bytes()
+        assert record["image/class/label"] == int(class_name[-1]) + 1
+        assert (record["image/height"], record["image/width"], record["image/format"]) == (16, 24, b"JPEG")
+    opened = open_records(tmp_path / "records", "train")
+    assert (opened.num_examples, opened.shard_counts, opened.label_offset) == (7, (3, 4), 1)
+    assert opened.class_names == ("class0", "class1")
+
+
+def test_shards_are_not_sorted_by_class(tmp_path):
+    source = write_folder(tmp_path / "images", counts=(20, 20), splits=("train",))
+    convert(source, tmp_path / "records", shards=2)
+    labels = [record["image/class/label"] for record in read_records(tmp_path / "records", "train")]
+    assert 4 <= sum(labels[:20]) <= 16
+
+
+def test_default_is_a_shard_for_128_mib(tmp_path, monkeypatch):
+    source = write_folder(tmp_path / "images", counts=(6, 4), splits=("train",))
+    size = sum(path.stat().st_size for path in source.rglob("*.jpg"))
+    convert(source, tmp_path / "one")
+    assert open_records(tmp_path / "one", "train").shard_counts == (10,)
+    monkeypatch.setattr(convert_module, "SHARD_BYTES", size // 3)
+    convert(source, tmp_path / "four")
+    assert open_records(tmp_path / "four", "train").shard_counts == (2, 3, 2, 3)
+    convert(source, tmp_path / "many", shards=100)
+    assert open_records(tmp_path / "many", "train").shard_counts == (1,) * 10
+
+
+FILE_NAMES = st.binary(min_size=1, max_size=12).filter(lambda name: not set(name) & set(b"\0/.")).map(os.fsdecode)
+JPEGS = [encode(picture(seed, 8, 8 + seed)) for seed in range(5)]
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    classes=st.dictionaries(
+        FILE_NAMES, st.lists(FILE_NAMES, min_size=1, max_size=5, unique=True), min_size=2, max_size=4
+    ),
+    shards=st.integers(1, 4),
+)
+def test_any_folder_gives_each_file_once_and_the_same_bytes_on_any_number_of_workers(classes, shards):
+    with tempfile.TemporaryDirectory() as directory:
+        directory = Path(directory)
+        expected = collections.Counter()
+        for class_name, files in classes.items():
+            (directory / "images" / "train" / class_name).mkdir(parents=True)
+            for index, name in enumerate(files):
+                jpeg = JPEGS[(index + len(name)) % len(JPEGS)]
+                (directory / "images" / "train" / class_name / name).write_bytes(jpeg)
+                expected[os.fsencode(class_name), os.fsencode(name), jpeg] += 1
+        convert(directory / "images", directory / "one", shards=shards, workers=1)
+        convert(directory / "images", directory / "three", shards=shards, workers=3)
+        assert contents(directory / "one") == contents(directory / "three")
+        folders = sorted(classes, key=lambda name: os.fsencode(name).decode("utf-8", "backslashreplace"))
+        found = collections.Counter(
+            (os.fsencode(folders[r["image/class/label"]]), r["image/filename"], r["image/encoded"])
+            for r in read_records(directory / "one", "train")
+        )
+    assert found == expected
+
+
+def test_bad_files_fail_the_conversion_and_are_listed(tmp_path):
+    source = write_folder(tmp_path / "images")
+    (source / "train" / "class0" / "0.jpg").write_text("a text file")
+    jpeg = source / "val" / "class1" / "2.jpg"
+    jpeg.write_bytes(jpeg.read_bytes()[:-30])
+    (source / "val" / "class1" / "1.jpg").write_bytes(encode(picture(5), "PNG"))  # not bad
+    message = (
+        r"(?s)2 images cannot be converted, and 1 are allowed:.*class0/0.jpg: neither JPEG nor PNG.*"
+        r"class1/2.jpg: JPEG is cut off.*rejects.json has the whole list.*--overwrite.*--max-rejects 2"
+    )
+    output = tmp_path / "records"
+    with pytest.raises(RecordsError, match=message):
+        convert(source, output, max_rejects=1)
+    rejects = json.loads((output / "rejects.json").read_text())
+    assert [Path(reject["file"]).relative_to(source).as_posix() for reject in rejects] == [
+        "train/class0/0.jpg",
+        "val/class1/2.jpg",
+    ]
+    with pytest.raises(RecordsError, match=r"no manifest.json"):
+        open_records(output, "train")
+    convert(source, output, max_rejects=2)
+    assert [open_records(output, split).num_examples for split in ("train", "validation")] == [6, 6]
+    formats = collections.Counter(record["image/format"] for record in read_records(output, "validation"))
+    assert formats == {b"JPEG": 5, b"PNG": 1}
+
+
+def test_conversion_without_rejects_leaves_no_old_list(tmp_path):
+    source = write_folder(tmp_path / "images")
+    bad = source / "train" / "class0" / "0.jpg"
+    bad.write_text("a text file")
+    with pytest.raises(RecordsError, match="--overwrite"):
+        convert(source, tmp_path / "records")
+    bad.unlink()
+    with pytest.raises(RecordsError, match=r"unfinished conversion of other images .*--overwrite"):
+        convert(source, tmp_path / "records")
+    convert(source, tmp_path / "records", overwrite=True)
+    convert(source, tmp_path / "fresh")
+    assert contents(tmp_path / "records") == contents(tmp_path / "fresh")
+
+
+def test_output_of_another_conversion_is_refused(tmp_path):
+    first, second = write_folder(tmp_path / "first"), write_folder(tmp_path / "second", counts=(2, 2))
+    output = tmp_path / "records"
+    manifest = convert(first, output)
+    before = contents(output)
+    for source, options in ((second, {}), (first, {"label_offset": 1}), (first, {"shards": 2})):
+        with pytest.raises(RecordsError, match=r"records holds another conversion .*--overwrite"):
+            convert(source, output, **options)
+    assert contents(output) == before
+    assert convert(first, output) == manifest, "the same conversion, complete, is left as it is"
+    convert(second, output, shards=2, overwrite=True)
+    convert(second, tmp_path / "fresh", shards=2)
+    assert contents(output) == contents(tmp_path / "fresh")
+
+
+def test_shards_of_unknown_origin_are_refused(tmp_path):
+    source = write_folder(tmp_path / "images")
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "train-00000-of-00007").write_text("precious")
+    with pytest.raises(RecordsError, match=r"shards without a manifest, such as train-00000-of-00007"):
+        convert(source, tmp_path / "records")
+    assert (tmp_path / "records" / "train-00000-of-00007").read_text() == "precious"
+
+
+def test_damaged_finished_conversion_is_named(tmp_path):
+    source = write_folder(tmp_path / "images")
+    convert(source, tmp_path / "records")
+    shard = tmp_path / "records" / "train-00000-of-00001"
+    shard.write_bytes(shard.read_bytes()[:-5])
+    with pytest.raises(RecordsError, match=r"train-00000-of-00001 is cut off.*--overwrite"):
+        convert(source, tmp_path / "records")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shards": 0}, "shards must be at least 1, not 0"),
+        ({"workers": 0}, "workers must be at least 1"),
+        ({"max_rejects": -1}, "max_rejects must be at least 0"),
+        ({"label_offset": 2}, "label_offset must be 0 or 1, not 2"),
+    ],
+)
+def test_bad_settings_are_named(tmp_path, options, message):
+    with pytest.raises(RecordsError, match=message):
+        convert(write_folder(tmp_path / "images"), tmp_path / "records", **options)
+
+
+def test_output_inside_the_source_is_refused(tmp_path):
+    source = write_folder(tmp_path / "images")
+    with pytest.raises(RecordsError, match="lies inside the source"):
+        convert(source, source / "records")
+
+
+KILLED = """
+import os, signal, sys
+from tfvt.tfrecords_tools import convert
+
+write, written = convert._example, []
+
+def write_and_die(*arguments):
+    written.append(1)
+    if len(written) == 9:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(*arguments)
+
+convert._example = write_and_die
+convert.convert(sys.argv[1], sys.argv[2], shards=4, workers=1)
+"""
+
+
+def test_killed_conversion_goes_on_and_leaves_no_trace(tmp_path, monkeypatch):
+    """Kill -9 at the ninth of 14 images: some shards are done, one is half written."""
+    source, output = write_folder(tmp_path / "images", counts=(4, 3)), tmp_path / "records"
+    killed = subprocess.run([sys.executable, "-c", KILLED, source, output], capture_output=True, check=False)
+    assert killed.returncode == -9, killed.stderr.decode()
+    convert(source, tmp_path / "fresh", shards=4)
+    fresh, left = contents(tmp_path / "fresh"), contents(output)
+    # 1, 2, 2, 2 images in the shards of train, then 1 and the killed one in validation.
+    assert sorted(left) == [*(f"train-0000{shard}-of-00004" for shard in range(4)), "validation-00000-of-00004"]
+    assert all(left[name] == fresh[name] for name in left), "what has a shard's name is a whole shard"
+
+    (output / "train-00001-of-00004").write_bytes(b"damaged since")
+    rewritten = []
+    write_shard = convert_module._write_shard
+    monkeypatch.setattr(
+        convert_module,
+        "_write_shard",
+        lambda *arguments: rewritten.append(arguments[1].name) or write_shard(*arguments),
+    )
+    convert(source, output, shards=4)
+    assert contents(output) == fresh
+    assert not (output / ".partial").exists()
+    assert sorted(rewritten) == ["train-00001-of-00004", *(f"validation-0000{shard}-of-00004" for shard in (1, 2, 3))]

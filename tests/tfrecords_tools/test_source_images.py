@@ -1,0 +1,148 @@
+"""What becomes of single files: copied, re-encoded or rejected."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from image_files import encode, picture
+from PIL import Image
+from tfvt.tfrecords_tools.images import RejectedImageError, read_image
+
+
+def read(tmp_path, content, name="image.jpg"):
+    (tmp_path / name).write_bytes(content)
+    return read_image(str(tmp_path / name))
+
+
+def pixels(image):
+    return np.asarray(Image.open(io.BytesIO(image.encoded)))
+
+
+def exif(orientation):
+    block = Image.Exif()
+    block[0x0112] = orientation
+    return block
+
+
+@pytest.mark.parametrize(
+    ("content", "format", "channels", "colorspace"),
+    [
+        (encode(picture(0)), "JPEG", 3, "RGB"),
+        (encode(picture(0), progressive=True), "JPEG", 3, "RGB"),
+        (encode(picture(0)[..., 0]), "JPEG", 1, "Grayscale"),
+        (encode(picture(0)) + b"\0\0 what some cameras append", "JPEG", 3, "RGB"),
+        (encode(picture(0), exif=exif(1)), "JPEG", 3, "RGB"),
+        (encode(picture(0), exif=b"Exif\0\0 damaged"), "JPEG", 3, "RGB"),
+        (encode(picture(0), "PNG"), "PNG", 3, "RGB"),
+        (encode(picture(0)[..., 0], "PNG"), "PNG", 1, "Grayscale"),
+        (encode(np.dstack([picture(0), picture(1)[..., 0]]), "PNG"), "PNG", 4, "RGB"),
+    ],
+)
+@pytest.mark.parametrize("name", ["image.jpg", "image.png", "image"])
+def test_good_files_are_copied_byte_for_byte(tmp_path, name, content, format, channels, colorspace):
+    image = read(tmp_path, content, name)
+    assert image.encoded == content
+    assert (image.format, image.height, image.width) == (format, 16, 24)
+    assert (image.channels, image.colorspace) == (channels, colorspace)
+
+
+def test_palette_png_is_copied(tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(picture(0)).convert("P").save(file, "PNG")
+    image = read(tmp_path, file.getvalue())
+    assert image.encoded == file.getvalue()
+    assert (image.channels, image.colorspace) == (3, "RGB")
+
+
+def test_cmyk_jpeg_is_re_encoded_as_rgb(tmp_path):
+    ink = np.zeros((16, 24, 4), np.uint8)
+    ink[:, :8, 0] = 255  # cyan: red 0, green and blue 255
+    ink[:, 8:16, 3] = 128  # half black
+    ink[:, 16:, 1:3] = 255  # magenta and yellow: red
+    image = read(tmp_path, encode(ink, mode="CMYK", quality=100))
+    assert (image.format, image.channels, image.colorspace) == ("JPEG", 3, "RGB")
+    colours = pixels(image)[:, 4::8].astype(int)
+    np.testing.assert_allclose(
+        colours, np.broadcast_to([[0, 255, 255], [127, 127, 127], [255, 0, 0]], (16, 3, 3)), atol=6
+    )
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (2, lambda image: image[:, ::-1]),
+        (3, lambda image: image[::-1, ::-1]),
+        (6, lambda image: np.rot90(image, -1)),
+        (8, lambda image: np.rot90(image)),
+    ],
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_exif_rotation_is_applied(tmp_path, kind, orientation, upright):
+    content = encode(picture(0), kind, exif=exif(orientation))
+    image = read(tmp_path, content)
+    expected = upright(np.asarray(Image.open(io.BytesIO(content))).astype(int))
+    assert (image.height, image.width, image.format) == (*expected.shape[:2], kind)
+    np.testing.assert_allclose(pixels(image), expected, atol=12 if kind == "JPEG" else 0)
+    assert Image.open(io.BytesIO(image.encoded)).getexif().get(0x0112, 1) == 1
+
+
+def test_16_bit_png_keeps_its_high_bytes(tmp_path):
+    grey = picture(0)[..., 0]
+    image = read(tmp_path, encode(grey.astype(np.uint16) * 256 + 200, "PNG"))
+    assert (image.format, image.channels, image.encoded[24]) == ("PNG", 1, 8)
+    np.testing.assert_array_equal(pixels(image), grey)
+
+
+def test_name_of_a_png_may_say_jpg(tmp_path):
+    assert read(tmp_path, encode(picture(0), "PNG"), "image.jpg").format == "PNG"
+
+
+JPEG = encode(picture(0, 64, 64), quality=95)
+PNG = encode(picture(0, 64, 64), "PNG")
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])
+def test_truncated_jpeg_is_rejected(tmp_path, kept):
+    with pytest.raises(RejectedImageError, match="JPEG is cut off: it has no end-of-image marker"):
+        read(tmp_path, JPEG[: max(int(len(JPEG) * kept), 700)])
+
+
+@pytest.mark.parametrize("padding", [b"", b"\0" * 500])
+def test_jpeg_without_its_last_two_bytes_is_rejected(tmp_path, padding):
+    with pytest.raises(RejectedImageError, match="cut off"):
+        read(tmp_path, JPEG[:-2] + padding)
+
+
+def test_end_marker_of_a_thumbnail_does_not_count(tmp_path):
+    """A camera's preview sits in a header segment, and is itself a JPEG with an end marker."""
+    thumbnail = encode(picture(1, 8, 8))
+    segment = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
+    content = JPEG[:2] + segment + JPEG[2:]
+    assert read(tmp_path, content).encoded == content
+    with pytest.raises(RejectedImageError, match="cut off"):
+        read(tmp_path, content[:-100])
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty file"),
+        (b"hello, world", "neither JPEG nor PNG: it begins with b'hello, w'"),
+        (encode(picture(0), "GIF"), "neither JPEG nor PNG: it begins with b'GIF87a"),
+        (JPEG[:3], "neither JPEG nor PNG|cut off"),
+        (PNG[:-30], "PNG is cut off or damaged: Truncated"),
+        (PNG[:100] + b"x" + PNG[101:], "PNG is cut off or damaged: .*checksum|broken"),
+    ],
+)
+def test_what_is_no_image_is_rejected_with_its_reason(tmp_path, content, reason):
+    with pytest.raises(RejectedImageError, match=reason):
+        read(tmp_path, content)
+
+
+def test_unreadable_files_are_rejected(tmp_path):
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(RejectedImageError, match="cannot be read: No such file"):
+        read_image(str(tmp_path / "link.jpg"))
+    with pytest.raises(RejectedImageError, match="not a regular file"):
+        read_image("/dev/null")

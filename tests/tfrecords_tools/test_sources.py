@@ -1,0 +1,86 @@
+"""Which folders are sources, and what is said of those that are not."""
+
+import shutil
+
+import pytest
+from image_files import encode, picture, write_folder
+from tfvt.tfrecords_tools.sources import image_folder
+
+from tfvt.data.records import RecordsError
+
+
+def test_folder_is_listed(tmp_path):
+    root = write_folder(tmp_path, counts=(2, 1), splits=("train", "val"))
+    (root / "train" / "class0" / ".hidden").write_text("")
+    (root / "test").mkdir()
+    source = image_folder(root)
+    assert source.class_names == ("class0", "class1")
+    assert list(source.splits) == ["train", "validation"]
+    train = [(image.path, image.label) for image in source.splits["train"]]
+    assert train == [
+        (str(root / "train" / name), label)
+        for name, label in (("class0/0.jpg", 0), ("class0/1.jpg", 0), ("class1/0.jpg", 1))
+    ]
+    assert source.splits["train"][0].size == (root / "train/class0/0.jpg").stat().st_size
+    assert source.left_out == ("test",)
+
+
+def remove(name):
+    return lambda root: shutil.rmtree(root / name)
+
+
+def fill(name):
+    def write(root):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(encode(picture(0)))
+
+    return write
+
+
+def empty_class(root):
+    for path in (root / "val" / "class1").iterdir():
+        path.unlink()
+
+
+def one_class(root):
+    shutil.rmtree(root / "train" / "class1")
+    shutil.rmtree(root / "val" / "class1")
+
+
+def no_split(root):
+    (root / "train").rename(root / "cats")
+    (root / "val").rename(root / "dogs")
+
+
+def empty(root):
+    shutil.rmtree(root)
+    root.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (empty, r"images is empty; expected INPUT/<split>/<class>/<image file>"),
+        (remove(""), r"images is not a folder; expected INPUT"),
+        (no_split, r"images has no split folder, it holds cats, dogs; expected INPUT"),
+        (one_class, r"train has one class only \(class0\): classification needs at least two"),
+        (empty_class, r"class folder .*val/class1 holds no images: fill it, or remove it"),
+        (fill("train/stray.jpg"), r"train holds files outside class folders: stray.jpg; move each"),
+        (remove("val/class1"), r"splits of .*images differ in their classes: train has class1, val has not"),
+        (remove("train/class0"), r"differ in their classes: val has class0, train has not"),
+        (fill("validation/class0/0.jpg"), r"has both val and validation"),
+        (fill("train/class0/deeper/0.jpg"), r"class folder .*class0 holds a folder, deeper: images lie directly"),
+    ],
+)
+def test_other_folders_are_refused(tmp_path, spoil, message):
+    root = write_folder(tmp_path / "images")
+    spoil(root)
+    with pytest.raises(RecordsError, match=message):
+        image_folder(root)
+
+
+def test_empty_split_is_refused(tmp_path):
+    root = write_folder(tmp_path / "images", splits=("train",))
+    (root / "val").mkdir()
+    with pytest.raises(RecordsError, match="val is empty"):
+        image_folder(root)
