@@ -14,7 +14,7 @@ from keras import ops
 import tfvt
 
 # The smallest model of each family: the full contract in every test run. `make test-all` takes every name.
-SMALLEST = {"resnet": "resnet18", "vt_resnet": "vt_resnet18"}
+SMALLEST = {"resnet": "resnet18", "vit": "vit_tiny16", "vt_resnet": "vt_resnet18"}
 
 # Weights whose gradient may be zero, and why.
 ZERO_GRADIENTS = {

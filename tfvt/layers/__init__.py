@@ -5,9 +5,12 @@ A layer that multiplies two activations (attention), or holds a matrix outside a
 and dense layers need none: `tfvt.profile` reads them off their kernels.
 """
 
-from tfvt.layers.attention import multi_head_attention
+from tfvt.layers.attention import MultiHeadAttention, multi_head_attention
 from tfvt.layers.convolution import GroupedDense
+from tfvt.layers.embedding import TokenEmbedding
+from tfvt.layers.funnel import FunnelPooling, FunnelUpsampling
 from tfvt.layers.regularization import DropPath, drop_path_rates
+from tfvt.layers.transformer import TransformerEncoderLayer, gelu
 from tfvt.layers.visual_tokens import (
     ClusterTokenizer,
     FilterTokenizer,
@@ -24,14 +27,20 @@ __all__ = [
     "ClusterTokenizer",
     "DropPath",
     "FilterTokenizer",
+    "FunnelPooling",
+    "FunnelUpsampling",
     "GroupedDense",
     "LinearNorm",
+    "MultiHeadAttention",
     "PoolTokenizer",
     "Projector",
     "RecurrentTokenizer",
+    "TokenEmbedding",
     "TokenGraph",
     "TokenTransformer",
+    "TransformerEncoderLayer",
     "drop_path_rates",
+    "gelu",
     "kmeans",
     "multi_head_attention",
 ]

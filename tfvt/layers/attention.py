@@ -1,9 +1,10 @@
 """Attention, written once."""
 
+import keras
 from keras import ops
 
 
-def multi_head_attention(query, key, value, num_heads=1, scale=True):
+def multi_head_attention(query, key, value, num_heads=1, scale=True, dropout=None):
     """Soft-max over the keys of query key^T, times value.
 
     Args:
@@ -12,6 +13,7 @@ def multi_head_attention(query, key, value, num_heads=1, scale=True):
         value: (B, K, C) with C a multiple of num_heads.
         num_heads: heads that share the channels in equal consecutive parts.
         scale: divide the logits by the square root of the key width per head (Vaswani et al. 2017).
+        dropout: called on the attention weights (B, num_heads, Q, K).
 
     Returns:
         (B, Q, C).
@@ -22,6 +24,8 @@ def multi_head_attention(query, key, value, num_heads=1, scale=True):
     if num_heads > 1:
         query, key, value = (_split_heads(x, num_heads) for x in (query, key, value))
     weights = ops.softmax(ops.matmul(query, ops.swapaxes(key, -1, -2)), axis=-1)
+    if dropout is not None:
+        weights = dropout(weights)
     outputs = ops.matmul(weights, value)
     if num_heads > 1:
         outputs = ops.transpose(outputs, (0, 2, 1, 3))
@@ -32,6 +36,75 @@ def multi_head_attention(query, key, value, num_heads=1, scale=True):
 def attention_macs(num_queries, num_keys, key_width, value_width):
     """Multiply-adds of query key^T and of weights times value, all heads, for one image."""
     return num_queries * num_keys * (key_width + value_width)
+
+
+@keras.saving.register_keras_serializable(package="tfvt")
+class MultiHeadAttention(keras.layers.Layer):
+    """Multi-head attention with one matrix for queries, keys and values (Vaswani et al. 2017, section 3.2).
+
+    Without a context the tokens attend to themselves. With one, the tokens are the queries and the context gives
+    keys and values, by the same matrix.
+
+    Args:
+        num_heads: a divisor of the width C; the heads share the channels in equal consecutive parts.
+        dropout_rate: of the attention weights.
+
+    Shapes: (B, L, C), optionally with a context (B, K, C) -> (B, L, C).
+
+    Raises:
+        ValueError: heads that do not divide the channels.
+    """
+
+    def __init__(self, num_heads, dropout_rate=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads, self.dropout_rate = num_heads, dropout_rate
+        self.dropout = keras.layers.Dropout(dropout_rate, name="dropout", dtype=self.dtype_policy)
+
+    def build(self, x_shape, context_shape=None):
+        channels = x_shape[-1]
+        if channels % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads}: expected a divisor of the {channels} channels")
+        # One matrix, held here and not by a dense layer, because a context needs it in parts. Each third starts as
+        # a Glorot matrix (C, C) of its own would: the fans of (C, 3 C) are twice as large.
+        glorot = keras.initializers.VarianceScaling(2.0, "fan_avg", "uniform")
+        self.qkv_kernel = self.add_weight(name="qkv_kernel", shape=(channels, 3 * channels), initializer=glorot)
+        self.qkv_bias = self.add_weight(name="qkv_bias", shape=(3 * channels,), initializer="zeros")
+        self.out = keras.layers.Dense(channels, name="out", dtype=self.dtype_policy)
+        self.out.build(x_shape)
+
+    def call(self, x, context=None, training=None):
+        if context is None:
+            query, key, value = ops.split(self._project(x, 0, 3), 3, axis=-1)
+        else:
+            query = self._project(x, 0, 1)
+            key, value = ops.split(self._project(context, 1, 3), 2, axis=-1)
+        if training and self.dropout_rate:
+            dropout = lambda weights: self.dropout(weights, training=training)  # noqa: E731
+            return self.out(multi_head_attention(query, key, value, self.num_heads, dropout=dropout))
+        heads = (self._split_heads(part) for part in (query, key, value))
+        return self.out(self._join_heads(ops.dot_product_attention(*heads)))
+
+    def _project(self, x, first, last):
+        """`x` times the thirds `first` to `last` of the matrix (0: queries, 1: keys, 2: values)."""
+        part = slice(first * x.shape[-1], last * x.shape[-1])
+        return ops.matmul(x, self.qkv_kernel[:, part]) + self.qkv_bias[part]
+
+    def _split_heads(self, x):
+        return ops.reshape(x, (*ops.shape(x)[:2], self.num_heads, x.shape[-1] // self.num_heads))
+
+    def _join_heads(self, x):
+        return ops.reshape(x, (*ops.shape(x)[:2], x.shape[2] * x.shape[3]))
+
+    def compute_output_shape(self, x_shape, context_shape=None):
+        return x_shape
+
+    def macs(self, x, context=None):
+        (num_queries, channels), num_keys = x.shape[1:], (x if context is None else context).shape[1]
+        projections = channels**2 * (num_queries + 2 * num_keys)
+        return projections + attention_macs(num_queries, num_keys, channels, channels)
+
+    def get_config(self):
+        return super().get_config() | {"num_heads": self.num_heads, "dropout_rate": self.dropout_rate}
 
 
 def _split_heads(x, num_heads):

@@ -1,0 +1,106 @@
+"""The encoder layer of a vision transformer."""
+
+import math
+
+import keras
+from keras import ops
+
+from tfvt.layers.attention import MultiHeadAttention
+from tfvt.layers.regularization import DropPath
+from tfvt.registry import check_choice
+
+GELUS = ("erf", "tanh")
+
+
+def gelu(x, form="erf"):
+    """Gaussian error linear unit (Hendrycks and Gimpel 2016).
+
+    Args:
+        x: of any shape.
+        form: "erf", the definition x * Phi(x), or "tanh", the approximation that Google's models are trained with.
+    """
+    if form == "tanh":
+        return keras.activations.gelu(x, approximate=True)
+    # Not keras' exact form: that is written with erfc, which ONNX does not have.
+    return 0.5 * x * (1 + ops.erf(x * math.sqrt(0.5)))
+
+
+@keras.saving.register_keras_serializable(package="tfvt")
+class TransformerEncoderLayer(keras.layers.Layer):
+    """A pre-norm encoder layer (Dosovitskiy et al. 2021, eq. 2 and 3).
+
+    z' = z + Attention(LayerNorm(z)); z'' = z' + MLP(LayerNorm(z')).
+    With a context c, the keys and values are LayerNorm(c) and z alone is the query: the "pool-query-only" layer
+    behind a funnel pooling, z pooled and c not (Funnel-ViT, section 3.2).
+
+    Args:
+        num_heads: a divisor of the width C.
+        mlp_dim: channels between the MLP's two dense layers.
+        gelu: "erf" or "tanh", see `gelu`.
+        dropout_rate: behind the attention's output and both dense layers of the MLP.
+        attention_dropout_rate: of the attention weights.
+        drop_path_rate: stochastic depth of both residuals.
+        layer_norm_epsilon: of both norms.
+
+    Shapes: (B, L, C), optionally with a context (B, K, C) -> (B, L, C).
+    """
+
+    def __init__(
+        self,
+        num_heads,
+        mlp_dim,
+        gelu="erf",
+        dropout_rate=0.0,
+        attention_dropout_rate=0.0,
+        drop_path_rate=0.0,
+        layer_norm_epsilon=1e-6,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_choice("gelu", gelu, GELUS)
+        self.num_heads, self.mlp_dim, self.gelu = num_heads, mlp_dim, gelu
+        self.dropout_rate, self.attention_dropout_rate = dropout_rate, attention_dropout_rate
+        self.drop_path_rate, self.layer_norm_epsilon = drop_path_rate, layer_norm_epsilon
+        self.attention = MultiHeadAttention(
+            num_heads, attention_dropout_rate, name="attention", dtype=self.dtype_policy
+        )
+        self.attention_norm, self.mlp_norm = (
+            keras.layers.LayerNormalization(epsilon=layer_norm_epsilon, name=name, dtype=self.dtype_policy)
+            for name in ("attention_norm", "mlp_norm")
+        )
+        self.mlp_in = keras.layers.Dense(mlp_dim, name="mlp_in", dtype=self.dtype_policy)
+        self.dropout = keras.layers.Dropout(dropout_rate, name="dropout", dtype=self.dtype_policy)
+        self.drop_path = DropPath(drop_path_rate, name="drop_path", dtype=self.dtype_policy)
+
+    def build(self, x_shape, context_shape=None):
+        self.attention_norm.build(x_shape)
+        self.attention.build(x_shape)
+        self.mlp_norm.build(x_shape)
+        self.mlp_in.build(x_shape)
+        self.mlp_out = keras.layers.Dense(x_shape[-1], name="mlp_out", dtype=self.dtype_policy)
+        self.mlp_out.build((*x_shape[:-1], self.mlp_dim))
+
+    def call(self, x, context=None, training=None):
+        normed = (
+            (self.attention_norm(x),) if context is None else (self.attention_norm(x), self.attention_norm(context))
+        )
+        x = x + self._residual(self.attention(*normed, training=training), training)
+        hidden = gelu(self.mlp_in(self.mlp_norm(x)), self.gelu)
+        return x + self._residual(self.mlp_out(self.dropout(hidden, training=training)), training)
+
+    def _residual(self, branch, training):
+        return self.drop_path(self.dropout(branch, training=training), training=training)
+
+    def compute_output_shape(self, x_shape, context_shape=None):
+        return x_shape
+
+    def get_config(self):
+        return super().get_config() | {
+            "num_heads": self.num_heads,
+            "mlp_dim": self.mlp_dim,
+            "gelu": self.gelu,
+            "dropout_rate": self.dropout_rate,
+            "attention_dropout_rate": self.attention_dropout_rate,
+            "drop_path_rate": self.drop_path_rate,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+        }

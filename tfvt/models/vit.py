@@ -1,0 +1,277 @@
+"""ViT (Dosovitskiy et al. 2021) and Funnel-ViT, which pools the patch tokens as the layers go deeper.
+
+Sources: https://arxiv.org/abs/2010.11929, "Funnel Vision Transformer for image classification" (Zhang) and
+Funnel-Transformer, https://arxiv.org/abs/2006.03236. A ViT is the Funnel-ViT of one block, and where the widths
+agree both have the same weights under the same names: a checkpoint of one is a checkpoint of the other.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import keras
+
+from tfvt import layers
+from tfvt.layers import drop_path_rates
+from tfvt.layers.funnel import POOLINGS, pooled_grid
+from tfvt.layers.transformer import GELUS
+from tfvt.models.base import check_features, classifier, image_input
+from tfvt.registry import check_at_least, check_choice, register
+
+PIXEL_MEAN = PIXEL_STD = (127.5, 127.5, 127.5)  # pixels 0..255 to -1..1
+
+
+@dataclass(frozen=True)
+class Block:
+    """Encoder layers of one width and one number of tokens.
+
+    Args:
+        layers: encoder layers.
+        hidden_dim: channels of a token; a dense layer in front of the block changes them.
+        mlp_dim: between the two dense layers of an MLP.
+        stride: patch tokens pooled into one in front of the block; 1 in the first block.
+    """
+
+    layers: int
+    hidden_dim: int = 768
+    mlp_dim: int = 3072
+    stride: int = 1
+
+
+VARIANTS = {
+    "vit_tiny16": {"blocks": (Block(12, 192, 768),)},
+    "vit_small16": {"blocks": (Block(12, 384, 1536),)},
+    "vit_base16": {"blocks": (Block(12),)},
+    "vit_large16": {"blocks": (Block(24, 1024, 4096),)},
+    "vit_base32": {"blocks": (Block(12),), "patch_size": 32},
+    "funnel_vit_base16_6_6": {"blocks": (Block(6), Block(6, stride=2))},
+    "funnel_vit_base16_4_4_4": {"blocks": (Block(4), Block(4, stride=2), Block(4, stride=2))},
+    "funnel_vit_base16_6_6_stride4": {"blocks": (Block(6), Block(6, stride=4))},
+    "funnel_vit_base16_6_6_4": {"blocks": (Block(6), Block(6, stride=2), Block(4, stride=2))},
+    "funnel_vit_base16_6_6_h1024": {"blocks": (Block(6, 1024), Block(6, 1024, stride=2))},
+    "funnel_vit_base16_6_6_m4096": {"blocks": (Block(6, mlp_dim=4096), Block(6, mlp_dim=4096, stride=2))},
+    "funnel_vit_base16_6_6_4_m1536": {
+        "blocks": (Block(6), Block(6, stride=2), Block(4, mlp_dim=1536, stride=2)),
+    },
+    "funnel_vit_base16_6_6_2_m1536": {
+        "blocks": (Block(6), Block(6, stride=2), Block(2, mlp_dim=1536, stride=2)),
+    },
+    "funnel_vit_base16_m4096_6_6_2_m1536": {
+        "blocks": (Block(6, mlp_dim=4096), Block(6, stride=2), Block(2, mlp_dim=1536, stride=2)),
+    },
+}
+
+
+@register(VARIANTS)
+def vit(
+    *,
+    blocks: tuple[Block, ...],
+    patch_size: int = 16,
+    num_classes: int = 1000,
+    input_shape: tuple[int | None, int | None, int] = (224, 224, 3),
+    include_top: bool = True,
+    features: tuple[str, ...] | None = None,
+    pixel_mean: tuple[float, ...] | None = PIXEL_MEAN,
+    pixel_std: tuple[float, ...] | None = PIXEL_STD,
+    dropout_rate: float = 0.0,
+    attention_dropout_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    layer_norm_epsilon: float = 1e-6,
+    head_dim: int = 64,
+    gelu: Literal["erf", "tanh"] = "erf",
+    pooling: Literal["mean", "max"] = "mean",
+    pool_over: Literal["sequence", "grid"] = "sequence",
+    pool_query_only: bool = True,
+    classify: Literal["token", "mean"] = "token",
+    representation_dim: int | None = None,
+    name: str | None = None,
+) -> keras.Model:
+    """Build a ViT or a Funnel-ViT.
+
+    Args:
+        blocks: `Block`s, or dicts of their fields: one is a ViT, more are a Funnel-ViT.
+        patch_size: side of a patch in pixels.
+        num_classes: width of the classifier.
+        input_shape: (height, width, channels) in pixels, any size of at least one patch. What is left over at the
+            right and at the bottom when the patches are cut is not seen.
+        include_top: False returns the embedding (B, C) that the classifier would read.
+        features: ("P4",) returns {"P4": map (B, H / 16, W / 16, C)}, no head ("P5" with patches of 32): the normed
+            patch tokens of a ViT; those of a Funnel-ViT pass its decoder: repeated to full length and added to
+            the first block's states in front of the last norm, as the residual stream they belong to is.
+        pixel_mean, pixel_std: per channel, in pixel units; pixel_mean=None takes normalised floats.
+        dropout_rate: of the embedded patches and behind every dense layer of the encoder but queries, keys and
+            values (ViT paper, Appendix B.1).
+        attention_dropout_rate: of the attention weights.
+        drop_path_rate: stochastic depth of the last layer; the others rise linearly to it from 0.
+        layer_norm_epsilon: of every layer norm.
+        head_dim: channels of an attention head.
+        gelu: "erf", the definition, or "tanh", the approximation that Google's checkpoints are trained with.
+        pooling: "mean" or "max" of the patch tokens in front of a block.
+        pool_over: "sequence" pools neighbours in the row-by-row order (the paper); "grid" pools pairs of rows,
+            then pairs of columns, in turns; a stride of 4 pools both.
+        pool_query_only: the first layer of a pooled block attends to the states before pooling; False: to the
+            pooled ones.
+        classify: from the class "token", or from the "mean" of the last patch tokens.
+        representation_dim: width of a dense layer with tanh in front of the classifier ("pre-logits").
+        name: of the model.
+
+    Returns:
+        A `keras.Model` from pixels (B, H, W, 3) in 0..255 to logits, the embedding or the dict of maps.
+    """
+    check_choice("classify", classify, ("token", "mean"))
+    check_at_least("patch_size", patch_size, 1)
+    if None in input_shape:
+        raise ValueError(f"input_shape={input_shape}: a ViT has position embeddings for one height and width")
+    inputs, x = image_input(input_shape, minimum=patch_size, pixel_mean=pixel_mean, pixel_std=pixel_std)
+    grid = (input_shape[0] // patch_size, input_shape[1] // patch_size)
+    encoder = FunnelEncoder(
+        blocks=make_blocks(blocks),
+        grid=grid,
+        head_dim=head_dim,
+        drop_path_rate=drop_path_rate,
+        pooling=pooling,
+        pool_over=pool_over,
+        pool_query_only=pool_query_only,
+        layer_options={
+            "gelu": gelu,
+            "dropout_rate": dropout_rate,
+            "attention_dropout_rate": attention_dropout_rate,
+            "layer_norm_epsilon": layer_norm_epsilon,
+        },
+    )
+    if features is not None:
+        check_features(features, level_names(patch_size))
+    x = embed_patches(x, encoder.blocks[0].hidden_dim, patch_size, dropout_rate)
+    x = encoder(x, full_length=features is not None)
+    x = keras.layers.LayerNormalization(epsilon=layer_norm_epsilon, name="encoder_norm")(x)
+    if features is not None:
+        maps = keras.layers.Reshape((*grid, x.shape[-1]), name="map")(x[:, 1:])
+        return keras.Model(inputs, {features[0]: maps}, name=name)
+    x = x[:, 0] if classify == "token" else keras.layers.GlobalAveragePooling1D(name="pool")(x[:, 1:])
+    if representation_dim is not None:
+        check_at_least("representation_dim", representation_dim, 1)
+        x = keras.layers.Dense(representation_dim, activation="tanh", name="pre_logits")(x)
+    if include_top:
+        x = classifier(x, num_classes, 0.0)
+    return keras.Model(inputs, x, name=name)
+
+
+def make_blocks(blocks):
+    """`blocks` as a tuple of `Block`; recipes hold them as dicts."""
+    made = []
+    for number, block in enumerate(blocks):
+        try:
+            made.append(Block(**block) if isinstance(block, dict) else block)
+        except TypeError as error:
+            raise ValueError(f"blocks[{number}]={block}: {error}") from error
+    return tuple(made)
+
+
+def level_names(patch_size):
+    """The pyramid level whose stride is the patch size: P4 for 16."""
+    level = math.log2(patch_size)
+    if not level.is_integer():
+        raise ValueError(f"patch_size={patch_size}: features are named by strides that are powers of 2")
+    return (f"P{level:.0f}",)
+
+
+def embed_patches(x, hidden_dim, patch_size, dropout_rate):
+    """Patches through one linear layer, behind a class token, with their positions: (B, 1 + N, hidden_dim)."""
+    x = keras.layers.Conv2D(
+        hidden_dim, patch_size, strides=patch_size, kernel_initializer="lecun_normal", name="patch_embedding"
+    )(x)
+    x = layers.TokenEmbedding(name="embedding")(x)
+    if dropout_rate:
+        x = keras.layers.Dropout(dropout_rate, name="embedding_dropout")(x)
+    return x
+
+
+@dataclass(frozen=True)
+class FunnelEncoder:
+    """Encoder layers in blocks, pooled in between. Called on tokens (B, 1 + rows * columns, C), gives the last states.
+
+    With `full_length`, these are repeated to the first block's length and added to its states.
+    """
+
+    blocks: tuple[Block, ...]
+    grid: tuple[int, int]
+    head_dim: int
+    drop_path_rate: float
+    pooling: str
+    pool_over: str
+    pool_query_only: bool
+    layer_options: dict
+
+    def __post_init__(self):
+        check_choice("pooling", self.pooling, POOLINGS)
+        check_choice("pool_over", self.pool_over, ("sequence", "grid"))
+        check_choice("gelu", self.layer_options["gelu"], GELUS)
+        check_at_least("head_dim", self.head_dim, 1)
+        if not self.blocks:
+            raise ValueError("blocks=(): expected at least one block")
+        for number, block in enumerate(self.blocks):
+            for field in ("layers", "hidden_dim", "mlp_dim", "stride"):
+                check_at_least(f"blocks[{number}].{field}", getattr(block, field), 1)
+            if block.hidden_dim % self.head_dim:
+                raise ValueError(
+                    f"blocks[{number}].hidden_dim={block.hidden_dim}: expected a multiple of head_dim={self.head_dim}"
+                )
+        if self.blocks[0].stride != 1:
+            raise ValueError(f"blocks[0].stride={self.blocks[0].stride}: expected 1, pooling is between blocks")
+
+    def windows(self):
+        """(rows, columns) pooled into one token in front of each block."""
+        if self.pool_over == "sequence":
+            return [(1, block.stride) for block in self.blocks]
+        windows, halves = [], 0
+        for number, block in enumerate(self.blocks):
+            if block.stride == 2:
+                windows.append(((2, 1), (1, 2))[halves % 2])
+                halves += 1
+            else:
+                check_choice(f"blocks[{number}].stride (pooled over the grid)", block.stride, (1, 2, 4))
+                windows.append((2, 2) if block.stride == 4 else (1, 1))
+        return windows
+
+    def __call__(self, x, full_length=False):
+        rates = iter(drop_path_rates(self.drop_path_rate, sum(block.layers for block in self.blocks)))
+        # Over the sequence is over a grid of one row.
+        full_grid = grid = self.grid if self.pool_over == "grid" else (1, self.grid[0] * self.grid[1])
+        total_window, first_states, index = (1, 1), None, 0
+        for number, (block, window) in enumerate(zip(self.blocks, self.windows(), strict=True), start=1):
+            if x.shape[-1] != block.hidden_dim:
+                x = keras.layers.Dense(block.hidden_dim, name=f"block{number}_projection")(x)
+            context = ()
+            if block.stride > 1:
+                unpooled = x
+                x = layers.FunnelPooling(grid, window, self.pooling, name=f"block{number}_pooling")(x)
+                grid = pooled_grid(grid, window)
+                total_window = (total_window[0] * window[0], total_window[1] * window[1])
+                context = (unpooled,) if self.pool_query_only else ()
+            for _ in range(block.layers):
+                index += 1
+                x = self.layer(block, next(rates), f"encoder_layer{index}")(x, *context)
+                context = ()
+            first_states = x if first_states is None else first_states
+        if full_length and len(self.blocks) > 1:
+            x = self.decode(x, first_states, full_grid, total_window)
+        return x
+
+    def layer(self, block, drop_path_rate, name):
+        return layers.TransformerEncoderLayer(
+            num_heads=block.hidden_dim // self.head_dim,
+            mlp_dim=block.mlp_dim,
+            drop_path_rate=drop_path_rate,
+            name=name,
+            **self.layer_options,
+        )
+
+    def decode(self, x, first_states, full_grid, total_window):
+        """Funnel-Transformer's decoder (its eq. 4): repeated last states plus those of the first block."""
+        if x.shape[-1] != first_states.shape[-1]:
+            raise ValueError(
+                f"features add the states of the first block ({first_states.shape[-1]} channels) and of the last "
+                f"({x.shape[-1]}): expected blocks of one hidden_dim"
+            )
+        x = layers.FunnelUpsampling(full_grid, total_window, name="upsampling")(x)
+        return keras.layers.Add(name="full_length")([x, first_states])
