@@ -35,7 +35,7 @@ def test_batches_have_their_form(records):
     np.testing.assert_array_equal(batch["label"], batch["id"] % 3)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     shard_counts=st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(sum),
     block_size=st.integers(1, 30),

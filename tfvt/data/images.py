@@ -65,6 +65,8 @@ class EvalPreprocessing:
 def decode_and_augment(encoded, seed, preprocessing: TrainPreprocessing):
     """Random resized crop and flip of one encoded image.
 
+    Crops more than twice as high or wide as the result are resized with antialiasing, smaller ones without.
+
     Args:
         encoded: scalar string tensor, a JPEG, PNG, GIF (first frame), BMP or WebP file.
         seed: integer tensor (2,); the result is a pure function of it and of `encoded`.
@@ -90,7 +92,15 @@ def decode_and_augment(encoded, seed, preprocessing: TrainPreprocessing):
         )
         return begin[0], begin[1], size[0], size[1]
 
-    image = _resize(_decode_window(encoded, window), preprocessing)
+    image = _decode_window(encoded, window)
+    # Antialiasing takes seven times as long as plain resizing (1.3 against 0.2 ms of a core). To half the size,
+    # interpolation does without: it still looks at every pixel.
+    shrinks_much = tf.reduce_any(tf.shape(image)[:2] > 2 * tf.constant(preprocessing.image_size))
+    image = tf.cond(
+        shrinks_much,
+        lambda: _resize(image, preprocessing, antialias=True),
+        lambda: _resize(image, preprocessing, antialias=False),
+    )
     if preprocessing.flip:
         image = tf.image.stateless_random_flip_left_right(image, tf.random.fold_in(seed, FLIP_STREAM))
     return image
@@ -118,7 +128,8 @@ def decode_and_center_crop(encoded, preprocessing: EvalPreprocessing):
     def window(height, width):
         return _center_window(height, width, preprocessing)
 
-    return _resize(_decode_window(encoded, window), preprocessing)
+    # Antialiased as in Pillow, with which most published weights were evaluated.
+    return _resize(_decode_window(encoded, window), preprocessing, antialias=True)
 
 
 def _center_window(height, width, preprocessing: EvalPreprocessing):
@@ -152,9 +163,9 @@ def _decode_window(encoded, window):
     return image
 
 
-def _resize(image, preprocessing):
-    """float32 (H, W, 3), 0..255. Antialiased as in Pillow, so that shrinking a large image leaves no moire."""
-    image = tf.image.resize(image, preprocessing.image_size, preprocessing.interpolation, antialias=True)
+def _resize(image, preprocessing, antialias):
+    """float32 (H, W, 3), 0..255."""
+    image = tf.image.resize(image, preprocessing.image_size, preprocessing.interpolation, antialias=antialias)
     image = tf.clip_by_value(tf.cast(image, tf.float32), 0.0, 255.0)  # bicubic overshoots
     return tf.ensure_shape(image, (*preprocessing.image_size, 3))
 
