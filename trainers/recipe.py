@@ -275,6 +275,9 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
     """
     known = set(_keys(Recipe))
     for key in _given_keys(arguments):
+        below = sorted(name for name in known if name.startswith(f"{key}."))
+        if below:
+            raise UsageError(f"{key} takes keys such as {below[0]}, not a value of its own")
         if key not in known and not key.startswith("model.options."):
             raise unknown_key(key, known)
     parser = recipe_parser()

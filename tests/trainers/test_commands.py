@@ -1,0 +1,234 @@
+"""The command line as a user types it, in this process where that is possible."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+from small_records import CLASS_NAMES, tinted_image, write_small_records
+from tfvt.trainers.cli import main
+
+# What a run sets for its whole process would outlive the test.
+HERE = ("--deterministic", "false", "--epochs", "2")
+
+
+@pytest.fixture
+def fails(capsys):
+    """Run a command that must fail with status 2 and one line on stderr; returns the line."""
+
+    def run(*arguments):
+        assert main([str(argument) for argument in arguments]) == 2
+        captured = capsys.readouterr()
+        (line,) = captured.err.splitlines()
+        assert line.startswith(f"tfvt {arguments[0]}: error: ")
+        return line
+
+    return run
+
+
+def test_models_and_profile_need_no_tensorflow():
+    script = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "tensorflow":
+            raise ImportError("TensorFlow is not installed")
+sys.meta_path.insert(0, Block())
+from tfvt.trainers.cli import main
+assert main(["models", "vt_resnet1*"]) == 0
+assert main(["profile", "resnet18", "--width", "8", "--input_shape", "64", "64", "3", "--num_classes", "10"]) == 0
+assert main(["profile", "vt_resnet18", "--help"]) in (0, None)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | {"KERAS_BACKEND": "jax"}, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    names, _, rest = result.stdout.partition("\nlayer")
+    assert names.split() == ["vt_resnet101", "vt_resnet18"]
+    assert re.search(r"^head +Dense +10 +650 +640$", rest, re.MULTILINE)
+    assert "--num_tokens" in rest
+
+
+def test_commands_are_listed_and_a_wrong_one_is_named(fails, capsys):
+    assert main(["--help"]) == 0
+    listed = capsys.readouterr().out
+    for name in ("train", "evaluate", "predict", "export", "models", "profile", "records"):
+        assert re.search(rf"^  {name} +\S", listed, re.MULTILINE)
+    assert "there is no command 'trian'" in fails("trian")
+    assert "no model matches 'zz*'" in fails("models", "zz*")
+    assert "unknown model 'resnt18': did you mean resnet18" in fails("profile", "resnt18")
+    assert "there is no key widht; did you mean width" in fails("profile", "resnet18", "--widht", "8")
+    assert "arguments are required: run" in fails("evaluate")
+
+
+def test_train_help_lists_the_keys(capsys):
+    assert main(["train", "--help"]) == 0
+    text = capsys.readouterr().out
+    for flag in ("--output", "--resume", "--overwrite", "--config", "--optimizer.learning_rate", "--data.records"):
+        assert f" {flag}" in text
+
+
+def test_records_are_passed_on(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        main(["records", "--help"])
+    assert leaving.value.code == 0
+    assert "convert" in capsys.readouterr().out
+
+
+def test_a_folder_is_taken_only_when_everything_is_there(fails, config, tmp_path):
+    folder = tmp_path / "run"
+    train = ("train", "--config", config, *HERE, "--output", folder)
+    assert "say where the run goes: --output FOLDER" in fails("train", "--config", config)
+    assert f"no folder {tmp_path}/none" in fails(*train, "--data.records", tmp_path / "none")
+    assert "no key model.options.tokenz" in fails(*train, "--model.options.tokenz", "8")
+    assert "batch_size must be from 1" in fails(*train, "--data.batch_size", "1000")
+    assert "has no split 'test'" in fails(*train, "--data.validation_split", "test")
+    sizes = ("--data.train.image_size", "[8,8]", "--data.evaluation.image_size", "[8,8]")
+    assert "height 8 is below 16" in fails(*train, *sizes)
+    assert f"{folder} holds no run" in fails("train", "--resume", "--output", folder)
+    assert not folder.exists()
+
+
+def test_missing_and_damaged_shards_are_named(fails, config, tmp_path):
+    records = write_small_records(tmp_path / "records")
+    train = ("train", "--config", config, *HERE, "--data.records", records, "--output", tmp_path / "run")
+    shard = records / "train-00001-of-00002"
+    content = shard.read_bytes()
+    shard.unlink()
+    assert f"shard {shard} is missing" in fails(*train)
+    shard.write_bytes(content[: len(content) // 2])
+    assert f"shard {shard} is cut off" in fails(*train)
+    shard.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+    assert re.search(rf"error: record \d+ of {shard}.* is damaged or cut off", fails(*train, "--overwrite"))
+
+
+def test_another_run_in_the_folder_is_refused_replaced_or_continued(fails, config, tmp_path, capsys):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    train = ("train", "--config", str(config), *HERE, "--output", str(folder))
+    assert main(train) == 0
+    assert f"{folder} holds another run" in fails(*train)
+    assert "(optimizer.learning_rate: 0.02 -> 0.5); leave out" in fails(
+        *train, "--resume", "--optimizer.learning_rate", "0.5"
+    )
+    capsys.readouterr()
+    (folder / "final.keras").unlink()
+    assert main(["train", "--resume", "--output", str(folder)]) == 0
+    assert "step 12 of 12" in capsys.readouterr().out
+    assert (folder / "final.keras").exists()
+    assert main([*train, "--overwrite", "--epochs", "3"]) == 0
+    assert yaml.safe_load((folder / "recipe.yaml").read_text())["epochs"] == 3
+    assert len((folder / "metrics.csv").read_text().splitlines()) == 4
+    assert (folder / "notes.txt").read_text() == "mine"
+    newest = max((folder / "checkpoints").iterdir())
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert f"{newest} is damaged" in fails("train", "--resume", "--output", folder)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(fails, config, tmp_path):
+    line = fails(
+        *("train", "--config", config, *HERE, "--output", tmp_path / "run"),
+        *("--optimizer.learning_rate", "1e30", "--schedule.warmup_epochs", "0"),
+    )
+    assert re.search(r"the training loss is nan at step \d+ .*lower optimizer.learning_rate", line)
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+def last_row(run):
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))[-1]
+
+
+def test_a_run_folder_holds_what_the_page_says(finished_run):
+    names = {path.name for path in finished_run.iterdir()}
+    assert names == {"recipe.yaml", "serving.json", "metrics.csv", "tensorboard", "checkpoints", "final.keras"}
+    serving = json.loads((finished_run / "serving.json").read_text())
+    assert serving["class_names"] == list(CLASS_NAMES)
+    assert serving["preprocessing"] == {"image_size": [32, 32], "crop_ratio": 1.0, "interpolation": "bilinear"}
+    assert len(list((finished_run / "checkpoints").iterdir())) == 2
+    row = last_row(finished_run)
+    assert (row["epoch"], row["step"]) == ("25", "150")
+    assert all(float(row[name]) > 0 for name in ("images_per_second", "peak_memory_mib", "train_loss"))
+    (events,) = (finished_run / "tensorboard").iterdir()
+    tags = {
+        value.tag: float(tf.make_ndarray(value.tensor))
+        for record in tf.data.TFRecordDataset(str(events))
+        for value in tf.compat.v1.Event.FromString(record.numpy()).summary.value
+    }
+    assert tags["validation/top1"] == pytest.approx(float(row["validation_top1"]))
+    assert {"train/loss", "train/top5", "validation/loss", "learning_rate", "steps_per_second"} <= tags.keys()
+
+
+def test_evaluate_gives_the_figures_of_the_last_epoch(finished_run, fails, capsys, tmp_path):
+    assert main(["evaluate", str(finished_run)]) == 0
+    row = last_row(finished_run)
+    top1, top5 = float(row["validation_top1"]), float(row["validation_top5"])
+    assert top1 >= 0.9
+    line = capsys.readouterr().out
+    assert line.startswith(f"top-1 {top1:.2%}, top-5 {top5:.2%}, loss {float(row['validation_loss']):.4f} on 20 images")
+    assert main(["evaluate", str(finished_run), "--split", "train", "--batch_size", "7"]) == 0
+    assert "on 48 images of train" in capsys.readouterr().out
+    assert "no folder" in fails("evaluate", finished_run, "--records", tmp_path / "none")
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(finished_run, unfinished)
+    (unfinished / "final.keras").unlink()
+    assert "training has not come to its end" in fails("evaluate", unfinished)
+    (unfinished / "final.keras").write_bytes(b"no model")
+    assert f"{unfinished / 'final.keras'} cannot be read" in fails("evaluate", unfinished)
+
+
+def test_the_final_model_loads_by_itself_with_averaged_weights(finished_run):
+    from tfvt.trainers.checkpoint import list_checkpoints, load_checkpoint
+
+    model = keras.models.load_model(finished_run / "final.keras")
+    arrays = load_checkpoint(list_checkpoints(finished_run / "checkpoints")[-1]).arrays
+    averages = [arrays[name] for name in sorted(arrays) if name.startswith("average/")]
+    for weight, average in zip(model.weights, averages, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), average)
+
+
+def test_predict_answers_for_every_file_that_is_an_image(finished_run, tmp_path, capsys):
+    files = [tmp_path / f"{name}.png" for name in ("red", "green", "blue")]
+    for label, file in enumerate(files):
+        file.write_bytes(tinted_image(label, np.random.default_rng(5)))
+    (tmp_path / "text.jpg").write_text("no image")
+    arguments = [files[0], tmp_path / "text.jpg", tmp_path / "none.png", files[1], files[2]]
+    assert main(["predict", str(finished_run), *map(str, arguments)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.match(r".*/(\w+)\.\w+: (.*?)(:| \d)", line).group(1, 2) for line in lines] == [
+        ("red", "red"),
+        ("text", "cannot be read as an image"),
+        ("none", "cannot be read as an image"),
+        ("green", "green"),
+        ("blue", "blue"),
+    ]
+    assert "Unknown image file format" in lines[1]
+    assert lines[2].endswith("No such file or directory")
+    assert "{{" not in lines[1]
+    shares = [float(share) for share in re.findall(r"([\d.]+)%", lines[0])]
+    assert len(shares) == 5
+    assert shares == sorted(shares, reverse=True)
+    assert main(["predict", str(finished_run), str(files[0])]) == 0
+
+
+def test_export_serves_the_same_probabilities(finished_run, tmp_path, capsys, fails):
+    assert main(["export", str(finished_run), str(tmp_path / "served")]) == 0
+    encoded = tinted_image(1, np.random.default_rng(5))
+    served = tf.saved_model.load(str(tmp_path / "served")).signatures["serving_default"]
+    answer = served(image=tf.constant([encoded]))
+    (tmp_path / "green.png").write_bytes(encoded)
+    capsys.readouterr()
+    main(["predict", str(finished_run), str(tmp_path / "green.png")])
+    best = re.search(r": green ([\d.]+)%", capsys.readouterr().out)
+    assert answer["name"].numpy()[0] == b"green"
+    assert float(best[1]) == pytest.approx(100 * float(answer["probabilities"][0, 1]), abs=0.01)
+    assert "not empty" in fails("export", finished_run, tmp_path / "served")

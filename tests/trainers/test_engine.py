@@ -1,0 +1,124 @@
+"""What one step does on the devices: loss, metrics, averaged weights, and two replicas against one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tfvt.trainers.distribution import Evaluator, TensorFlowEngine, cross_entropy, make_strategy
+from tfvt.trainers.errors import UsageError
+from tfvt.trainers.recipe import DistributionRecipe, parse_recipe
+
+LABELS = np.array([0, 2, 1, 5, 3, 3, 2, 4], np.int32)
+
+
+def random_batch(seed):
+    images = np.random.default_rng(seed).uniform(0, 255, (8, 32, 32, 3)).astype(np.float32)
+    return {"image": tf.constant(images), "label": tf.constant(LABELS)}
+
+
+def engine_of(config, *flags):
+    return TensorFlowEngine(parse_recipe(["--config", str(config), *flags]), num_classes=6, steps_per_epoch=6)
+
+
+def numpy_log_softmax(logits):
+    logits = logits.astype(np.float64)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_spreads_the_smoothed_share_over_all_classes(smoothing):
+    logits = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
+    target = (1 - smoothing) * np.eye(6)[LABELS] + smoothing / 6
+    expected = -(target * numpy_log_softmax(logits)).sum(-1)
+    np.testing.assert_allclose(cross_entropy(tf.constant(LABELS), tf.constant(logits), smoothing), expected, rtol=1e-5)
+
+
+def test_evaluation_counts_weighted_rows_only(config):
+    engine = engine_of(config)
+    batches = [random_batch(1) | {"weight": tf.ones(8)}, random_batch(2) | {"weight": tf.constant([1.0] * 3 + [0] * 5)}]
+    evaluator = Evaluator(engine.model, tf.distribute.get_strategy())
+    evaluator.step(random_batch(3) | {"weight": tf.ones(8)})
+    evaluator.reset()
+    for batch in batches:
+        evaluator.step(batch)
+    logits = np.concatenate([engine.model(batch["image"], training=False) for batch in batches])[:11]
+    labels = np.concatenate([LABELS, LABELS[:3]])
+    order = np.argsort(-logits, axis=-1)
+    metrics = evaluator.metrics()
+    assert metrics.num_images == 11
+    np.testing.assert_allclose(metrics.loss, -numpy_log_softmax(logits)[np.arange(11), labels].mean(), rtol=1e-5)
+    assert metrics.top1 == pytest.approx((order[:, 0] == labels).mean())
+    assert metrics.top5 == pytest.approx((order[:, :5] == labels[:, None]).any(-1).mean())
+
+
+def test_averaged_weights_follow_weights_and_moving_statistics(config):
+    engine = engine_of(config, "--ema_decay", "0.25")
+    expected = [weight.numpy() for weight in engine.model.weights]
+    for count in range(1, 4):
+        engine.train_step(random_batch(count))
+        decay = min(0.25, (1 + count) / (10 + count))
+        expected = [decay * e + (1 - decay) * w.numpy() for e, w in zip(expected, engine.model.weights, strict=True)]
+    for average, value in zip(engine.inference_model.weights, expected, strict=True):
+        np.testing.assert_allclose(average.numpy(), value, rtol=1e-4, atol=1e-6, err_msg=average.path)
+    moved = {v.name for v in engine.model.weights if not np.allclose(v.numpy(), v.numpy() * 0)}
+    assert {"kernel", "moving_mean", "moving_variance"} <= moved
+
+
+def test_without_averaging_the_model_itself_is_kept(config):
+    engine = engine_of(config, "--ema_decay", "null")
+    assert engine.inference_model is engine.model
+
+
+def test_a_restored_engine_goes_on_bit_equal(config):
+    first = engine_of(config)
+    for seed in range(3):
+        first.train_step(random_batch(seed))
+    state = first.state()
+    assert sum("seed_generator" in name for name in state) == 4  # the dropout and three drop paths
+    second = engine_of(config, "--seed", "5")
+    second.restore(state)
+    for engine in (first, second):
+        engine.train_step(random_batch(9))
+    assert first.train_metrics() == second.train_metrics()
+    for before, after in zip(first.state().values(), second.state().values(), strict=True):
+        assert before.tobytes() == after.tobytes()
+
+
+def test_mixed_precision_keeps_float32_weights(config):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        engine = engine_of(config)
+        engine.train_step(random_batch(0))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert {layer.compute_dtype for layer in engine.model.layers if "conv" in layer.name} == {"bfloat16"}
+    assert {v.dtype for v in engine.model.trainable_variables} == {"float32"}
+    assert np.isfinite(engine.train_metrics().loss)
+
+
+def test_a_batch_must_divide_by_the_devices_and_devices_must_exist(config):
+    with pytest.raises(UsageError, match=r"there is no GPU:9; this machine has CPU:0"):
+        make_strategy(DistributionRecipe("mirrored", ("GPU:9",)))
+    assert isinstance(make_strategy(DistributionRecipe("one_device", ("CPU:0",))), tf.distribute.OneDeviceStrategy)
+
+
+def test_two_replicas_do_what_one_does(config):
+    script = Path(__file__).with_name("two_replicas.py")
+    command = [sys.executable, "-W", "error::UserWarning", str(script), str(config)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout.splitlines()[-1])
+    for case in ("without_norms", "synchronized_norms", "compiled"):
+        one, two = report[case]["one"], report[case]["two"]
+        assert (one["replicas"], two["replicas"]) == (1, 2)
+        np.testing.assert_allclose(one["losses"], two["losses"], rtol=1e-5, err_msg=case)
+        assert report[case]["largest_difference"] < 1e-5, case
+        assert two["replicas_differ_by"] == 0, case
+    plain = report["plain_norms"]["two"]
+    assert plain["replicas_differ_by"] == 0  # moving statistics are averaged, dropout states advance alike
+    assert report["indivisible"] == "data.batch_size (7) must divide by the 2 devices"

@@ -1,0 +1,126 @@
+"""Recipes: keys, types, choices, options of models, and every file in configs/."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tfvt.trainers.errors import UsageError
+from tfvt.trainers.optimizer import Schedule
+from tfvt.trainers.recipe import OPTIMIZER_OPTIONS, SCHEDULE_OPTIONS, parse_recipe, recipe_parser, write_recipe
+
+from tfvt import configs
+
+CONFIGS = sorted(Path(configs.__file__).parent.glob("*.yaml"))
+NEEDED = ["--model.name", "vt_resnet18", "--data.records", "somewhere"]
+
+
+def test_flags_override_the_file(config):
+    recipe = parse_recipe(["--config", str(config), "--optimizer.learning_rate", "0.5", "--epochs=7"])
+    assert recipe.optimizer.learning_rate == 0.5
+    assert recipe.epochs == 7
+    assert recipe.optimizer.weight_decay == 4e-5
+    assert recipe.data.train.image_size == (32, 32)
+    assert recipe.model.options["depths"] == (1, 1, 1, 1)
+
+
+def test_a_written_recipe_reads_back_equal(config, tmp_path):
+    recipe = parse_recipe(["--config", str(config), "--optimizer.name", "rmsprop", "--model.options.width", "16"])
+    write_recipe(recipe, tmp_path / "recipe.yaml")
+    assert parse_recipe(["--config", str(tmp_path / "recipe.yaml")]) == recipe
+
+
+def test_options_left_out_get_the_named_optimizers_defaults():
+    recipe = parse_recipe([*NEEDED, "--optimizer.name", "rmsprop", "--schedule.name", "exponential"])
+    assert recipe.optimizer.options == {"rho": 0.9, "momentum": 0.9, "epsilon": 1e-3}
+    assert recipe.optimizer.nesterov is None
+    assert (recipe.schedule.decay_factor, recipe.schedule.decay_epochs) == (0.9875, None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--epochz", "3"], r"no key epochz; did you mean epochs"),
+        (["--optimizer.learnin_rate", "1"], r"no key optimizer.learnin_rate; did you mean optimizer.learning_rate"),
+        (["--optimiser.learning_rate", "1"], r"no key optimiser.learning_rate; did you mean optimizer.learning_rate"),
+        (["--data.train.image_sise", "[8,8]"], r"data.train.image_sise; did you mean data.train.image_size"),
+        (["--model.options.tokenz", "8"], r"no key model.options.tokenz; did you mean model.options.token"),
+        (["--model.options.num_classes", "8"], r"no key model.options.num_classes"),
+        (["--model.options.num_tokens", "many"], r"model.options.num_tokens.*int.*many"),
+        (["--model.options.tokenizer", "none"], r"model.options.tokenizer.*filter.*cluster.*pool.*none"),
+        (["--model.name", "vt_resnet19"], r"model.name.*vt_resnet19.*vt_resnet18"),
+        (["--epochs", "many"], r"epochs.*int.*many"),
+        (["--epochs", "0"], r"epochs must be at least 1, not 0"),
+        (["--label_smoothing", "1.5"], r"label_smoothing must be at least 0 and below 1, not 1.5"),
+        (["--optimizer.name", "adm"], r"optimizer.name.*sgd.*rmsprop.*adm"),
+        (["--optimizer.rho", "0.5"], r"optimizer.rho is not an option of sgd \(it belongs to: rmsprop\)"),
+        (["--schedule.decay_epochs", "3"], r"schedule.decay_epochs is not an option of constant"),
+        (["--schedule.warmup_epochs", "90"], r"schedule.warmup_epochs \(90\) must be less than epochs \(90\)"),
+        (["--data.evaluation.crop_ratio", "2"], r"data.*crop_ratio must be above 0 and at most 1"),
+        (["--data.evaluation.image_size", "[64,64]"], r"data.train.image_size \(224, 224\).*image_size \(64, 64\)"),
+        (["--distribution.devices", "[CPU:0]"], r"distribution.devices.*strategy default takes 0"),
+    ],
+)
+def test_a_bad_key_or_value_is_an_error_that_names_the_key(flags, message):
+    with pytest.raises(UsageError, match=message):
+        parse_recipe([*NEEDED, *flags])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: {name: vt_resnet18, options: {tokenz: 8}}", r"no key model.options.tokenz; did you mean model.opt"),
+        ("optimizer: {learnin_rate: 0.1}", r"no key optimizer.learnin_rate; did you mean optimizer.learning_rate"),
+        ("optimizer:", "optimizer takes keys such as optimizer.beta_1"),
+        ("- epochs: 3", "holds no keys"),
+        ("epochs: [", "is not YAML"),
+    ],
+)
+def test_a_bad_file_is_an_error_that_names_the_key(tmp_path, text, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        parse_recipe([*NEEDED, "--config", str(path)])
+
+
+def test_what_is_missing_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"required: data.records"):
+        parse_recipe(["--model.name", "resnet18"])
+    with pytest.raises(UsageError, match=r"cannot read .*nowhere.yaml.*No such file"):
+        parse_recipe(["--config", str(tmp_path / "nowhere.yaml")])
+
+
+def test_every_option_of_the_tables_is_a_key_and_in_the_help():
+    text = recipe_parser().format_help()
+    for group, table in (("optimizer", OPTIMIZER_OPTIONS), ("schedule", SCHEDULE_OPTIONS)):
+        for option in {option for options in table.values() for option in options}:
+            assert f"--{group}.{option} " in text
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_recipe_in_configs_parses_and_its_head_says_where_it_is_from(path):
+    recipe = parse_recipe(["--config", str(path), "--data.records", "somewhere"])
+    rates = np.asarray(Schedule(recipe, 10)(np.arange(10 * recipe.epochs)))
+    assert rates.shape == (10 * recipe.epochs,)
+    assert np.isfinite(rates).all()
+    assert rates.max() == np.float32(recipe.optimizer.learning_rate)
+    head = path.read_text(encoding="utf-8").partition("\nmodel:")[0]
+    assert all(line.startswith("#") for line in head.splitlines())
+    for word in ("Paper:", "Command:", "Hardware:", "Expected:"):
+        assert word in head
+
+
+def test_the_papers_recipes_have_the_papers_rates():
+    default = parse_recipe(["--config", str(_config("vt_resnet18")), "--data.records", "somewhere"])
+    schedule = Schedule(default, 5004)
+    at_epochs = [float(schedule(epoch * 5004)) for epoch in (0, 29, 30, 59, 60, 89)]
+    np.testing.assert_allclose(at_epochs, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
+    assert (default.optimizer.momentum, default.optimizer.weight_decay) == (0.9, 4e-5)
+    advanced = parse_recipe(["--config", str(_config("vt_resnet50_advanced")), "--data.records", "somewhere"])
+    schedule = Schedule(advanced, 625)
+    at_epochs = [float(schedule(epoch * 625)) for epoch in (0, 1, 5, 6, 399)]
+    np.testing.assert_allclose(at_epochs, [0.01, 0.04, 0.16, 0.158, 0.16 * 0.9875**394], rtol=1e-5)
+    assert (advanced.epochs, advanced.data.batch_size, advanced.ema_decay) == (400, 2048, 0.99985)
+
+
+def _config(name):
+    return Path(configs.__file__).parent / f"{name}.yaml"

@@ -1,0 +1,67 @@
+"""A run that is interrupted and killed ends bit-equal to one that is not."""
+
+import csv
+import hashlib
+import signal
+import subprocess
+
+from conftest import train_command
+from tfvt.trainers.callbacks import FIELDS
+from tfvt.trainers.checkpoint import list_checkpoints, load_checkpoint
+
+
+def stop_after(command, line_start, number):
+    """Run `command`, send it a signal when it prints a line that begins so; returns exit status and output."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith(line_start):
+                process.send_signal(number)
+        return process.wait(timeout=60), "".join(lines)
+
+
+def newest(folder):
+    return load_checkpoint(list_checkpoints(folder / "checkpoints")[-1])
+
+
+def sha256_of(checkpoint):
+    digest = hashlib.sha256()
+    for name in sorted(checkpoint.arrays):
+        digest.update(name.encode() + checkpoint.arrays[name].tobytes())
+    return digest.hexdigest()
+
+
+def logged(folder):
+    """Rows of metrics.csv without what depends on the clock and the machine."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0].keys() == set(FIELDS)
+    return [{name: row[name] for name in FIELDS[: FIELDS.index("steps_per_second")]} for row in rows]
+
+
+def test_ctrl_c_and_kill_9_leave_no_trace_in_the_result(finished_run, config, tmp_path):
+    folder = tmp_path / "run"
+
+    status, output = stop_after(train_command(config, folder), "epoch 2:", signal.SIGINT)
+    assert status == 130, output
+    stopped = newest(folder)
+    assert 12 <= stopped.step < 150
+    assert f"Interrupted by SIGINT at step {stopped.step} of 150; the state is saved." in output
+    assert f"Continue with: tfvt train --resume --output {folder}" in output
+    assert not (folder / "final.keras").exists()
+
+    resume = train_command(None, folder, "--resume")
+    killed_in = stopped.epoch + 3
+    status, output = stop_after(resume, f"epoch {killed_in}:", signal.SIGKILL)
+    assert status == -signal.SIGKILL, output
+    assert f"step {stopped.step} of 150" in output
+    # The row of an epoch is logged, then the epoch is saved: at most the work since the save before is lost.
+    assert newest(folder).step >= killed_in * 6 - 6
+
+    last = subprocess.run(resume, capture_output=True, text=True, timeout=120)
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert "Trained to step 150" in last.stdout
+    assert (newest(folder).step, newest(folder).epoch) == (150, 25)
+    assert sha256_of(newest(folder)) == sha256_of(newest(finished_run))
+    assert logged(folder) == logged(finished_run)

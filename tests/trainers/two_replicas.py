@@ -1,0 +1,82 @@
+"""Trains on two virtual CPU devices and on one; prints what they did as JSON. Run by test_engine.py."""
+
+import functools
+import json
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tfvt.trainers import distribution
+from tfvt.trainers.distribution import TensorFlowEngine, configure_process
+from tfvt.trainers.errors import UsageError
+from tfvt.trainers.recipe import parse_recipe
+
+STRATEGIES = {"one": ["--distribution.strategy=default"], "two": ["--distribution.strategy=mirrored"]}
+STRATEGIES["two"].append("--distribution.devices=[CPU:0,CPU:1]")
+# Flags, and the layers between the network's convolution and its pooling.
+CASES = {
+    "without_norms": ([], list),
+    "compiled": (["--jit_compile=true"], list),
+    "synchronized_norms": ([], lambda: [keras.layers.BatchNormalization(synchronized=True)]),
+    "plain_norms": ([], lambda: [keras.layers.BatchNormalization(), keras.layers.Dropout(0.5)]),
+}
+
+
+def small_model(make_layers, recipe, num_classes):
+    return keras.Sequential([
+        keras.Input((32, 32, 3)),
+        keras.layers.Rescaling(1 / 127.5, -1.0),
+        keras.layers.Conv2D(8, 3, strides=2, activation="relu"),
+        *make_layers(),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(num_classes),
+    ])  # fmt: skip
+
+
+def batches():
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 255, (40, 32, 32, 3)).astype(np.float32)
+    data = {"image": images, "label": rng.integers(0, 6, 40).astype(np.int32)}
+    return tf.data.Dataset.from_tensor_slices(data).batch(8, drop_remainder=True)
+
+
+def train(config, flags):
+    recipe = parse_recipe(["--config", config, "--optimizer.clip_global_norm=0.1", *flags])
+    configure_process(recipe)
+    engine = TensorFlowEngine(recipe, num_classes=6, steps_per_epoch=6)
+    losses = []
+    for batch in engine.distribute(batches()):
+        engine.train_step(batch)
+        losses.append(engine.train_metrics().loss)
+    variables = [*engine.model.variables, *engine.optimizer.variables, *engine.average.weights]
+    report = {"replicas": engine.strategy.num_replicas_in_sync, "losses": losses}
+    if report["replicas"] == 2:
+        copies = [[copy.numpy().astype(np.float64) for copy in variable.value.values] for variable in variables]
+        report["replicas_differ_by"] = max(np.abs(first - second).max() for first, second in copies)
+    return report, list(engine.state().values())
+
+
+def main(config):
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+    # One strategy for all cases: the collective operations of two of them in one process mix up their keys.
+    distribution.make_strategy = functools.cache(distribution.make_strategy)
+    report = {}
+    for case, (flags, make_layers) in CASES.items():
+        distribution.build_model = functools.partial(small_model, make_layers)
+        runs = {name: train(config, [*flags, *strategy]) for name, strategy in STRATEGIES.items()}
+        report[case] = {name: run[0] for name, run in runs.items()}
+        report[case]["largest_difference"] = max(
+            np.abs(one.astype(np.float64) - two).max() for one, two in zip(runs["one"][1], runs["two"][1], strict=True)
+        )
+    try:
+        train(config, [*STRATEGIES["two"], "--data.batch_size=7"])
+    except UsageError as error:
+        report["indivisible"] = str(error)
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
