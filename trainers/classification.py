@@ -110,6 +110,9 @@ class ClassificationTrainer:
         self.steps_per_epoch = steps_per_epoch(self.splits.train, recipe.data.batch_size)
         self.num_steps = recipe.epochs * self.steps_per_epoch
         self.engine = TensorFlowEngine(recipe, self.splits.train.num_classes, self.steps_per_epoch)
+        self.validation_batches = eval_dataset(
+            self.splits.validation, recipe.data.evaluation, batch_size=recipe.data.batch_size
+        )
         self.step = 0  # updates done
         self.epoch = 0  # epochs trained, evaluated and logged
         self.last_row: EpochRow | None = None
@@ -171,10 +174,8 @@ class ClassificationTrainer:
         self._save()
 
     def _evaluate(self, stop: StopRequest) -> Metrics:
-        data = self.recipe.data
-        dataset = eval_dataset(self.splits.validation, data.evaluation, batch_size=data.batch_size)
         self.engine.evaluator.reset()
-        for batch in self.engine.distribute(dataset):
+        for batch in self.engine.distribute(self.validation_batches):
             self.engine.evaluator.step(batch)
             stop.check()
         return self.engine.evaluator.metrics()
