@@ -1,8 +1,10 @@
 """The order of training, checked against a simulation that moves one record at a time."""
 
+import dataclasses
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfvt.data.order import Order, permutation
@@ -12,6 +14,7 @@ ORDERS = st.builds(
     Order,
     shard_counts=SHARDS.map(tuple),
     seed=st.integers(0, 2**63 - 1),
+    batch_size=st.just(1),
     block_size=st.integers(1, 40),
     group_size=st.integers(1, 4),
 )
@@ -19,13 +22,25 @@ ORDERS = st.builds(
 
 def block_ids(order, epoch, index):
     """The ids of a block in the order of training."""
+    return ids_of(order, order.block(epoch, index))
+
+
+def ids_of(order, block):
     first_ids = np.cumsum((0, *order.shard_counts))
-    block = order.block(epoch, index)
     parts = [
         np.arange(first_ids[shard] + start, first_ids[shard] + start + count)
         for shard, start, count in zip(block.shards, block.starts, block.counts, strict=True)
     ]
-    return np.sort(np.concatenate(parts))[block.permutation]
+    return np.sort(np.concatenate(parts or [[]]).astype(np.int64))[block.permutation]
+
+
+def stream_ids(order, start_step, steps):
+    """The ids that are trained on in `steps` batches from `start_step` on."""
+    ids, number = [], order.first_block(start_step)
+    while len(ids) < steps * order.batch_size:
+        ids += ids_of(order, order.training_block(number, start_step)[1]).tolist()
+        number += 1
+    return ids[: steps * order.batch_size]
 
 
 def simulated_reading(order, epoch):
@@ -56,10 +71,31 @@ def test_blocks_cut_the_round_robin_reading(order, epoch):
         assert sorted(block_ids(order, epoch, index).tolist()) == sorted(expected)
 
 
+@settings(max_examples=300)
+@given(ORDERS, st.data())
+def test_stream_can_be_entered_at_any_step(order, data):
+    batch_size = data.draw(st.integers(1, sum(order.shard_counts)), "batch_size")
+    order = dataclasses.replace(order, batch_size=batch_size)
+    start_step = data.draw(st.integers(0, 3 * order.steps_per_epoch), "start_step")
+    whole = stream_ids(order, 0, 4 * order.steps_per_epoch)
+    left = 4 * order.steps_per_epoch - start_step
+    assert stream_ids(order, start_step, left) == whole[start_step * batch_size :]
+    for epoch in np.reshape(whole, (4, -1)).tolist():
+        assert len(epoch) == order.steps_per_epoch * batch_size
+        assert len(set(epoch)) == len(epoch)
+
+
+def test_block_that_nothing_is_trained_on_is_not_read():
+    """Batches of 9 use one batch of 10 records, so the second block of 9 holds only what is left over."""
+    order = Order((4, 6), seed=0, batch_size=9, block_size=9)
+    assert len(order.training_block(1, 0)[1].shards) == 0
+    assert len(order.training_block(0, 0)[1].permutation) == 9
+
+
 @given(SHARDS, st.integers(0, 2**63 - 1))
 def test_set_of_one_block_is_permuted_whatever_its_shards(shard_counts, seed):
     total = sum(shard_counts)
-    in_shards, in_one = Order(tuple(shard_counts), seed), Order((total,), seed)
+    in_shards, in_one = Order(tuple(shard_counts), seed, 1), Order((total,), seed, 1)
     assert block_ids(in_shards, 3, 0).tolist() == block_ids(in_one, 3, 0).tolist()
 
 
@@ -82,14 +118,14 @@ def test_permutation_stays_what_it_was():
 
 
 def test_epochs_differ():
-    order = Order((40, 40), seed=5)
+    order = Order((40, 40), seed=5, batch_size=1)
     assert block_ids(order, 0, 0).tolist() != block_ids(order, 1, 0).tolist()
 
 
 @pytest.mark.parametrize("group_size", [1, 16])
 def test_order_of_a_large_set(group_size):
     """ImageNet's size: every record once, and a block draws on `group_size` shards or a few more."""
-    order = Order((1251,) * 1024, seed=0, group_size=group_size)
+    order = Order((1251,) * 1024, seed=0, batch_size=256, group_size=group_size)
     blocks = [order.block(2, index) for index in range(order.blocks_per_epoch)]
     read = np.zeros(1024, np.int64)
     for block in blocks:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from record_files import encode, picture, record, write_records
 
 from tfvt.data.images import EvalPreprocessing, TrainPreprocessing, decode_and_center_crop
+from tfvt.data.order import Order
 from tfvt.data.pipeline import eval_dataset, steps_per_epoch, train_dataset
 from tfvt.data.records import RecordsError
 
@@ -41,7 +42,7 @@ def test_batches_have_their_form(records):
     block_size=st.integers(1, 30),
     data=st.data(),
 )
-def test_stream_can_be_entered_at_any_step(shard_counts, block_size, data):
+def test_images_are_those_of_the_uninterrupted_stream(shard_counts, block_size, data):
     """Bit for bit the uninterrupted stream; and each epoch holds as many records as fit batches, each once."""
     total = sum(shard_counts)
     batch_size = data.draw(st.integers(1, total), "batch_size")
@@ -72,6 +73,28 @@ def test_augmentation_depends_on_epoch_and_record_not_on_the_order(tmp_path):
     assert list(whole) != list(cut)
     assert len(set(whole.values())) == 12, "the second epoch crops other parts than the first"
     assert images((6,), seed=2) != whole
+
+
+def test_equal_images_are_augmented_unequally(tmp_path):
+    """In one epoch too: the crop is the record's own."""
+    same = {index: record(index, encoded=encode(picture(0, 40, 40))) for index in range(6)}
+    stream = batches(write_records(tmp_path, (6,), replaced=same), 12, batch_size=1, seed=1)
+    assert len({batch["image"].tobytes() for batch in stream}) == 12
+
+
+def test_batches_hold_the_records_that_the_order_says(records):
+    order = Order(records.shard_counts, seed=4, batch_size=4, block_size=6)
+    first_ids = np.cumsum((0, *records.shard_counts))
+    expected = []
+    for number in range(2 * order.blocks_per_epoch):
+        _, block = order.training_block(number, 0)
+        parts = zip(first_ids[block.shards] + block.starts, block.counts, strict=True)
+        read = sorted(record_id for first, count in parts for record_id in range(first, first + count))
+        expected += [read[place] for place in block.permutation]
+    found = batches(records, 10, batch_size=4, seed=4, block_size=6)
+    assert [int(record_id) for batch in found for record_id in batch["id"]] == expected
+    for batch in found:
+        np.testing.assert_array_equal(batch["label"], batch["id"] % 3, "bytes and ids are permuted alike")
 
 
 def test_steps_per_epoch(records):

@@ -6,6 +6,7 @@ A block knows which part of which shard it needs, so a resumed run opens no shar
 most one block is permuted wholly.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,12 +43,38 @@ class Order:
 
     shard_counts: tuple[int, ...]
     seed: int
+    batch_size: int
     block_size: int = BLOCK_SIZE
     group_size: int = GROUP_SIZE
 
     @property
     def blocks_per_epoch(self) -> int:
         return -(-sum(self.shard_counts) // self.block_size)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return sum(self.shard_counts) // self.batch_size
+
+    def first_block(self, start_step: int) -> int:
+        """The number, counted over all epochs, of the block that global step `start_step` begins in."""
+        epoch, step = divmod(start_step, self.steps_per_epoch)
+        return epoch * self.blocks_per_epoch + step * self.batch_size // self.block_size
+
+    def training_block(self, number: int, start_step: int) -> tuple[int, Block]:
+        """Epoch and block of that number, without what is not trained on.
+
+        Left out are the positions before `start_step` and those of the epoch's incomplete batch.
+        """
+        epoch, index = divmod(number, self.blocks_per_epoch)
+        start_epoch, step = divmod(start_step, self.steps_per_epoch)
+        begin = index * self.block_size
+        skipped = max(0, step * self.batch_size - begin) if epoch == start_epoch else 0
+        used = max(0, self.steps_per_epoch * self.batch_size - begin)
+        block = self.block(epoch, index)
+        kept = block.permutation[skipped:used]
+        if not len(kept):
+            return epoch, Block(shards=kept, starts=kept, counts=kept, permutation=kept)  # nothing to read
+        return epoch, dataclasses.replace(block, permutation=kept)
 
     def block(self, epoch: int, index: int) -> Block:
         """Block number `index` (from 0) of an epoch."""

@@ -64,8 +64,8 @@ def train_dataset(
     """
     if seed < 0 or start_step < 0:
         raise ValueError(f"seed and start_step must not be negative: {seed}, {start_step}")
-    order = Order(records.shard_counts, seed, block_size)
-    blocks = _block_plans(order, steps_per_epoch(records, batch_size), batch_size, start_step)
+    steps_per_epoch(records, batch_size)  # complains if there is no batch
+    blocks = _block_plans(Order(records.shard_counts, seed, batch_size, block_size), start_step)
     # A block is read while the one before it is trained on.
     serialized = blocks.flat_map(lambda *plan: _read_block(records, block_size, *plan)).prefetch(1).unbatch()
 
@@ -118,24 +118,12 @@ def eval_dataset(records: RecordSet, preprocessing: EvalPreprocessing, *, batch_
     return _finish(samples.batch(batch_size, drop_remainder=True))
 
 
-def _block_plans(order, steps_in_epoch, batch_size, start_step):
-    """Endless plans (epoch, shards, starts, counts, permutation) of blocks, from the one of `start_step` on.
-
-    The permutation lacks what is not trained on: what precedes `start_step`, and the epoch's incomplete batch.
-    """
-    start_epoch, step_in_epoch = divmod(start_step, steps_in_epoch)
-    first_position = step_in_epoch * batch_size
-    first_block = start_epoch * order.blocks_per_epoch + first_position // order.block_size
+def _block_plans(order, start_step):
+    """Endless plans (epoch, shards, starts, counts, permutation) of blocks, from the one of `start_step` on."""
 
     def plan(number):
-        epoch, index = divmod(int(number), order.blocks_per_epoch)
-        block = order.block(epoch, index)
-        begin = index * order.block_size
-        skipped = max(0, first_position - begin) if epoch == start_epoch else 0
-        used = max(0, steps_in_epoch * batch_size - begin)
-        kept = block.permutation[skipped:used]
-        parts = (block.shards, block.starts, block.counts) if len(kept) else (kept, kept, kept)
-        return (epoch, *parts, kept)
+        epoch, block = order.training_block(int(number), start_step)
+        return epoch, block.shards, block.starts, block.counts, block.permutation
 
     def plan_tensors(number):
         # NumPy, as the order is: one call for a block of thousands of records.
@@ -144,7 +132,7 @@ def _block_plans(order, steps_in_epoch, batch_size, start_step):
             tensor.set_shape([None] * rank)
         return tuple(tensors)
 
-    return tf.data.Dataset.counter(first_block).map(plan_tensors)
+    return tf.data.Dataset.counter(order.first_block(start_step)).map(plan_tensors)
 
 
 def _read_block(records, block_size, epoch, shards, starts, counts, permutation):
@@ -168,7 +156,7 @@ def _load(records, record_id, serialized, decode):
         features = tf.io.parse_single_example(serialized, feature_spec((ENCODED, LABEL)))
         return tf.constant(True), decode(features[ENCODED]), features[LABEL]
 
-    # A map function cannot catch an error, a dataset of one element can, for 35 microseconds an image.
+    # A map function cannot catch an error, a dataset of one element can, for 0.1 ms of a core an image.
     attempt = tf.data.Dataset.from_tensors(serialized).map(parse_and_decode)
     failure = tf.data.Dataset.from_tensors((False, tf.zeros(attempt.element_spec[1].shape), tf.constant(0, tf.int64)))
     outcome = attempt.ignore_errors(log_warning=True).concatenate(failure).take(1)
