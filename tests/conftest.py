@@ -2,10 +2,10 @@
 
 import os
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is loaded: no pages about the processor
+
 import keras
 import pytest
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 NEEDS_TENSORFLOW = ("data", "trainers", "tfrecords_tools", "test_export.py", "test_readme.py", "test_demo.py")
 collect_ignore = [] if keras.backend.backend() == "tensorflow" else list(NEEDS_TENSORFLOW)

@@ -17,6 +17,8 @@ from typing import Any
 
 import keras
 
+from tfvt.checks import check_at_least
+
 # Arguments that `create_model` itself takes; everything else in a builder's signature is a family option.
 COMMON_ARGUMENTS = ("num_classes", "input_shape", "include_top", "features", "name")
 
@@ -128,19 +130,6 @@ def check_options(name: str, options: Iterable[str]) -> None:
             raise ValueError(
                 f"{name} has no option {option!r}{_nearest(option, allowed)}; its options are {', '.join(allowed)}"
             )
-
-
-def check_choice(argument: str, value: Any, allowed: Iterable[Any]) -> None:
-    """Raise a ValueError that names `argument` and the allowed values unless `value` is one of them."""
-    allowed = tuple(allowed)
-    if value not in allowed:
-        raise ValueError(f"{argument}={value!r}: expected one of {', '.join(map(repr, allowed))}")
-
-
-def check_at_least(argument: str, value: Any, least: int) -> None:
-    """Raise a ValueError that names `argument` unless `value` is an integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{argument}={value!r}: expected an integer of at least {least}")
 
 
 def _check_common(name: str, num_classes: int, features, include_top: bool) -> None:

@@ -25,7 +25,7 @@ def random_resnet(block, depths, downsample_in_bottleneck, num_labels):
         num_labels=num_labels,
     )
     model = ResNetForImageClassification(config).eval()
-    with torch.no_grad():  # statistics and scales that a wrong name or epsilon would show; small, so that logits stay so
+    with torch.no_grad():  # statistics and scales that a wrong name would show, and small logits
         for name, tensor in model.state_dict().items():
             if "normalization" in name and tensor.is_floating_point():
                 tensor.uniform_(*((0.2, 0.6) if name.endswith("weight") else (0.5, 1.5)))

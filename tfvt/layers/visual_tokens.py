@@ -14,6 +14,7 @@ import math
 import keras
 from keras import ops
 
+from tfvt.checks import check_choice
 from tfvt.layers.attention import attention_macs, multi_head_attention
 from tfvt.layers.convolution import GroupedDense
 from tfvt.layers.regularization import DropPath
@@ -78,8 +79,7 @@ class LinearNorm(keras.layers.Layer):
 
     def __init__(self, units, groups=1, norm="batch", norm_options=None, **kwargs):
         super().__init__(**kwargs)
-        if norm not in NORMS:
-            raise ValueError(f"norm={norm!r}: expected one of {', '.join(map(repr, NORMS))}")
+        check_choice("norm", norm, NORMS)
         self.units, self.groups, self.norm, self.norm_options = units, groups, norm, norm_options or {}
         self.linear = GroupedDense(units, groups, name="linear", dtype=self.dtype_policy)
         self.normalize = None

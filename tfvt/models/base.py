@@ -2,7 +2,7 @@
 
 import keras
 
-from tfvt.registry import check_choice
+from tfvt.checks import check_choice
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # per channel R, G, B, in pixel units
 IMAGENET_STD = (58.395, 57.12, 57.375)

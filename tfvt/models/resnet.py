@@ -10,9 +10,10 @@ from typing import Literal
 
 import keras
 
+from tfvt.checks import check_at_least, check_choice
 from tfvt.layers import DropPath, drop_path_rates
 from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD, check_features, classifier, image_input
-from tfvt.registry import check_at_least, check_choice, register
+from tfvt.registry import register
 
 VARIANTS = {
     "resnet18": {"block": "basic", "depths": (2, 2, 2, 2)},

@@ -11,11 +11,12 @@ from typing import Literal
 import keras
 
 from tfvt import layers
+from tfvt.checks import check_at_least, check_choice
 from tfvt.layers import drop_path_rates
 from tfvt.layers.visual_tokens import NORMS
 from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD, check_features, classifier, image_input
 from tfvt.models.resnet import ResNetTrunk, batch_norm_options
-from tfvt.registry import check_at_least, check_choice, register
+from tfvt.registry import register
 
 VARIANTS = {
     "vt_resnet18": {"block": "basic", "depths": (2, 2, 2), "num_modules": 2, "output_channels": 512},

@@ -1,0 +1,1 @@
+"""Measured figures: each module prints one table, `python -m benchmarks.NAME`."""

@@ -1,0 +1,1 @@
+"""`make demo`: from real images to a trained, evaluated and served model."""
