@@ -117,9 +117,11 @@ def test_permutation_stays_what_it_was():
     assert permutation(10, 7, 3, 1, 0).tolist() == [8, 6, 4, 1, 9, 2, 3, 5, 0, 7]
 
 
-def test_epochs_differ():
-    order = Order((40, 40), seed=5, batch_size=1)
-    assert block_ids(order, 0, 0).tolist() != block_ids(order, 1, 0).tolist()
+def test_epochs_blocks_and_seeds_are_permuted_unequally():
+    order = Order((40, 40), seed=5, batch_size=1, block_size=40)
+    others = (order, 0, 1), (order, 1, 0), (dataclasses.replace(order, seed=6), 0, 0)
+    first = order.block(0, 0).permutation.tolist()
+    assert all(one.block(epoch, index).permutation.tolist() != first for one, epoch, index in others)
 
 
 @pytest.mark.parametrize("group_size", [1, 16])
