@@ -49,7 +49,7 @@ def gradients(model, inputs, training=True):
         def loss(trainable, non_trainable):
             return loss_of(model.stateless_call(trainable, non_trainable, inputs, training=training)[0])
 
-        values = jax.grad(loss)([v.value for v in variables], [v.value for v in model.non_trainable_variables])
+        values = jax.jit(jax.grad(loss))([v.value for v in variables], [v.value for v in model.non_trainable_variables])
     else:
         for variable in variables:
             variable.value.grad = None

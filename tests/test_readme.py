@@ -1,0 +1,94 @@
+"""The README's commands and lines run as printed, and its table says what the models have."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+import tfvt
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with what the README supposes: images in class folders, recipes, trained weights."""
+    folder = tmp_path_factory.mktemp("workplace")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("validation", 3)):
+        for label in ("cat", "dog"):
+            (folder / "images" / split / label).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (120, 160, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / "images" / split / label / f"{i}.jpg")
+    save_file(torchvision_names(tfvt.create_model("resnet50")), folder / "resnet50.safetensors")
+    return folder
+
+
+def torchvision_names(model):
+    """A bottleneck ResNet's weights under torchvision's names."""
+    kinds = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+    state = {}
+    for weight in model.weights:
+        layer, kind = weight.path.split("/")
+        block = re.fullmatch(r"stage(\d)_block(\d+)_(\w+)_(conv|norm)", layer)
+        if block:
+            stage, number, part, what = block.groups()
+            shortcut = f"downsample.{0 if what == 'conv' else 1}"
+            unit = shortcut if part == "shortcut" else f"{'conv' if what == 'conv' else 'bn'}{part}"
+            layer = f"layer{stage}.{int(number) - 1}.{unit}"
+        else:
+            layer = {"stem_conv": "conv1", "stem_norm": "bn1", "head": "fc"}[layer]
+        array = keras.ops.convert_to_numpy(weight)
+        array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+        state[f"{layer}.{kinds.get(kind, 'weight' if kind == 'kernel' else kind)}"] = np.ascontiguousarray(array)
+    return state
+
+
+def run(language, code, folder):
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"{code}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+def test_every_block_runs_as_printed(workplace):
+    """One after the other, as a reader would: later blocks use what earlier ones wrote."""
+    outputs = [run(language, code, workplace) for language, code in BLOCKS]
+    expected = ["vt_resnet18", "records", "Validation: top-1", "loaded,", "dog"]
+    assert len(outputs) == len(expected)
+    for text, output in zip(expected, outputs, strict=True):
+        assert text in output
+    assert (workplace / "served" / "saved_model.pb").is_file()
+    assert (workplace / "runs" / "first" / "final.keras").is_file()
+
+
+def test_the_table_says_what_the_models_have():
+    rows = re.findall(r"\| `(\w+)` \| ([\d,]+) \| [\d.]+ M \| ([\d,]+) \| [\d.]+ G \|", README)
+    assert len(rows) >= 8
+    for name, params, macs in rows:
+        profile = tfvt.profile(name)
+        assert (f"{profile.params_without_norms:,}", f"{profile.macs:,}") == (params, macs)
+
+
+def test_links_lead_somewhere():
+    targets = re.findall(r"\]\(([^)]+)\)", README)
+    assert len(targets) > 8
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_the_demo_and_the_test_command_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make (\w+)$", README, flags=re.MULTILINE):
+        assert f"\n{target}: " in makefile
