@@ -152,4 +152,4 @@ class RunLog:
         """Log a finished epoch."""
         self.metrics_file.write(row)
         self.tensorboard.write(row)
-        self.console.print(str(row), highlight=False, soft_wrap=True)
+        self.console.print(str(row), highlight=False, markup=False, soft_wrap=True)

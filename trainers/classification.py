@@ -118,6 +118,10 @@ class ClassificationTrainer:
         self.last_row: EpochRow | None = None
         self.first_step = 0  # where this call began
 
+    def say(self, text: str) -> None:
+        """Print a line as it is."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def train(self) -> None:
         """Train to the end and keep the model.
 
@@ -229,7 +233,7 @@ class ClassificationTrainer:
         self.engine.restore(checkpoint.arrays)
         self.step, self.epoch = checkpoint.step, checkpoint.epoch
         self.first_step = self.step
-        self.console.print(f"Resuming from {saved[-1]}: step {self.step} of {self.num_steps}", highlight=False)
+        self.say(f"Resuming from {saved[-1]}: step {self.step} of {self.num_steps}")
 
     def _check_finite(self, train: Metrics) -> None:
         if not math.isfinite(train.loss):

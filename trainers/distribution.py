@@ -7,6 +7,7 @@ tf.distribute, it clips gradients before they are reduced and cannot resume with
 
 import re
 import resource
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -202,7 +203,8 @@ class TensorFlowEngine:
         """MiB: the most that the first GPU's allocator held; without a GPU, the process's largest resident set."""
         if tf.config.list_logical_devices("GPU"):
             return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        bytes_per_unit = 1 if sys.platform == "darwin" else 2**10
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * bytes_per_unit / 2**20
 
     def _replica_step(self, images, labels):
         context = tf.distribute.get_replica_context()

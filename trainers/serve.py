@@ -31,6 +31,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     call = parser.parse_args(list(arguments))
     run = open_run(call.run)
     data = parse_recipe(["--config", str(run.recipe)]).data
+    model = read_model(run)
     serving = read_serving(run)
     try:
         records = open_records(call.records or data.records, call.split or data.validation_split)
@@ -42,7 +43,7 @@ def evaluate(arguments: Sequence[str]) -> int:
             f"{records.directory} has other classes than the run was trained on "
             f"({len(records.class_names)} and {len(serving.class_names)}, or other names)"
         )
-    evaluator = Evaluator(read_model(run), tf.distribute.get_strategy())
+    evaluator = Evaluator(model, tf.distribute.get_strategy())
     for batch in readable_batches(batches):
         evaluator.step(batch)
     metrics = evaluator.metrics()
@@ -87,11 +88,10 @@ def export(arguments: Sequence[str]) -> int:
     call = parser.parse_args(list(arguments))
     run = open_run(call.run)
     output = call.output or run.saved_model
+    model = read_model(run)
     serving = read_serving(run)
     try:
-        export_saved_model(
-            read_model(run), output, preprocessing=serving.preprocessing, class_names=serving.class_names
-        )
+        export_saved_model(model, output, preprocessing=serving.preprocessing, class_names=serving.class_names)
     except ValueError as error:
         raise UsageError(str(error)) from error
     print(f"SavedModel: {output}")

@@ -55,10 +55,9 @@ def _add_call_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(trainer: ClassificationTrainer) -> int:
-    folder = shlex.quote(str(trainer.run.folder))
     recipe, splits = trainer.recipe, trainer.splits
-    say = lambda text: trainer.console.print(text, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
-    say(
+    folder = shlex.quote(str(trainer.run.folder))
+    trainer.say(
         f"{recipe.model.name}, {splits.train.num_classes} classes: {splits.train.num_examples} training and "
         f"{splits.validation.num_examples} validation images, {recipe.epochs} epochs of "
         f"{trainer.steps_per_epoch} steps"
@@ -67,19 +66,20 @@ def _run(trainer: ClassificationTrainer) -> int:
     try:
         trainer.train()
     except Interrupted as stop:
-        say(
+        trainer.say(
             f"Interrupted by {signal.Signals(stop.signal_number).name} at step {trainer.step} of {trainer.num_steps}; "
             f"the state is saved. Continue with: tfvt train --resume --output {folder}"
         )
         return 128 + stop.signal_number
-    say(f"Trained to step {trainer.num_steps} in {timedelta(seconds=round(time.perf_counter() - started))} (this call)")
-    row = trainer.last_row
-    if row is not None:
-        say(
+    seconds = round(time.perf_counter() - started)
+    trainer.say(f"Trained to step {trainer.num_steps}; this call took {timedelta(seconds=seconds)}")
+    if trainer.last_row is not None:  # None when there was nothing left to train
+        row = trainer.last_row
+        trainer.say(
             f"Validation: top-1 {row.validation_top1:.2%}, top-5 {row.validation_top5:.2%}, "
             f"loss {row.validation_loss:.4f}"
         )
-    say(f"Model:      {trainer.run.final_model}")
-    say(f"Metrics:    {trainer.run.metrics}; tensorboard --logdir {trainer.run.tensorboard}")
-    say(f"Next:       tfvt evaluate {folder}; tfvt predict {folder} IMAGE...; tfvt export {folder}")
+    trainer.say(f"Model:      {trainer.run.final_model}")
+    trainer.say(f"Metrics:    {trainer.run.metrics}; tensorboard --logdir {trainer.run.tensorboard}")
+    trainer.say(f"Next:       tfvt evaluate {folder}; tfvt predict {folder} IMAGE...; tfvt export {folder}")
     return 0

@@ -1,9 +1,9 @@
 """Records, recipe flags and one finished run that several tests look at."""
 
 import subprocess
-import sys
 
 import pytest
+from processes import train_command
 from small_records import write_small_records
 
 # A network of 10,000 parameters on 32x32 pixels, with every kind of state: batch norm, dropout, stochastic depth.
@@ -44,12 +44,3 @@ def finished_run(tmp_path_factory, config):
     folder = tmp_path_factory.mktemp("finished") / "run"
     subprocess.run(train_command(config, folder), check=True, capture_output=True, timeout=120)
     return folder
-
-
-def train_command(config, folder, *flags):
-    """The command line of `tfvt train`, for a process of its own."""
-    main = "import sys; from tfvt.trainers.cli import main; sys.exit(main())"
-    arguments = ["train", "--output", str(folder), *flags]
-    if config:
-        arguments += ["--config", str(config)]
-    return [sys.executable, "-W", "error::UserWarning", "-c", main, *arguments]

@@ -134,10 +134,12 @@ def test_another_run_in_the_folder_is_refused_replaced_or_continued(fails, confi
     assert f"{newest} is damaged" in fails("train", "--resume", "--output", folder)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(fails, config, tmp_path):
+@pytest.mark.parametrize("every_steps", ["4", "null"])
+def test_a_loss_that_is_not_finite_stops_the_run(fails, config, tmp_path, every_steps):
     line = fails(
         *("train", "--config", config, *HERE, "--output", tmp_path / "run"),
         *("--optimizer.learning_rate", "1e30", "--schedule.warmup_epochs", "0"),
+        *("--checkpoints.every_steps", every_steps),
     )
     assert re.search(r"the training loss is nan at step \d+ .*lower optimizer.learning_rate", line)
     assert not list((tmp_path / "run").glob("checkpoints/*"))

@@ -2,12 +2,15 @@
 
 import csv
 import hashlib
+import os
 import signal
 import subprocess
 
-from conftest import train_command
+import pytest
+from processes import train_command
 from tfvt.trainers.callbacks import FIELDS
 from tfvt.trainers.checkpoint import list_checkpoints, load_checkpoint
+from tfvt.trainers.classification import Interrupted, StopRequest
 
 
 def stop_after(command, line_start, number):
@@ -40,6 +43,18 @@ def logged(folder):
     return [{name: row[name] for name in FIELDS[: FIELDS.index("steps_per_second")]} for row in rows]
 
 
+def test_a_first_signal_waits_for_the_check_and_gives_the_handlers_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        stop.check()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is before  # a second one acts at once
+        with pytest.raises(Interrupted) as interrupted:
+            stop.check()
+    assert interrupted.value.signal_number == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_ctrl_c_and_kill_9_leave_no_trace_in_the_result(finished_run, config, tmp_path):
     folder = tmp_path / "run"
 
@@ -61,7 +76,7 @@ def test_ctrl_c_and_kill_9_leave_no_trace_in_the_result(finished_run, config, tm
 
     last = subprocess.run(resume, capture_output=True, text=True, timeout=120)
     assert last.returncode == 0, last.stdout + last.stderr
-    assert "Trained to step 150" in last.stdout
+    assert "Trained to step 150;" in last.stdout
     assert (newest(folder).step, newest(folder).epoch) == (150, 25)
     assert sha256_of(newest(folder)) == sha256_of(newest(finished_run))
     assert logged(folder) == logged(finished_run)
