@@ -251,7 +251,7 @@ class Recipe:
 def _fill(key: str, recipe, table: Mapping[str, Mapping[str, Any]]):
     """The optimizer's or schedule's own options set to their defaults where null; foreign ones refused."""
     own = table[recipe.name]
-    for option in {option for options in table.values() for option in options} - set(own):
+    for option in sorted({option for options in table.values() for option in options} - set(own)):
         if getattr(recipe, option) is not None:
             takers = ", ".join(name for name, options in table.items() if option in options)
             raise UsageError(f"{key}.{option} is not an option of {recipe.name} (it belongs to: {takers})")
