@@ -1,6 +1,5 @@
 """The command `tfvt`. Every subcommand imports what it needs and no more: `tfvt models` needs no TensorFlow."""
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -13,8 +12,6 @@ USAGE_STATUS = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status: 0, 2 for a mistake of the user's, 128 + n for a signal n."""
-    # TensorFlow's C++ side writes pages about the processor and the absence of a GPU; its errors raise.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help"):
         print(_overview())
