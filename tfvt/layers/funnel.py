@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from tfvt.registry import check_choice
+from tfvt.checks import check_choice
 
 POOLINGS = ("mean", "max")
 

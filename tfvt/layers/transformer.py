@@ -5,9 +5,9 @@ import math
 import keras
 from keras import ops
 
+from tfvt.checks import check_choice
 from tfvt.layers.attention import MultiHeadAttention
 from tfvt.layers.regularization import DropPath
-from tfvt.registry import check_choice
 
 GELUS = ("erf", "tanh")
 

@@ -12,11 +12,12 @@ from typing import Literal
 import keras
 
 from tfvt import layers
+from tfvt.checks import check_at_least, check_choice
 from tfvt.layers import drop_path_rates
 from tfvt.layers.funnel import POOLINGS, pooled_grid
 from tfvt.layers.transformer import GELUS
 from tfvt.models.base import check_features, classifier, image_input
-from tfvt.registry import check_at_least, check_choice, register
+from tfvt.registry import register
 
 PIXEL_MEAN = PIXEL_STD = (127.5, 127.5, 127.5)  # pixels 0..255 to -1..1
 
