@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_files import contents, encode, picture, read_records, write_folder
-from tfvt.tfrecords_tools import convert as convert_module
-from tfvt.tfrecords_tools.convert import convert
 
 from tfvt.data.records import RecordsError, open_records
+from tfvt.tfrecords_tools import convert as convert_module
+from tfvt.tfrecords_tools.convert import convert
 
 
 def test_records_hold_the_files(tmp_path):

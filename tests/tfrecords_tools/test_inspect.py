@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 from image_files import encode, picture, write_folder
+
+from tfvt.data.records import RecordsError
 from tfvt.tfrecords_tools.cli import main
 from tfvt.tfrecords_tools.convert import convert
 from tfvt.tfrecords_tools.inspect import inspect
-
-from tfvt.data.records import RecordsError
 
 
 @pytest.fixture

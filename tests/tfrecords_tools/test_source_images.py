@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from image_files import encode, picture
 from PIL import Image
+
 from tfvt.tfrecords_tools.images import RejectedImageError, read_image
 
 

@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 from image_files import encode, picture, write_folder
-from tfvt.tfrecords_tools.sources import image_folder
 
 from tfvt.data.records import RecordsError
+from tfvt.tfrecords_tools.sources import image_folder
 
 
 def test_folder_is_listed(tmp_path):

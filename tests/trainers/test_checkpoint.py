@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+
 from tfvt.trainers import checkpoint as module
 from tfvt.trainers.checkpoint import (
     Checkpoint,

@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 import yaml
 from small_records import CLASS_NAMES, tinted_image, write_small_records
+
 from tfvt.trainers.cli import main
 
 # What a run sets for its whole process would outlive the test.

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from tfvt.trainers.distribution import Evaluator, TensorFlowEngine, cross_entropy, make_strategy
 from tfvt.trainers.errors import UsageError
 from tfvt.trainers.recipe import DistributionRecipe, parse_recipe

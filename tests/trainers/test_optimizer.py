@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tfvt.trainers.optimizer import Schedule, make_optimizer, regularize
 from tfvt.trainers.recipe import OptimizerRecipe, parse_recipe
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tfvt import configs
 from tfvt.trainers.errors import UsageError
 from tfvt.trainers.optimizer import Schedule
 from tfvt.trainers.recipe import OPTIMIZER_OPTIONS, SCHEDULE_OPTIONS, parse_recipe, recipe_parser, write_recipe
-
-from tfvt import configs
 
 CONFIGS = sorted(Path(configs.__file__).parent.glob("*.yaml"))
 NEEDED = ["--model.name", "vt_resnet18", "--data.records", "somewhere"]

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 from processes import train_command
+
 from tfvt.trainers.callbacks import FIELDS
 from tfvt.trainers.checkpoint import list_checkpoints, load_checkpoint
 from tfvt.trainers.classification import Interrupted, StopRequest

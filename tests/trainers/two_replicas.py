@@ -7,6 +7,7 @@ import sys
 import keras
 import numpy as np
 import tensorflow as tf
+
 from tfvt.trainers import distribution
 from tfvt.trainers.distribution import TensorFlowEngine, configure_process
 from tfvt.trainers.errors import UsageError
