@@ -19,7 +19,7 @@ from .checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_chec
 from .distribution import Metrics, TensorFlowEngine
 from .errors import UsageError
 from .recipe import Recipe
-from .run import Run, Serving, write_model, write_serving
+from .run import Run, Serving, read_serving, write_model, write_serving
 
 
 class Interrupted(Exception):  # noqa: N818 (no error)
@@ -229,6 +229,11 @@ class ClassificationTrainer:
             raise UsageError(
                 f"{saved[-1]} is at step {checkpoint.step} after {checkpoint.epoch} epochs, which cannot be with "
                 f"{self.steps_per_epoch} steps an epoch: {self.recipe.data.records} is not what this run began with"
+            )
+        classes = self.splits.train.class_names
+        if self.run.serving.exists() and read_serving(self.run).class_names != classes:
+            raise UsageError(
+                f"{self.recipe.data.records} has other classes ({', '.join(classes[:5])}, ...) than this run began with"
             )
         self.engine.restore(checkpoint.arrays)
         self.step, self.epoch = checkpoint.step, checkpoint.epoch

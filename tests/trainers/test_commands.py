@@ -135,6 +135,22 @@ def test_another_run_in_the_folder_is_refused_replaced_or_continued(fails, confi
     assert f"{newest} is damaged" in fails("train", "--resume", "--output", folder)
 
 
+def test_a_run_is_not_continued_on_other_classes(fails, finished_run, tmp_path):
+    records = tmp_path / "records"
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    shutil.copytree(recipe["data"]["records"], records)
+    manifest = (records / "manifest.json").read_text()
+    first = json.loads(manifest)["class_names"][0]
+    (records / "manifest.json").write_text(manifest.replace(f'"{first}"', '"renamed"'))
+    recipe["data"]["records"] = str(records)
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    before = (run / "serving.json").read_text()
+    assert f"{records} has other classes (renamed," in fails("train", "--resume", "--output", run)
+    assert (run / "serving.json").read_text() == before
+
+
 @pytest.mark.parametrize("every_steps", ["4", "null"])
 def test_a_loss_that_is_not_finite_stops_the_run(fails, config, tmp_path, every_steps):
     line = fails(
