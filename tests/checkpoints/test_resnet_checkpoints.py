@@ -182,12 +182,14 @@ def test_bad_sources_and_files(tmp_path):
     model = tfvt.create_model("resnet18", num_classes=5, **TINY)
     with pytest.raises(ValueError, match="source='keras': expected one of 'auto', 'torchvision'"):
         tfvt.load_checkpoint(model, torchvision_state(), source="keras")
-    with pytest.raises(ValueError, match="source='huggingface', but the checkpoint has no ResNet stem"):
+    with pytest.raises(
+        ValueError, match="source='huggingface', but the checkpoint has no ResNet or ViT under that source"
+    ):
         tfvt.load_checkpoint(model, torchvision_state(), source="huggingface")
     with pytest.raises(FileNotFoundError, match=r"no checkpoint file .*missing.safetensors"):
         tfvt.load_checkpoint(model, tmp_path / "missing.safetensors")
     (tmp_path / "weights.h5").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"weights.h5: expected a checkpoint that ends in .safetensors, .pth"):
+    with pytest.raises(ValueError, match=r"weights.h5: expected a checkpoint that ends in .npz, .safetensors, .pth"):
         tfvt.load_checkpoint(model, tmp_path / "weights.h5")
     save_file(torchvision_state(), tmp_path / "cut.safetensors")
     whole = (tmp_path / "cut.safetensors").read_bytes()

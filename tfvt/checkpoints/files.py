@@ -1,5 +1,9 @@
 """From a file on disk to arrays by name. Nothing is ever unpickled without torch's weights-only guard."""
 
+import json
+import pickle
+import re
+import zipfile
 from pathlib import Path
 
 import keras
@@ -10,8 +14,9 @@ def read_arrays(path_or_arrays) -> dict[str, np.ndarray]:
     """Arrays under the source's own names.
 
     Args:
-        path_or_arrays: a dict of arrays (taken as it is), or a path to `.safetensors`, `.pth` / `.pt` / `.bin`
-            (PyTorch, needs torch) or `.keras`.
+        path_or_arrays: a dict of arrays (taken as it is), or a path to `.npz`, `.safetensors`, `.pth` / `.pt` /
+            `.bin` (PyTorch, needs torch), `.keras`, or the prefix of a TensorFlow checkpoint (`ckpt-100`, beside
+            which `ckpt-100.index` lies; needs TensorFlow).
 
     Raises:
         FileNotFoundError: no such file.
@@ -20,23 +25,70 @@ def read_arrays(path_or_arrays) -> dict[str, np.ndarray]:
     if isinstance(path_or_arrays, dict):
         return {name: np.asarray(array) for name, array in path_or_arrays.items()}
     path = Path(path_or_arrays)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint file {path}")
     readers = {
+        ".npz": _read_npz,
         ".safetensors": _read_safetensors,
         ".pth": _read_torch,
         ".pt": _read_torch,
         ".bin": _read_torch,
         ".keras": _read_keras,
     }
-    if path.suffix not in readers:
-        raise ValueError(f"{path}: expected a checkpoint that ends in {', '.join(readers)}")
+    reader = readers.get(path.suffix)
+    if path.with_name(f"{path.name}.index").is_file():
+        reader = _read_tensorflow
+    elif not path.is_file():
+        raise FileNotFoundError(f"no checkpoint file {path}")
+    elif reader is None:
+        raise ValueError(f"{path}: expected a checkpoint that ends in {', '.join(readers)}, or a TensorFlow checkpoint")
+    elif _start(path).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise ValueError(f"{path} is a web page and not a checkpoint: the download gave an error page, do it again")
     try:
-        return readers[path.suffix](path)
+        return reader(path)
     except ImportError:
         raise
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as a {path.suffix} checkpoint: {error}") from error
+        raise ValueError(f"{path} cannot be read as a {path.suffix or 'TensorFlow'} checkpoint: {error}") from error
+
+
+def read_neighbour(source, name) -> dict:
+    """The JSON file `name` beside the file `source`; {} if there is none, or if `source` is a dict of arrays."""
+    if isinstance(source, dict):
+        return {}
+    path = Path(source).with_name(name)
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def keras_gelu(source) -> str | None:
+    """The form of GELU that a `.keras` file was trained with; None if it has none, or is no such file."""
+    if isinstance(source, dict) or Path(source).suffix != ".keras":
+        return None
+    with zipfile.ZipFile(source) as file:
+        form = re.search(r'"gelu": "(\w+)"', file.read("config.json").decode())
+    return form and form[1]
+
+
+def torch_layout(array):
+    """PyTorch's layout to Keras': convolutions (C_out, C_in, H, W) and dense kernels (C_out, C_in)."""
+    if array.ndim == 4:
+        return np.transpose(array, (2, 3, 1, 0))
+    return array.T if array.ndim == 2 else array
+
+
+def _start(path):
+    with path.open("rb") as file:
+        return file.read(256)
+
+
+def _read_npz(path):
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (ValueError, pickle.UnpicklingError) as error:
+        if "allow_pickle" in str(error):
+            raise ValueError("it holds pickled objects, which could run code; only plain arrays are read") from error
+        raise
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"it is cut off or damaged ({error}); download it again") from error
 
 
 def _read_safetensors(path):
@@ -57,3 +109,10 @@ def _read_torch(path):
 def _read_keras(path):
     model = keras.models.load_model(path, compile=False)
     return {weight.path: keras.ops.convert_to_numpy(weight) for weight in model.weights}
+
+
+def _read_tensorflow(path):
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(path))
+    return {name: np.asarray(reader.get_tensor(name)) for name in reader.get_variable_to_shape_map()}

@@ -6,10 +6,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfvt.checkpoints import resnet
-from tfvt.checkpoints.files import read_arrays
+from tfvt.checkpoints import google_npz, huggingface, resnet, tfm, timm, vit
+from tfvt.checkpoints.files import keras_gelu, read_arrays
+from tfvt.checkpoints.formats import Format, Tensor, Training
+from tfvt.checkpoints.positions import KERNELS, fit_positions
+from tfvt.checks import check_choice
 
-SOURCES = ("auto", "torchvision", "timm", "huggingface", "tfvt")
+OWN = Format(
+    sources=("tfvt",),
+    family="tfvt",
+    anchor=r"\w+/(\w+/)*\w+",
+    first_weight="",
+    convert=lambda arrays: {name: Tensor((name,), array) for name, array in arrays.items()},
+    training=lambda source: Training(gelu=keras_gelu(source)),
+    ignored=r".*seed_generator_state",
+)
+# In the order in which `source="auto"` tries them: our own paths match more than Google's.
+FORMATS = (*resnet.FORMATS, *huggingface.FORMATS, *timm.FORMATS, *tfm.FORMATS, *google_npz.FORMATS, OWN)
+SOURCES = ("auto", *dict.fromkeys(source for candidate in FORMATS for source in candidate.sources))
+
+HEAD = r"(head|pre_logits)/"
 
 logger = logging.getLogger("tfvt")
 
@@ -38,94 +54,120 @@ class LoadReport:
         return "; ".join([counts, *left])
 
 
-def load_checkpoint(model, path_or_arrays, *, source="auto", strict=True) -> LoadReport:
+def load_checkpoint(model, path_or_arrays, *, source="auto", strict=True, resample="source") -> LoadReport:
     """Load trained weights into a model. Either everything fits and is written, or the model stays as it was.
 
     A ResNet's weights go into a ResNet, or into the trunk of a VT-ResNet (the last stage and the classifier are
-    left unused, the token modules and the head fresh). With another `num_classes` the head is left fresh, which
-    the log says.
+    left unused, the token modules and the head fresh). A ViT's go into a ViT, or into a Funnel-ViT of the same
+    widths, and back; position embeddings are resampled to the model's grid. With another `num_classes`, or other
+    pre-logits, the head is left fresh, which the log says.
 
     Args:
         model: a `keras.Model` of this package.
         path_or_arrays: a path (see `tfvt.checkpoints.files.read_arrays`) or a dict of arrays under the
             source's names, in the source's layouts.
-        source: "torchvision", "timm", "huggingface" or "tfvt" (a `.keras` file of this package, or arrays under
-            the paths of the model's weights); "auto" tells by the names.
+        source: "torchvision", "timm" (DeiT too), "huggingface", "google" (`.npz` of vit_jax and big_vision), "tfm"
+            (TensorFlow official models) or "tfvt" (a `.keras` file of this package, or arrays under the paths of
+            the model's weights); "auto" tells by the names.
         strict: False lets other tensors than those named above be unused or fresh.
+        resample: kernel for position embeddings, one of `tfvt.checkpoints.positions.KERNELS`; "source": the one
+            that the source's own family uses ("bilinear" for our own files).
 
     Raises:
-        FileNotFoundError, ValueError: a file that is missing or damaged, of another family, or tensors that do
-            not fit; the message names the tensors, and both shapes where they differ.
+        FileNotFoundError, ValueError: a file that is missing or damaged, of another family, trained with another
+            form of GELU than the model's, or tensors that do not fit; the message names the tensors, and both
+            shapes where they differ.
     """
+    check_choice("resample", resample, ("source", *KERNELS))
     arrays = read_arrays(path_or_arrays)
-    source = _detect(source, arrays)
-    if source == "tfvt":
-        converted = {name: (name, array) for name, array in arrays.items()}
-    else:
-        arrays = {name: array for name, array in arrays.items() if not resnet.is_ignored(name)}
-        converted = resnet.convert(source, arrays)
+    found = _find_format(source, arrays)
+    arrays = {name: array for name, array in arrays.items() if not re.fullmatch(found.ignored, name)}
+    training = found.training(path_or_arrays)
     weights = {weight.path: weight for weight in model.weights}
-    # A ResNet's classifier reads other channels than the head of a VT-ResNet, even where their number agrees.
-    foreign_head = source != "tfvt" and any(path.startswith("vt1_") for path in weights)
-    assigned, misfits = {}, []
-    for path, (name, array) in converted.items():
-        if path not in weights or (foreign_head and path.startswith("head/")):
-            continue
-        shape = tuple(weights[path].shape)
-        if shape == array.shape:
-            assigned[path] = (name, array)
-        elif not path.startswith("head/"):
-            misfits.append(f"{name} {array.shape} for {path} {shape}")
-    if misfits:
-        raise ValueError(f"shapes of the checkpoint and of {model.name} differ: {'; '.join(misfits[:8])}")
-
-    if not assigned:
-        raise ValueError(f"no tensor of the checkpoint fits {model.name}")
-    used = {name for name, _ in assigned.values()}
+    _check_family(model, weights, found, training)
+    converted = found.convert(arrays)
+    assigned, resampled = _fit(model, weights, converted, found.resample if resample == "source" else resample)
+    used = {name for tensor in assigned.values() for name in tensor.names}
     report = LoadReport(
         loaded=tuple(path for path in weights if path in assigned),
-        resampled=(),
-        fresh=tuple(path for path in weights if path not in assigned and not _is_random_state(path)),
+        resampled=tuple(resampled),
+        fresh=tuple(path for path in weights if path not in assigned and not re.fullmatch(OWN.ignored, path)),
         unused=tuple(name for name in arrays if name not in used),
     )
     if strict:
-        _check_strict(model, weights, report, {name: path for path, (name, _) in converted.items()})
-    for path, (_, array) in assigned.items():
-        weights[path].assign(np.asarray(array, dtype="float32"))
-    _log(model, report, source)
+        _check_strict(model, weights, report, converted)
+    for path, tensor in assigned.items():
+        weights[path].assign(np.asarray(tensor.array, dtype="float32"))
+    _log(model, report, found, training)
     return report
 
 
-def _detect(source, arrays):
-    if source not in SOURCES:
-        raise ValueError(f"source={source!r}: expected one of {', '.join(map(repr, SOURCES))}")
+def _find_format(source, arrays):
+    check_choice("source", source, SOURCES)
+    for candidate in FORMATS:
+        if source in ("auto", *candidate.sources) and any(re.fullmatch(candidate.anchor, name) for name in arrays):
+            return candidate
+    names = ", ".join(sorted(arrays)[:3]) or "(none)"
     if source == "auto":
-        for candidate in ("torchvision", "huggingface"):
-            if resnet.matches(candidate, arrays):
-                return candidate
-        if any(re.match(r"\w+/(\w+/)*\w+$", name) for name in arrays):
-            return "tfvt"
         raise ValueError(
-            f"cannot tell the source of a checkpoint with names such as {', '.join(sorted(arrays)[:3]) or '(none)'}: "
+            f"cannot tell the source of a checkpoint with names such as {names}: "
             f"pass source={' or '.join(map(repr, SOURCES[1:]))}"
         )
-    if source != "tfvt" and not resnet.matches(source, arrays):
+    family = " or ".join(candidate.family for candidate in FORMATS if source in candidate.sources)
+    raise ValueError(f"source={source!r}, but the checkpoint has no {family} under that source's names: it has {names}")
+
+
+def _check_family(model, weights, found, training):
+    """Raise unless the model is of the checkpoint's family, and computes as it was trained."""
+    if found.first_weight and found.first_weight not in weights:
+        raise ValueError(f"the checkpoint is a {found.family} ({found.sources[0]}), {model.name} is not")
+    form = _encoder_option(model, "gelu")
+    if form and training.gelu and form != training.gelu:
         raise ValueError(
-            f"source={source!r}, but the checkpoint has no ResNet stem under that source's name; it has names such as "
-            f"{', '.join(sorted(arrays)[:3]) or '(none)'}"
+            f"the checkpoint was trained with another GELU than {model.name} has ({form!r}): "
+            f"build the model with gelu={training.gelu!r}"
         )
-    return source
 
 
-def _check_strict(model, weights, report, our_path):
+def _fit(model, weights, converted, kernel):
+    """({path: Tensor} of all that fits, paths that were resampled). That a head does not fit is no error."""
+    # A classifier behind other vectors is another one, even where their width agrees: behind token modules in place
+    # of a ResNet's last stage, or behind pre-logits in place of none.
+    has_stages = any(path.startswith("stage4_") for path in converted)
+    foreign_head = has_stages and any(path.startswith("vt1_") for path in weights)
+    foreign_head |= ("pre_logits/kernel" in weights) != ("pre_logits/kernel" in converted)
+    assigned, resampled, misfits = {}, [], []
+    for path, (names, array) in converted.items():
+        is_head = re.match(HEAD, path)
+        if path not in weights or (foreign_head and is_head):
+            continue
+        shape = tuple(weights[path].shape)
+        if path == vit.PATCH_POSITIONS and array.shape[-1] == shape[-1]:
+            fitted = fit_positions(array, shape[:2], kernel)
+            if fitted is not None:
+                array = fitted[0]
+                resampled += [path] if fitted[1] else []
+        if shape == array.shape:
+            assigned[path] = Tensor(names, array)
+        elif not is_head:
+            misfits.append(f"{', '.join(names)} {array.shape} for {path} {shape}")
+    if misfits:
+        raise ValueError(f"shapes of the checkpoint and of {model.name} differ: {'; '.join(misfits[:8])}")
+    if not assigned:
+        raise ValueError(f"no tensor of the checkpoint fits {model.name}")
+    return assigned, resampled
+
+
+def _check_strict(model, weights, report, converted):
     """Raise unless what is fresh and unused is what the pair of checkpoint and model is known to leave."""
-    fresh = [path for path in report.fresh if not re.match(r"head/|vt\d+_", path)]
+    fresh = [path for path in report.fresh if not re.match(HEAD + r"|vt\d+_", path)]
     present = {path.split("_")[0] for path in weights}  # stem, stage1, ...
+    our_path = {name: path for path, tensor in converted.items() for name in tensor.names}
     unused = []
     for name in report.unused:
         path = our_path.get(name, "")
         left_out_stage = re.match(r"(stage\d+)_", path)
-        if not (path.startswith("head/") or (left_out_stage and left_out_stage[1] not in present)):
+        if not (re.match(HEAD, path) or (left_out_stage and left_out_stage[1] not in present)):
             unused.append(name)
     problems = []
     if fresh:
@@ -136,19 +178,33 @@ def _check_strict(model, weights, report, our_path):
         raise ValueError(f"{'; '.join(problems)} (strict=False loads what fits)")
 
 
-def _is_random_state(path):
-    return path.endswith("seed_generator_state")
+def _encoder_option(model, option):
+    """An option of the model's encoder layers; None for a model without any."""
+    return next((getattr(layer, option) for layer in model.layers if hasattr(layer, option)), None)
 
 
-def _log(model, report, source):
+def _log(model, report, found, training):
     logger.info("%s: %s", model.name, report)
-    if any(path.startswith("head/") for path in report.fresh):
+    if any(re.match(HEAD, path) for path in report.fresh):
         logger.warning("%s: the head is left fresh", model.name)
-    names = [layer.name for layer in model.layers]
-    if source == "tfvt" or "normalize" not in names:
+    epsilon = _encoder_option(model, "layer_norm_epsilon")
+    if epsilon and training.layer_norm_epsilon not in (None, epsilon):
+        logger.warning(
+            "%s has layer_norm_epsilon=%g, the checkpoint was trained with %g: build it with that",
+            model.name,
+            epsilon,
+            training.layer_norm_epsilon,
+        )
+    if found is not OWN and "normalize" in [layer.name for layer in model.layers]:
+        _log_pixels(model, training.pixel_statistics)
+
+
+def _log_pixels(model, statistics):
+    """Say so where the model does not normalise pixels as the checkpoint's training did."""
+    if statistics is None:
+        logger.warning("%s: the checkpoint does not say its pixel statistics; check pixel_mean, pixel_std", model.name)
         return
-    layer = model.get_layer("normalize")
-    mean, std = resnet.PIXEL_STATISTICS
+    layer, (mean, std) = model.get_layer("normalize"), statistics
     if not (np.allclose(layer.scale, 1 / np.array(std)) and np.allclose(layer.offset, -np.array(mean) / np.array(std))):
         logger.warning(
             "%s normalises pixels by other statistics than the checkpoint was trained with: build it with "

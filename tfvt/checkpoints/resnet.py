@@ -3,13 +3,12 @@
 Both keep PyTorch's layouts: convolutions (C_out, C_in, H, W), dense (C_out, C_in).
 """
 
+import functools
 import re
 
-import numpy as np
-
+from tfvt.checkpoints.files import torch_layout
+from tfvt.checkpoints.formats import Format, Tensor, Training
 from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD
-
-PIXEL_STATISTICS = (IMAGENET_MEAN, IMAGENET_STD)  # what these weights were trained with
 
 _NORM_WEIGHTS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 
@@ -34,39 +33,30 @@ _HUGGINGFACE = (
     (_HUGGINGFACE_BLOCK + r"shortcut\.normalization\.(\w+)", "stage{stage}_block{block}_shortcut_norm"),
     (r"classifier\.1\.(weight|bias)", "head"),
 )
-NAMES = {"torchvision": _TORCHVISION, "timm": _TORCHVISION, "huggingface": _HUGGINGFACE}
 
 # Where each source starts to count; ours count from 1.
-_FIRST = {
-    "torchvision": {"stage": 1, "block": 0, "conv": 1},
-    "timm": {"stage": 1, "block": 0, "conv": 1},
-    "huggingface": {"stage": 0, "block": 0, "conv": 0},
-}
+_TORCHVISION_FIRST = {"stage": 1, "block": 0, "conv": 1}
+_HUGGINGFACE_FIRST = {"stage": 0, "block": 0, "conv": 0}
 
 
-def matches(source, names):
-    """Whether `names` are a ResNet's in the naming of `source`: its stem convolution is there."""
-    return any(re.fullmatch(NAMES[source][0][0], name) for name in names)
-
-
-def convert(source, arrays):
-    """{our weight's path: (source name, array in our layout)} for every array whose name is known."""
+def convert(arrays, table, first):
+    """{our weight's path: Tensor} for every array whose name is in `table`; `first`: where its numbers start."""
     converted = {}
     for name, array in arrays.items():
-        for pattern, layer in NAMES[source]:
+        for pattern, layer in table:
             match = re.fullmatch(pattern, name)
             if match:
-                numbers = {key: int(n) + 1 - _FIRST[source][key] for key, n in match.groupdict().items()}
+                numbers = {key: int(n) + 1 - first[key] for key, n in match.groupdict().items()}
                 layer = layer.format(**numbers)
                 weight = _weight(layer, match.groups()[-1])
                 if weight:
-                    converted[f"{layer}/{weight}"] = (name, _layout(array))
+                    converted[f"{layer}/{weight}"] = Tensor((name,), torch_layout(array))
     return converted
 
 
-def is_ignored(name):
-    """Counters of PyTorch's batch norms: state that no model needs."""
-    return name.endswith("num_batches_tracked")
+def training(source):
+    """Both normalise pixels by ImageNet's statistics."""
+    return Training(pixel_statistics=(IMAGENET_MEAN, IMAGENET_STD))
 
 
 def _weight(layer, torch_name):
@@ -75,7 +65,18 @@ def _weight(layer, torch_name):
     return {"weight": "kernel", "bias": "bias"}[torch_name]
 
 
-def _layout(array):
-    if array.ndim == 4:
-        return np.transpose(array, (2, 3, 1, 0))
-    return array.T
+FORMATS = tuple(
+    Format(
+        sources=sources,
+        family="ResNet",
+        anchor=table[0][0],
+        first_weight="stem_conv/kernel",
+        convert=functools.partial(convert, table=table, first=first),
+        training=training,
+        ignored=r".*num_batches_tracked",  # counters of PyTorch's batch norms
+    )
+    for sources, table, first in (
+        (("torchvision", "timm"), _TORCHVISION, _TORCHVISION_FIRST),
+        (("huggingface",), _HUGGINGFACE, _HUGGINGFACE_FIRST),
+    )
+)
