@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 INPUTS := pyproject.toml setup.py constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-jax test-all test-parity lint format bench fidelity constraints clean
+.PHONY: help demo test test-jax test-torch test-all test-parity lint format bench fidelity constraints clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -19,6 +19,9 @@ test: $(VENV)/.test  ## the test suite on TensorFlow
 
 test-jax: $(VENV)/.test  ## the backend-neutral tests on JAX
 	KERAS_BACKEND=jax $(BIN)/python -m pytest
+
+test-torch: $(VENV)/.parity  ## the backend-neutral tests on PyTorch
+	KERAS_BACKEND=torch $(BIN)/python -m pytest
 
 test-all: $(VENV)/.test  ## every registry name through every contract, and the slow tests
 	$(BIN)/python -m pytest -m 'not parity'

@@ -1,4 +1,4 @@
-"""Grouped dense layers against one matrix a group."""
+"""Grouped dense layers and convolutions against one matrix a group."""
 
 import keras
 import numpy as np
@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import tests.contracts as contracts
 from tfvt.layers import GroupedDense
+from tfvt.layers.convolution import grouped_conv2d
 
 
 @settings(max_examples=25, deadline=None)
@@ -43,7 +44,7 @@ def test_equals_a_grouped_convolution_and_its_gradient():
     for k in range(4):
         block_diagonal[0, 0, 2 * k : 2 * k + 2, 3 * k : 3 * k + 3] = kernel[k]
     full.set_weights([block_diagonal])
-    np.testing.assert_allclose(grouped(x), full(x), atol=1e-5)
+    np.testing.assert_allclose(contracts.arrays(grouped(x))[0], contracts.arrays(full(x))[0], atol=1e-5)
     of_grouped = contracts.gradients(grouped, x)["grouped/kernel"]
     of_full = contracts.gradients(full, x)["full/kernel"]
     for k in range(4):
@@ -70,3 +71,62 @@ def test_channels_that_the_groups_do_not_divide_are_refused():
         GroupedDense(10, 4)
     with pytest.raises(ValueError, match="6 input channels: expected a multiple of groups=4"):
         GroupedDense(8, 4).build((None, 6))
+
+
+def grouped_by_hand(x, kernel, strides):
+    """A loop over output pixels and groups."""
+    size, _, group_in, units = kernel.shape
+    groups = x.shape[-1] // group_in
+    group_out = units // groups
+    rows, columns = ((n - size) // strides + 1 for n in x.shape[1:3])
+    outputs = np.zeros((x.shape[0], rows, columns, units))
+    for i, j, g in np.ndindex(rows, columns, groups):
+        window = x[:, i * strides :, j * strides :][:, :size, :size, g * group_in : (g + 1) * group_in]
+        part = slice(g * group_out, (g + 1) * group_out)
+        outputs[:, i, j, part] = np.tensordot(window, kernel[..., part], axes=3)
+    return outputs
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    height=st.integers(3, 8),
+    width=st.integers(3, 8),
+    groups=st.integers(1, 3),
+    group_in=st.integers(1, 3),
+    group_out=st.integers(1, 3),
+    size=st.sampled_from([1, 3]),
+    strides=st.integers(1, 2),
+)
+def test_grouped_convolution_equals_the_sum_over_windows(height, width, groups, group_in, group_out, size, strides):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, height, width, groups * group_in)).astype("float32")
+    kernel = rng.normal(size=(size, size, group_in, groups * group_out)).astype("float32")
+    actual = keras.ops.convert_to_numpy(grouped_conv2d(x, kernel, strides))
+    np.testing.assert_allclose(actual, grouped_by_hand(x, kernel, strides), atol=1e-4)
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+def test_gradients_of_a_grouped_convolution(strides):
+    """Linear in input and kernel: the gradient's product with a direction is the convolution of that direction."""
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, 7, 6, 12)), rng.normal(size=(3, 3, 4, 6))
+
+    @keras.saving.register_keras_serializable(package="tests")
+    class Both(keras.layers.Layer):
+        def build(self, shape):
+            self.x = self.add_weight(shape=x.shape, initializer=lambda *_, **__: x.astype("float32"), name="x")
+            self.k = self.add_weight(shape=kernel.shape, initializer=lambda *_, **__: kernel.astype("float32"), name="k")
+
+        def call(self, _):
+            return grouped_conv2d(self.x, self.k, strides)
+
+    inputs = keras.Input((1,))
+    layer = Both(name="both")
+    model = keras.Model(inputs, layer(inputs))
+    found = contracts.gradients(model, np.ones((2, 1), "float32"))
+    factors = np.random.default_rng(1).normal(size=grouped_by_hand(x, kernel, strides).shape)
+    for name, direction, other in (("x", x, kernel), ("k", kernel, x)):
+        step = rng.normal(size=direction.shape)
+        pair = (step, other) if name == "x" else (other, step)
+        expected = (grouped_by_hand(*pair, strides) * factors).sum()
+        assert abs((found[f"both/{name}"] * step).sum() / expected - 1) < 1e-3

@@ -143,7 +143,8 @@ def lloyd(pixels, centroids, iterations):
 def test_kmeans_is_listing_1(seed, num_pixels, iterations):
     rng = np.random.default_rng(seed)
     pixels, start = rng.normal(size=(2, num_pixels, 7)), rng.normal(size=(2, 4, 7))
-    actual = keras.ops.convert_to_numpy(layers.kmeans(pixels.astype("float32"), start.astype("float32"), iterations))
+    tensors = [keras.ops.convert_to_tensor(x.astype("float32")) for x in (pixels, start)]
+    actual = keras.ops.convert_to_numpy(layers.kmeans(*tensors, iterations))
     for b in range(2):
         np.testing.assert_allclose(actual[b], lloyd(pixels[b], start[b].copy(), iterations), atol=1e-4)
 
