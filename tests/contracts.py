@@ -14,12 +14,23 @@ from keras import ops
 import tfvt
 
 # The smallest model of each family: the full contract in every test run. `make test-all` takes every name.
-SMALLEST = {"resnet": "resnet18", "vit": "vit_tiny16", "vt_resnet": "vt_resnet18"}
+SMALLEST = {"acmix_resnet": "acmix_resnet26", "resnet": "resnet18", "vit": "vit_tiny16", "vt_resnet": "vt_resnet18"}
+
+# Pixels a side at which models are tested; attention that reflects its maps takes none below 4x4.
+SIDE = 64
+SIDES = {"acmix_resnet38": 128, "acmix_resnet50": 128}
 
 # Weights whose gradient may be zero, and why.
 ZERO_GRADIENTS = {
+    r".*/position_bias": "shifts all keys of ACmix's attention alike, which cancels in the soft-max",
     r".*/key/norm/beta": "shifts all keys alike, which cancels in the soft-max over them",
 }
+
+
+def image_shape(name):
+    """(height, width, channels) of the images that a model is tested with."""
+    side = SIDES.get(name, SIDE)
+    return side, side, 3
 
 
 def random_images(shape, seed=0):
@@ -127,8 +138,9 @@ def check_layer(make_layer, *inputs, atol_half=0.05):
 
 def check_model(name, **options):
     """The model contract, on one small image size."""
-    num_classes, images = 7, random_images((2, 64, 64, 3))
-    model = tfvt.create_model(name, num_classes=num_classes, input_shape=(64, 64, 3), **options)
+    shape = image_shape(name)
+    num_classes, images = 7, random_images((2, *shape))
+    model = tfvt.create_model(name, num_classes=num_classes, input_shape=shape, **options)
     logits = ops.convert_to_numpy(model(images))
     assert logits.shape == (2, num_classes)
     assert logits.dtype == np.float32
@@ -150,13 +162,14 @@ def check_profile(model):
 
 def check_mixed_precision(name, **options):
     """Half precision inside, float32 logits and weights, near the full-precision result."""
-    images = random_images((2, 64, 64, 3))
-    full = tfvt.create_model(name, num_classes=7, input_shape=(64, 64, 3), **options)
+    shape = image_shape(name)
+    images = random_images((2, *shape))
+    full = tfvt.create_model(name, num_classes=7, input_shape=shape, **options)
     expected = ops.convert_to_numpy(full(images))
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        half = tfvt.create_model(name, num_classes=7, input_shape=(64, 64, 3), **options)
+        half = tfvt.create_model(name, num_classes=7, input_shape=shape, **options)
     finally:
         keras.config.set_dtype_policy(policy)
     half.set_weights(full.get_weights())

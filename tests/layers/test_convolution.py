@@ -115,7 +115,9 @@ def test_gradients_of_a_grouped_convolution(strides):
     class Both(keras.layers.Layer):
         def build(self, shape):
             self.x = self.add_weight(shape=x.shape, initializer=lambda *_, **__: x.astype("float32"), name="x")
-            self.k = self.add_weight(shape=kernel.shape, initializer=lambda *_, **__: kernel.astype("float32"), name="k")
+            self.k = self.add_weight(
+                shape=kernel.shape, initializer=lambda *_, **__: kernel.astype("float32"), name="k"
+            )
 
         def call(self, _):
             return grouped_conv2d(self.x, self.k, strides)

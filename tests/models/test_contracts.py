@@ -43,11 +43,12 @@ def test_common_arguments(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_embedding(name):
     """Without the head a model gives the vectors that the head would read."""
-    model = tfvt.create_model(name, num_classes=3, input_shape=(64, 64, 3))
-    body = tfvt.create_model(name, include_top=False, input_shape=(64, 64, 3))
+    shape = contracts.image_shape(name)
+    model = tfvt.create_model(name, num_classes=3, input_shape=shape)
+    body = tfvt.create_model(name, include_top=False, input_shape=shape)
     kernel, bias = model.get_layer("head").get_weights()
     body.set_weights(model.get_weights()[: len(body.weights)])
-    images = contracts.random_images((2, 64, 64, 3))
+    images = contracts.random_images((2, *shape))
     embedding = keras.ops.convert_to_numpy(body(images))
     assert embedding.shape == (2, kernel.shape[0])
     logits = keras.ops.convert_to_numpy(model(images))

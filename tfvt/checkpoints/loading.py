@@ -4,9 +4,10 @@ import logging
 import re
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 
-from tfvt.checkpoints import google_npz, huggingface, resnet, tfm, timm, vit
+from tfvt.checkpoints import acmix, google_npz, huggingface, resnet, tfm, timm, vit
 from tfvt.checkpoints.files import keras_gelu, read_arrays
 from tfvt.checkpoints.formats import Format, Tensor, Training
 from tfvt.checkpoints.positions import KERNELS, fit_positions
@@ -21,8 +22,9 @@ OWN = Format(
     training=lambda source: Training(gelu=keras_gelu(source)),
     ignored=r".*seed_generator_state",
 )
-# In the order in which `source="auto"` tries them: our own paths match more than Google's.
-FORMATS = (*resnet.FORMATS, *huggingface.FORMATS, *timm.FORMATS, *tfm.FORMATS, *google_npz.FORMATS, OWN)
+# In the order in which `source="auto"` tries them: our own paths match more than Google's, and an ACmix has the names
+# of a ResNet's stem.
+FORMATS = (*acmix.FORMATS, *resnet.FORMATS, *huggingface.FORMATS, *timm.FORMATS, *tfm.FORMATS, *google_npz.FORMATS, OWN)
 SOURCES = ("auto", *dict.fromkeys(source for candidate in FORMATS for source in candidate.sources))
 
 HEAD = r"(head|pre_logits)/"
@@ -63,12 +65,13 @@ def load_checkpoint(model, path_or_arrays, *, source="auto", strict=True, resamp
     pre-logits, the head is left fresh, which the log says.
 
     Args:
-        model: a `keras.Model` of this package.
+        model: a `keras.Model` of this package, or a layer that is built, such as one `ACmix`.
         path_or_arrays: a path (see `tfvt.checkpoints.files.read_arrays`) or a dict of arrays under the
             source's names, in the source's layouts.
         source: "torchvision", "timm" (DeiT too), "huggingface", "google" (`.npz` of vit_jax and big_vision), "tfm"
-            (TensorFlow official models) or "tfvt" (a `.keras` file of this package, or arrays under the paths of
-            the model's weights); "auto" tells by the names.
+            (TensorFlow official models), "acmix" (the authors' ACmix-ResNet, or one layer of it) or "tfvt" (a
+            `.keras` file of this package, or arrays under the paths of the model's weights); "auto" tells by the
+            names.
         strict: False lets other tensors than those named above be unused or fresh.
         resample: kernel for position embeddings, one of `tfvt.checkpoints.positions.KERNELS`; "source": the one
             that the source's own family uses ("bilinear" for our own files).
@@ -83,7 +86,7 @@ def load_checkpoint(model, path_or_arrays, *, source="auto", strict=True, resamp
     found = _find_format(source, arrays)
     arrays = {name: array for name, array in arrays.items() if not re.fullmatch(found.ignored, name)}
     training = found.training(path_or_arrays)
-    weights = {weight.path: weight for weight in model.weights}
+    weights = _weights_by_path(model)
     _check_family(model, weights, found, training)
     converted = found.convert(arrays)
     assigned, resampled = _fit(model, weights, converted, found.resample if resample == "source" else resample)
@@ -100,6 +103,12 @@ def load_checkpoint(model, path_or_arrays, *, source="auto", strict=True, resamp
         weights[path].assign(np.asarray(tensor.array, dtype="float32"))
     _log(model, report, found, training)
     return report
+
+
+def _weights_by_path(model):
+    """The paths of a layer's weights start below the layer."""
+    start = 0 if isinstance(model, keras.Model) else len(model.path) + 1
+    return {weight.path[start:]: weight for weight in model.weights}
 
 
 def _find_format(source, arrays):
@@ -180,7 +189,8 @@ def _check_strict(model, weights, report, converted):
 
 def _encoder_option(model, option):
     """An option of the model's encoder layers; None for a model without any."""
-    return next((getattr(layer, option) for layer in model.layers if hasattr(layer, option)), None)
+    layers = getattr(model, "layers", [model])
+    return next((getattr(layer, option) for layer in layers if hasattr(layer, option)), None)
 
 
 def _log(model, report, found, training):
@@ -195,7 +205,7 @@ def _log(model, report, found, training):
             epsilon,
             training.layer_norm_epsilon,
         )
-    if found is not OWN and "normalize" in [layer.name for layer in model.layers]:
+    if found is not OWN and "normalize" in [layer.name for layer in getattr(model, "layers", [])]:
         _log_pixels(model, training.pixel_statistics)
 
 

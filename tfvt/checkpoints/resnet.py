@@ -65,6 +65,8 @@ def _weight(layer, torch_name):
     return {"weight": "kernel", "bias": "bias"}[torch_name]
 
 
+convert_torchvision = functools.partial(convert, table=_TORCHVISION, first=_TORCHVISION_FIRST)
+
 FORMATS = tuple(
     Format(
         sources=sources,

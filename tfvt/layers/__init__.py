@@ -5,10 +5,12 @@ A layer that multiplies two activations (attention), or holds a matrix outside a
 and dense layers need none: `tfvt.profile` reads them off their kernels.
 """
 
+from tfvt.layers.acmix import ACmix, ConvolutionPath
 from tfvt.layers.attention import MultiHeadAttention, multi_head_attention
 from tfvt.layers.convolution import GroupedDense
 from tfvt.layers.embedding import TokenEmbedding
 from tfvt.layers.funnel import FunnelPooling, FunnelUpsampling
+from tfvt.layers.local_attention import LocalAttention
 from tfvt.layers.regularization import DropPath, drop_path_rates
 from tfvt.layers.transformer import TransformerEncoderLayer, gelu
 from tfvt.layers.visual_tokens import (
@@ -24,13 +26,16 @@ from tfvt.layers.visual_tokens import (
 )
 
 __all__ = [
+    "ACmix",
     "ClusterTokenizer",
+    "ConvolutionPath",
     "DropPath",
     "FilterTokenizer",
     "FunnelPooling",
     "FunnelUpsampling",
     "GroupedDense",
     "LinearNorm",
+    "LocalAttention",
     "MultiHeadAttention",
     "PoolTokenizer",
     "Projector",

@@ -1,4 +1,4 @@
-"""Pointwise convolutions in groups."""
+"""Convolutions in groups, in the form that is fast on each backend."""
 
 import keras
 from keras import ops
@@ -71,3 +71,49 @@ class GroupedDense(keras.layers.Layer):
             "use_bias": self.use_bias,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
+
+
+def grouped_conv2d(x, kernel, strides=1):
+    """Convolution in groups, without padding: output channel block g sees input channel block g only.
+
+    Args:
+        x: (B, H, W, C_in).
+        kernel: (k, k, C_in / groups, C_out), as in `keras.layers.Conv2D(groups=groups)`.
+        strides: of both axes.
+
+    Returns:
+        (B, (H - k) // strides + 1, (W - k) // strides + 1, C_out).
+
+    Forward and backward with 4 maps of 56x56, 16 groups of 9 channels to 4, on two CPU cores: TensorFlow 11 ms, where
+    Keras' form, which forces XLA, takes seconds; JAX 116 ms, where its grouped convolution takes 3300 ms. On a CPU,
+    TensorFlow has the gradient in float32 and bfloat16 only, and only with oneDNN, which its x86 builds switch on.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.nn.conv2d(x, kernel, strides, "VALID")
+    if backend == "jax":
+        return _sum_of_taps(x, kernel, strides)
+    return ops.conv(x, kernel, strides, "valid")
+
+
+def _sum_of_taps(x, kernel, strides):
+    """The convolution as one matrix a group and kernel position, applied to the shifted maps and summed."""
+    size, _, group_in, units = kernel.shape
+    groups = x.shape[-1] // group_in
+    kernel = ops.reshape(kernel, (size, size, group_in, groups, units // groups))
+    batch, height, width, _ = ops.shape(x)
+    x = ops.reshape(x, (batch, height, width, groups, group_in))
+    taps = [
+        ops.einsum("bhwgi,igo->bhwgo", strided_window(x, row, column, size, strides), kernel[row, column])
+        for row in range(size)
+        for column in range(size)
+    ]
+    return ops.reshape(sum(taps), (*ops.shape(taps[0])[:3], units))
+
+
+def strided_window(x, row, column, size, strides):
+    """The pixels of a map (B, H, W, ...) that one position of an unpadded convolution kernel is multiplied with."""
+    height, width = ops.shape(x)[1:3]
+    return x[:, row : height - size + row + 1 : strides, column : width - size + column + 1 : strides]

@@ -1,7 +1,8 @@
 """Model families; importing this package registers every name."""
 
+from tfvt.models.acmix_resnet import acmix_resnet
 from tfvt.models.resnet import resnet
 from tfvt.models.vit import vit
 from tfvt.models.vt_resnet import vt_resnet
 
-__all__ = ["resnet", "vit", "vt_resnet"]
+__all__ = ["acmix_resnet", "resnet", "vit", "vt_resnet"]

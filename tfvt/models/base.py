@@ -62,3 +62,22 @@ def classifier(embedding, num_classes, dropout_rate):
     if dropout_rate:
         embedding = keras.layers.Dropout(dropout_rate, name="head_dropout")(embedding)
     return keras.layers.Dense(num_classes, dtype="float32", name="head")(embedding)
+
+
+def pyramid_model(inputs, x, trunk, features, include_top, num_classes, dropout_rate, name):
+    """The model of a trunk that ends in a mean over the last map.
+
+    Args:
+        inputs, x: what `image_input` gives.
+        trunk: called on `x`, gives a dict level -> map (B, H, W, C); `trunk.level_names()` has the levels in order.
+        features, include_top, num_classes, dropout_rate, name: as every builder takes them.
+    """
+    if features is not None:
+        check_features(features, trunk.level_names())
+    levels = trunk(x)
+    if features is not None:
+        return keras.Model(inputs, {level: levels[level] for level in features}, name=name)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(levels[trunk.level_names()[-1]])
+    if include_top:
+        x = classifier(x, num_classes, dropout_rate)
+    return keras.Model(inputs, x, name=name)

@@ -11,8 +11,8 @@ from typing import Literal
 import keras
 
 from tfvt.checks import check_at_least, check_choice
-from tfvt.layers import DropPath, drop_path_rates
-from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD, check_features, classifier, image_input
+from tfvt.layers import ACmix, DropPath, drop_path_rates
+from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD, image_input, pyramid_model
 from tfvt.registry import register
 
 VARIANTS = {
@@ -80,16 +80,8 @@ def resnet(
         drop_path_rates=tuple(drop_path_rates(drop_path_rate, sum(depths))),
         norm_options=batch_norm_options(batch_norm_epsilon, batch_norm_momentum, synchronized_batch_norm),
     )
-    if features is not None:
-        check_features(features, trunk.level_names())
     inputs, x = image_input(input_shape, minimum=trunk.stride(), pixel_mean=pixel_mean, pixel_std=pixel_std)
-    levels = trunk(x)
-    if features is not None:
-        return keras.Model(inputs, {level: levels[level] for level in features}, name=name)
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(levels[trunk.level_names()[-1]])
-    if include_top:
-        x = classifier(x, num_classes, dropout_rate)
-    return keras.Model(inputs, x, name=name)
+    return pyramid_model(inputs, x, trunk, features, include_top, num_classes, dropout_rate, name)
 
 
 def batch_norm_options(epsilon, momentum, synchronized):
@@ -102,7 +94,8 @@ def batch_norm_options(epsilon, momentum, synchronized):
 class ResNetTrunk:
     """Stem and stages. Called on a normalised map (B, H, W, C), gives a dict level -> map.
 
-    `depths` may have fewer than four stages; `drop_path_rates` has one rate per block, in order.
+    `depths` may have fewer than four stages; `drop_path_rates` has one rate per block, in order. With
+    `acmix_options`, an ACmix of these arguments stands in place of every 3x3 convolution of a bottleneck.
     """
 
     block: str
@@ -113,6 +106,7 @@ class ResNetTrunk:
     zero_init_last_norm: bool
     drop_path_rates: tuple[float, ...]
     norm_options: dict
+    acmix_options: dict | None = None
 
     def __post_init__(self):
         check_choice("block", self.block, ("basic", "bottleneck"))
@@ -165,7 +159,11 @@ class ResNetTrunk:
         first, second = (strides, 1) if self.stride_in_1x1 else (1, strides)
         y = self.conv_norm(x, channels, 1, first, f"{name}_1")
         y = keras.layers.ReLU(name=f"{name}_relu1")(y)
-        y = self.conv_norm(y, channels, 3, second, f"{name}_2")
+        if self.acmix_options is None:
+            y = self.conv_norm(y, channels, 3, second, f"{name}_2")
+        else:
+            y = ACmix(channels, strides=second, name=f"{name}_2_acmix", **self.acmix_options)(y)
+            y = self.norm(y, f"{name}_2")
         y = keras.layers.ReLU(name=f"{name}_relu2")(y)
         y = self.conv_norm(y, 4 * channels, 1, 1, f"{name}_3", last=True)
         return self.add(x, y, strides, drop_path_rate, name)
@@ -192,5 +190,8 @@ class ResNetTrunk:
             kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
             name=f"{name}_conv",
         )(x)
+        return self.norm(x, name, last)
+
+    def norm(self, x, name, last=False):
         gamma = "zeros" if last and self.zero_init_last_norm else "ones"
         return keras.layers.BatchNormalization(gamma_initializer=gamma, name=f"{name}_norm", **self.norm_options)(x)

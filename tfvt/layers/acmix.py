@@ -1,0 +1,247 @@
+"""ACmix: self-attention and convolution from one set of projections.
+
+Source: "On the Integration of Self-Attention and Convolution" (Pan et al., CVPR 2022), whose equation numbers stand
+below. Stage I is three 1x1 projections q, k, v of the map, in pieces of d channels. Stage II uses them twice: as
+queries, keys and values of attention, and through a light dense layer as the k^2 maps that a convolution shifts and
+sums.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfvt.checks import check_choice
+from tfvt.layers.convolution import grouped_conv2d, strided_window
+from tfvt.layers.local_attention import LocalAttention, check_heads, check_kernel_size
+
+SHIFTS = ("tensor", "fixed", "random", "learned")
+COMBINATIONS = ("both", "sum", "alpha", "complement", "attention", "convolution")
+ATTENTIONS = ("local",)
+
+
+def shift_kernel(kernel_size, filters):
+    """(k, k, k^2, filters): of group member p, the kernel is 1 at the p-th position alone (eq. 15)."""
+    positions = kernel_size**2
+    kernel = np.eye(positions, dtype="float32").reshape(kernel_size, kernel_size, positions, 1)
+    return np.repeat(kernel, filters, axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="tfvt")
+class ShiftInitializer(keras.initializers.Initializer):
+    """A grouped kernel (k, k, k^2, filters) that shifts the maps and sums them, see `shift_kernel`."""
+
+    def __call__(self, shape, dtype=None):
+        return ops.cast(shift_kernel(shape[0], shape[-1]), dtype or "float32")
+
+
+@keras.saving.register_keras_serializable(package="tfvt")
+class ConvolutionPath(keras.layers.Layer):
+    """The convolution of ACmix: k^2 maps of each d-channel piece, shifted and summed (section 4.2 and 4.3).
+
+    The dense layer reads channel i of all pieces and is shared by the d channels. Group i of the convolution reads
+    its k^2 results and writes the channels i * filters / d + j.
+
+    Args:
+        filters: output channels, a multiple of d.
+        piece_dim: d, a divisor of the channels of q, k and v.
+        kernel_size: k, odd.
+        strides: of the convolution.
+        reduction: of k and v, whose maps are 1 / reduction as high and wide as that of q; they are repeated to its
+            size. The dense layer is linear, so it reads them before that.
+        use_bias: of the dense layer.
+        shift: "learned", a convolution in d groups that starts as the shifts of eq. (7); "random", from a random
+            start; "fixed", those shifts as a convolution that is not trained (eq. 16); "tensor", shifted tensors
+            (eq. 14).
+
+    Shapes: q (B, H, W, Cq), k and v (B, H / reduction, W / reduction, ...) -> (B, H / strides, W / strides, filters),
+    rounded up.
+    """
+
+    def __init__(
+        self, filters, piece_dim, kernel_size=3, strides=1, reduction=1, use_bias=False, shift="learned", **kwargs
+    ):
+        super().__init__(**kwargs)
+        check_choice("shift", shift, SHIFTS)
+        check_kernel_size("kernel_size", kernel_size)
+        check_heads(piece_dim, filters)
+        self.filters, self.piece_dim, self.kernel_size, self.strides = filters, piece_dim, kernel_size, strides
+        self.reduction, self.use_bias, self.shift = reduction, use_bias, shift
+
+    def build(self, query_shape, key_shape, value_shape):
+        pieces = sum(shape[-1] // self.piece_dim for shape in (query_shape, key_shape, value_shape))
+        positions = self.kernel_size**2
+        self.mixing_kernel = self.add_weight(
+            name="mixing_kernel", shape=(pieces, positions), initializer="glorot_uniform"
+        )
+        if self.use_bias:
+            self.mixing_bias = self.add_weight(name="mixing_bias", shape=(positions,), initializer="zeros")
+        if self.shift in ("learned", "random"):
+            self.kernel = self.add_weight(
+                name="kernel",
+                shape=(self.kernel_size, self.kernel_size, positions, self.filters),
+                initializer=ShiftInitializer()
+                if self.shift == "learned"
+                else keras.initializers.VarianceScaling(1.0, "fan_in", "uniform"),
+            )
+
+    def call(self, query, key, value):
+        if self.reduction == 1:
+            maps = self._mix(ops.concatenate([query, key, value], axis=-1), 0)
+        else:
+            reduced = self._mix(ops.concatenate([key, value], axis=-1), query.shape[-1] // self.piece_dim)
+            for axis in (1, 2):
+                reduced = ops.repeat(reduced, self.reduction, axis=axis)
+            height, width = ops.shape(query)[1:3]
+            maps = self._mix(query, 0) + reduced[:, :height, :width]
+        if self.use_bias:
+            maps = maps + ops.tile(self.mixing_bias, (self.piece_dim,))
+        return self._shift_and_sum(maps)
+
+    def _mix(self, x, first):
+        """(B, H, W, n * d) through the rows of the dense layer from `first`: (B, H, W, d * k^2)."""
+        batch, height, width, _ = ops.shape(x)
+        pieces, positions = x.shape[-1] // self.piece_dim, self.kernel_size**2
+        x = ops.reshape(x, (-1, pieces, self.piece_dim))
+        # One matrix product of many rows: far faster than a small one for every pixel.
+        x = ops.reshape(ops.transpose(x, (0, 2, 1)), (-1, pieces))
+        x = ops.matmul(x, self.mixing_kernel[first : first + pieces])
+        return ops.reshape(x, (batch, height, width, self.piece_dim * positions))
+
+    def _shift_and_sum(self, maps):
+        padding, size = self.kernel_size // 2, self.kernel_size
+        # Not "same" padding, which at stride 2 would see other pixels than the attention is centred on.
+        maps = ops.pad(maps, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
+        if self.shift != "tensor":
+            kernel = shift_kernel(size, self.filters) if self.shift == "fixed" else self.kernel
+            return grouped_conv2d(maps, ops.cast(kernel, maps.dtype), self.strides)
+        batch, height, width, _ = ops.shape(maps)
+        maps = ops.reshape(maps, (batch, height, width, self.piece_dim, size**2))
+        shifted = [
+            strided_window(maps, p // size, p % size, size, self.strides)[..., p] for p in range(size**2)
+        ]  # eq. (7)
+        return ops.repeat(sum(shifted), self.filters // self.piece_dim, axis=-1)  # eq. (8)
+
+    def compute_output_shape(self, query_shape, key_shape, value_shape):
+        rows, columns = (None if size is None else -(-size // self.strides) for size in query_shape[1:3])
+        return (query_shape[0], rows, columns, self.filters)
+
+    def macs(self, query, key, value):
+        positions, convolution = self.kernel_size**2, 0
+        mixing = sum(x.shape[1] * x.shape[2] * x.shape[3] for x in (query, key, value)) * positions
+        if self.shift != "tensor":
+            _, rows, columns, filters = self.compute_output_shape(query.shape, key.shape, value.shape)
+            convolution = rows * columns * filters * positions**2
+        return mixing + convolution
+
+    def get_config(self):
+        return super().get_config() | {
+            "filters": self.filters,
+            "piece_dim": self.piece_dim,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "reduction": self.reduction,
+            "use_bias": self.use_bias,
+            "shift": self.shift,
+        }
+
+
+@keras.saving.register_keras_serializable(package="tfvt")
+class ACmix(keras.layers.Layer):
+    """Attention and convolution of the same projections: F = alpha attention + beta convolution (eq. 13).
+
+    Args:
+        filters: C', output channels.
+        num_heads: N, a divisor of `filters`; the pieces of the convolution path have d = C' / N channels as well.
+        attention: "local", see `LocalAttention`.
+        attention_kernel_size: k_a, side of the neighbourhood.
+        conv_kernel_size: k_c of the convolution path, odd.
+        strides: of local attention and of the convolution.
+        shift: "learned", "random", "fixed" or "tensor", see `ConvolutionPath` (Table 7).
+        combine: "both", alpha and beta learned, from 0.5; "sum", both 1; "alpha", alpha learned and beta 1;
+            "complement", alpha learned and beta 1 - alpha (Table 6); "attention" or "convolution", that path alone.
+
+    Shapes: (B, H, W, C) -> (B, ceil(H / strides), ceil(W / strides), C').
+
+    Raises:
+        ValueError: channels that the heads do not divide, or a map that is too small to reflect.
+    """
+
+    def __init__(
+        self,
+        filters,
+        num_heads=4,
+        attention="local",
+        attention_kernel_size=7,
+        conv_kernel_size=3,
+        strides=1,
+        shift="learned",
+        combine="both",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_choice("attention", attention, ATTENTIONS)
+        check_choice("combine", combine, COMBINATIONS)
+        check_heads(num_heads, filters)
+        self.filters, self.num_heads, self.attention = filters, num_heads, attention
+        self.attention_kernel_size, self.conv_kernel_size = attention_kernel_size, conv_kernel_size
+        self.strides, self.shift, self.combine = strides, shift, combine
+        returns = {"attention": "attention", "convolution": "projections"}.get(combine, "both")
+        self.attention_path = self._make_attention(returns=returns, name="attention", dtype=self.dtype_policy)
+        self.convolution_path = None
+        if combine != "attention":
+            self.convolution_path = ConvolutionPath(
+                filters,
+                filters // num_heads,
+                conv_kernel_size,
+                strides,
+                shift=shift,
+                name="convolution",
+                dtype=self.dtype_policy,
+            )
+
+    def _make_attention(self, **kwargs):
+        return LocalAttention(self.filters, self.num_heads, self.attention_kernel_size, self.strides, **kwargs)
+
+    def build(self, x_shape):
+        self.attention_path.build(x_shape)
+        if self.convolution_path is not None:
+            projected = self.attention_path.compute_output_shape(x_shape)[-3:]
+            self.convolution_path.build(*projected)
+        if self.combine in ("both", "alpha", "complement"):
+            self.alpha = self.add_weight(name="alpha", shape=(), initializer=keras.initializers.Constant(0.5))
+        if self.combine == "both":
+            self.beta = self.add_weight(name="beta", shape=(), initializer=keras.initializers.Constant(0.5))
+
+    def call(self, x):
+        if self.combine == "attention":
+            return self.attention_path(x)
+        if self.combine == "convolution":
+            return self.attention_path.restore(self.convolution_path(*self.attention_path(x)), x)
+        attention, *projections = self.attention_path(x)
+        convolution = self.convolution_path(*projections)
+        alpha, beta = self.rates()
+        return self.attention_path.restore(alpha * attention + beta * convolution, x)
+
+    def rates(self):
+        """(alpha, beta) of eq. (13): tensors where they are learned, else numbers."""
+        if self.combine == "both":
+            return self.alpha, self.beta
+        if self.combine in ("alpha", "complement"):
+            return self.alpha, 1 if self.combine == "alpha" else 1 - self.alpha
+        return int(self.combine != "convolution"), int(self.combine != "attention")
+
+    def compute_output_shape(self, x_shape):
+        rows, columns = (None if size is None else -(-size // self.strides) for size in x_shape[1:3])
+        return (x_shape[0], rows, columns, self.filters)
+
+    def get_config(self):
+        return super().get_config() | {
+            "filters": self.filters,
+            "num_heads": self.num_heads,
+            "attention": self.attention,
+            "attention_kernel_size": self.attention_kernel_size,
+            "conv_kernel_size": self.conv_kernel_size,
+            "strides": self.strides,
+            "shift": self.shift,
+            "combine": self.combine,
+        }

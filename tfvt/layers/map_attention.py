@@ -1,0 +1,51 @@
+"""What the attention layers on maps share: two stages, so that a convolution can take part of the first."""
+
+import keras
+
+from tfvt.checks import check_choice
+
+RETURNS = ("attention", "both", "projections")
+
+
+class MapAttention(keras.layers.Layer):
+    """Attention on a map in two stages: projections (ACmix, eq. 11), then weights and aggregation (eq. 12).
+
+    A subclass has `build_projections(x_shape)`, `build_attention(x_shape)`, `project(x)` -> query, key, value,
+    `attend(query, key, value)`, and where it moves pixels `arrange(x)` before and `restore(y, x)` behind.
+
+    Args:
+        returns: "attention", the output alone; "both", the tuple (output, query, key, value); "projections", the
+            tuple (query, key, value), for a layer that has no weights behind them. The latter two are for ACmix,
+            which mixes the maps as they lie and restores them itself.
+    """
+
+    def __init__(self, returns="attention", **kwargs):
+        super().__init__(**kwargs)
+        check_choice("returns", returns, RETURNS)
+        self.returns = returns
+
+    def build(self, x_shape):
+        self.build_projections(x_shape)
+        if self.returns != "projections":
+            self.build_attention(x_shape)
+
+    def call(self, x):
+        projections = self.project(self.arrange(x))
+        if self.returns == "projections":
+            return projections
+        outputs = self.attend(*projections)
+        return (outputs, *projections) if self.returns == "both" else self.restore(outputs, x)
+
+    def arrange(self, x):
+        """The map on which the layer works."""
+        return x
+
+    def restore(self, y, x):
+        """`y`, a map that lies as `arrange(x)`, laid as `x`."""
+        return y
+
+    def dense(self, units, name, use_bias=True):
+        return keras.layers.Dense(units, use_bias=use_bias, name=name, dtype=self.dtype_policy)
+
+    def get_config(self):
+        return super().get_config() | {"returns": self.returns}
