@@ -158,11 +158,11 @@ def vit(
 
 
 def make_blocks(blocks):
-    """`blocks` as a tuple of `Block`; recipes hold them as dicts."""
+    """`blocks` as a tuple of `Block`; recipes have them as dicts, the command line as namespaces."""
     made = []
     for number, block in enumerate(blocks):
         try:
-            made.append(Block(**block) if isinstance(block, dict) else block)
+            made.append(Block(**(block if isinstance(block, dict) else vars(block))))
         except TypeError as error:
             raise ValueError(f"blocks[{number}]={block}: {error}") from error
     return tuple(made)
