@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from tfvt import registry
 
@@ -36,4 +36,11 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         checked = parser.parse_object(dict(options)).as_dict()
     except ArgumentError as error:
         raise UsageError(str(parser_error(error)).replace('key "', 'key "model.options.')) from error
-    return {option: checked[option] for option in options}
+    return {option: _plain(checked[option]) for option in options}
+
+
+def _plain(value: Any) -> Any:
+    """`value` with dicts in place of namespaces, which stand for dataclasses inside a tuple."""
+    if isinstance(value, Namespace):
+        return value.as_dict()
+    return tuple(_plain(entry) for entry in value) if isinstance(value, tuple) else value

@@ -29,6 +29,10 @@ def train(arguments: Sequence[str]) -> int:
     call, recipe_arguments = parser.parse_known_args(arguments)
     if call.output is None:
         raise UsageError("say where the run goes: --output FOLDER")
+    if call.init is not None:
+        if call.resume:
+            raise UsageError("--init begins a run and --resume continues one: give one of them")
+        recipe_arguments = [*recipe_arguments, "--model.weights", str(_initial_weights(call.init))]
     if call.resume:
         run = open_run(call.output)
         if "--config" not in recipe_arguments:
@@ -50,8 +54,23 @@ def train(arguments: Sequence[str]) -> int:
 def _add_call_arguments(parser: argparse.ArgumentParser) -> None:
     """What belongs to this call and not to the recipe."""
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="the run's folder")
+    parser.add_argument(
+        "--init",
+        type=Path,
+        metavar="RUN_OR_CHECKPOINT",
+        help="weights to start from: a run's folder, or a file of another source; the same as --model.weights",
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --output")
+
+
+def _initial_weights(source: Path) -> Path:
+    """The file that `--init` means: a checkpoint, or the trained model in a run's folder."""
+    if not source.is_dir():
+        return source
+    if not Run(source).final_model.is_file():
+        raise UsageError(f"--init: {source} holds no trained model (no {Run(source).final_model.name} in it)")
+    return Run(source).final_model
 
 
 def _run(trainer: ClassificationTrainer) -> int:

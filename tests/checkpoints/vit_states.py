@@ -3,7 +3,6 @@
 import numpy as np
 
 LAYERS, CHANNELS, MLP, HEAD_DIM, PATCH = 3, 16, 24, 8, 16
-HEADS = CHANNELS // HEAD_DIM
 
 
 def our_state(grid=(4, 4), num_classes=5, pre_logits=False, seed=0):
@@ -43,14 +42,15 @@ def our_state(grid=(4, 4), num_classes=5, pre_logits=False, seed=0):
 
 def _positions(ours):
     """(1, 1 + N, C): the table of the class token and the patches."""
-    patches = ours["embedding/patch_positions"].reshape(1, -1, CHANNELS)
+    patches = ours["embedding/patch_positions"]
+    patches = patches.reshape(1, -1, patches.shape[-1])
     return np.concatenate([ours["embedding/class_position"], patches], axis=1)
 
 
 def _layers(ours, rename, split):
     """Tensors of the encoder layers: {rename(i, our part): array}; queries, keys, values apart if `split`."""
     state = {}
-    for i in range(LAYERS):
+    for i in range(sum(path.endswith("/mlp_in/kernel") for path in ours)):
         prefix = f"encoder_layer{i + 1}/"
         for path, array in ours.items():
             if not path.startswith(prefix):
@@ -71,17 +71,21 @@ def _torch(state):
     return {name: np.ascontiguousarray(layout.get(a.ndim, lambda a: a)(a)) for name, a in state.items()}
 
 
-def _with_heads(name, array):
+def _with_heads(name, array, head_dim=HEAD_DIM):
     """Google's and official models' kernels and biases, with an axis for the heads."""
-    if array.shape[-1] == CHANNELS and any(part in name for part in ("query", "key", "value")):
-        return array.reshape(*array.shape[:-1], HEADS, HEAD_DIM)
+    if any(part in name for part in ("query", "key", "value")):
+        return array.reshape(*array.shape[:-1], -1, head_dim)
     if name.endswith(("/out/kernel", "_attention_layer/_output_dense/kernel")):
-        return array.reshape(HEADS, HEAD_DIM, CHANNELS)
+        return array.reshape(-1, head_dim, array.shape[-1])
     return array
 
 
 def google(big_vision=False, **kwargs):
-    ours = our_state(**kwargs)
+    return google_names(our_state(**kwargs), HEAD_DIM, big_vision)
+
+
+def google_names(ours, head_dim, big_vision=False):
+    """Any ViT's weights by our paths, under Google's names."""
     norms, attention, mlp = ("LayerNorm_0", "LayerNorm_2"), "MultiHeadDotProductAttention_1", "MlpBlock_3"
     if big_vision:
         norms, attention, mlp = ("LayerNorm_0", "LayerNorm_1"), "MHDPA_0", "MlpBlock_0"
@@ -98,7 +102,7 @@ def google(big_vision=False, **kwargs):
         group = groups.get(group, group.replace("attention/", f"{attention}/"))
         return f"Transformer/encoderblock_{i}/{group}/{kind}"
 
-    state = {name: _with_heads(name, array) for name, array in _layers(ours, rename, split=True).items()}
+    state = {name: _with_heads(name, array, head_dim) for name, array in _layers(ours, rename, split=True).items()}
     for name in ("head", "pre_logits"):
         state |= {path: array for path, array in ours.items() if path.startswith(f"{name}/")}
     state["embedding/kernel"], state["embedding/bias"] = (ours[f"patch_embedding/{k}"] for k in ("kernel", "bias"))
