@@ -14,7 +14,13 @@ from keras import ops
 import tfvt
 
 # The smallest model of each family: the full contract in every test run. `make test-all` takes every name.
-SMALLEST = {"acmix_resnet": "acmix_resnet26", "resnet": "resnet18", "vit": "vit_tiny16", "vt_resnet": "vt_resnet18"}
+SMALLEST = {
+    "acmix_resnet": "acmix_resnet26",
+    "resnet": "resnet18",
+    "swin": "swin_tiny",
+    "vit": "vit_tiny16",
+    "vt_resnet": "vt_resnet18",
+}
 
 # Pixels a side at which models are tested; attention that reflects its maps takes none below 4x4.
 SIDE = 64

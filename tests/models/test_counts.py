@@ -45,6 +45,11 @@ COUNTS_WITH_NORMS = [
     ("acmix_resnet26", 10_487_816, "2.216"),
     ("acmix_resnet38", 14_410_896, "2.859"),
     ("acmix_resnet50", 18_333_976, "3.501"),
+    ("swin_tiny", 28_288_354, "4.491"),
+    ("swin_small", 49_606_258, "8.741"),
+    ("acmix_swin_tiny", 28_649_908, "4.645"),
+    ("acmix_swin_small", 50_345_080, "8.993"),
+    ("conv_swin_tiny", 39_034_504, "6.085"),
 ]
 
 

@@ -1,13 +1,14 @@
 """Loading: convert names and layouts, check every tensor, and only then write."""
 
 import logging
+import math
 import re
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
-from tfvt.checkpoints import acmix, google_npz, huggingface, resnet, tfm, timm, vit
+from tfvt.checkpoints import acmix, google_npz, huggingface, resnet, swin, tfm, timm, vit
 from tfvt.checkpoints.files import keras_gelu, read_arrays
 from tfvt.checkpoints.formats import Format, Tensor, Training
 from tfvt.checkpoints.positions import KERNELS, fit_positions
@@ -24,7 +25,16 @@ OWN = Format(
 )
 # In the order in which `source="auto"` tries them: our own paths match more than Google's, and an ACmix has the names
 # of a ResNet's stem.
-FORMATS = (*acmix.FORMATS, *resnet.FORMATS, *huggingface.FORMATS, *timm.FORMATS, *tfm.FORMATS, *google_npz.FORMATS, OWN)
+FORMATS = (
+    *acmix.FORMATS,
+    *swin.FORMATS,
+    *resnet.FORMATS,
+    *huggingface.FORMATS,
+    *timm.FORMATS,
+    *tfm.FORMATS,
+    *google_npz.FORMATS,
+    OWN,
+)
 SOURCES = ("auto", *dict.fromkeys(source for candidate in FORMATS for source in candidate.sources))
 
 HEAD = r"(head|pre_logits)/"
@@ -61,17 +71,17 @@ def load_checkpoint(model, path_or_arrays, *, source="auto", strict=True, resamp
 
     A ResNet's weights go into a ResNet, or into the trunk of a VT-ResNet (the last stage and the classifier are
     left unused, the token modules and the head fresh). A ViT's go into a ViT, or into a Funnel-ViT of the same
-    widths, and back; position embeddings are resampled to the model's grid. With another `num_classes`, or other
-    pre-logits, the head is left fresh, which the log says.
+    widths, and back; position embeddings are resampled to the model's grid, a Swin's bias tables
+    to its windows. With another `num_classes`, or other pre-logits, the head is left fresh, which the log says.
 
     Args:
         model: a `keras.Model` of this package, or a layer that is built, such as one `ACmix`.
         path_or_arrays: a path (see `tfvt.checkpoints.files.read_arrays`) or a dict of arrays under the
             source's names, in the source's layouts.
         source: "torchvision", "timm" (DeiT too), "huggingface", "google" (`.npz` of vit_jax and big_vision), "tfm"
-            (TensorFlow official models), "acmix" (the authors' ACmix-ResNet, or one layer of it) or "tfvt" (a
-            `.keras` file of this package, or arrays under the paths of the model's weights); "auto" tells by the
-            names.
+            (TensorFlow official models), "acmix" (the authors' ACmix-ResNet, or one layer of it), "swin" (the
+            authors' Swin or ACmix-Swin, or one block of it) or "tfvt" (a `.keras` file of this package, or arrays
+            under the paths of the model's weights); "auto" tells by the names.
         strict: False lets other tensors than those named above be unused or fresh.
         resample: kernel for position embeddings, one of `tfvt.checkpoints.positions.KERNELS`; "source": the one
             that the source's own family uses ("bilinear" for our own files).
@@ -151,10 +161,11 @@ def _fit(model, weights, converted, kernel):
         if path not in weights or (foreign_head and is_head):
             continue
         shape = tuple(weights[path].shape)
-        if path == vit.PATCH_POSITIONS and array.shape[-1] == shape[-1]:
-            fitted = fit_positions(array, shape[:2], kernel)
+        grid = _position_grid(path, shape)
+        if grid is not None and array.shape[-1] == shape[-1]:
+            fitted = fit_positions(array, grid, kernel)
             if fitted is not None:
-                array = fitted[0]
+                array = fitted[0].reshape(shape)
                 resampled += [path] if fitted[1] else []
         if shape == array.shape:
             assigned[path] = Tensor(names, array)
@@ -165,6 +176,15 @@ def _fit(model, weights, converted, kernel):
     if not assigned:
         raise ValueError(f"no tensor of the checkpoint fits {model.name}")
     return assigned, resampled
+
+
+def _position_grid(path, shape):
+    """(rows, columns) of a table of positions, or of relative positions, that may be resampled; else None."""
+    if path == vit.PATCH_POSITIONS:
+        return shape[:2]
+    if path.endswith("/bias_table"):
+        return (math.isqrt(shape[0]),) * 2
+    return None
 
 
 def _check_strict(model, weights, report, converted):

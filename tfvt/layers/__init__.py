@@ -11,7 +11,9 @@ from tfvt.layers.convolution import GroupedDense
 from tfvt.layers.embedding import TokenEmbedding
 from tfvt.layers.funnel import FunnelPooling, FunnelUpsampling
 from tfvt.layers.local_attention import LocalAttention
+from tfvt.layers.patches import PatchEmbedding, PatchMerging
 from tfvt.layers.regularization import DropPath, drop_path_rates
+from tfvt.layers.swin import SwinBlock
 from tfvt.layers.transformer import TransformerEncoderLayer, gelu
 from tfvt.layers.visual_tokens import (
     ClusterTokenizer,
@@ -24,6 +26,7 @@ from tfvt.layers.visual_tokens import (
     TokenTransformer,
     kmeans,
 )
+from tfvt.layers.window_attention import WindowAttention
 
 __all__ = [
     "ACmix",
@@ -37,13 +40,17 @@ __all__ = [
     "LinearNorm",
     "LocalAttention",
     "MultiHeadAttention",
+    "PatchEmbedding",
+    "PatchMerging",
     "PoolTokenizer",
     "Projector",
     "RecurrentTokenizer",
+    "SwinBlock",
     "TokenEmbedding",
     "TokenGraph",
     "TokenTransformer",
     "TransformerEncoderLayer",
+    "WindowAttention",
     "drop_path_rates",
     "gelu",
     "kmeans",

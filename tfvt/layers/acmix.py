@@ -13,10 +13,11 @@ from keras import ops
 from tfvt.checks import check_choice
 from tfvt.layers.convolution import grouped_conv2d, strided_window
 from tfvt.layers.local_attention import LocalAttention, check_heads, check_kernel_size
+from tfvt.layers.window_attention import WindowAttention
 
 SHIFTS = ("tensor", "fixed", "random", "learned")
 COMBINATIONS = ("both", "sum", "alpha", "complement", "attention", "convolution")
-ATTENTIONS = ("local",)
+ATTENTIONS = ("local", "window")
 
 
 def shift_kernel(kernel_size, filters):
@@ -152,13 +153,15 @@ class ACmix(keras.layers.Layer):
     Args:
         filters: C', output channels.
         num_heads: N, a divisor of `filters`; the pieces of the convolution path have d = C' / N channels as well.
-        attention: "local", see `LocalAttention`.
-        attention_kernel_size: k_a, side of the neighbourhood.
+        attention: "local", see `LocalAttention`; "window", see `WindowAttention`, whose padded and shifted map the
+            convolution reads too.
+        attention_kernel_size: k_a, side of the neighbourhood or of the window.
         conv_kernel_size: k_c of the convolution path, odd.
-        strides: of local attention and of the convolution.
+        strides: of local attention and of the convolution; 1 with other attentions.
         shift: "learned", "random", "fixed" or "tensor", see `ConvolutionPath` (Table 7).
         combine: "both", alpha and beta learned, from 0.5; "sum", both 1; "alpha", alpha learned and beta 1;
             "complement", alpha learned and beta 1 - alpha (Table 6); "attention" or "convolution", that path alone.
+        shift_size: of window attention, else 0.
 
     Shapes: (B, H, W, C) -> (B, ceil(H / strides), ceil(W / strides), C').
 
@@ -176,15 +179,18 @@ class ACmix(keras.layers.Layer):
         strides=1,
         shift="learned",
         combine="both",
+        shift_size=0,
         **kwargs,
     ):
         super().__init__(**kwargs)
         check_choice("attention", attention, ATTENTIONS)
+        _check_option("strides", strides, 1, attention, "local")
+        _check_option("shift_size", shift_size, 0, attention, "window")
         check_choice("combine", combine, COMBINATIONS)
         check_heads(num_heads, filters)
         self.filters, self.num_heads, self.attention = filters, num_heads, attention
         self.attention_kernel_size, self.conv_kernel_size = attention_kernel_size, conv_kernel_size
-        self.strides, self.shift, self.combine = strides, shift, combine
+        self.strides, self.shift, self.combine, self.shift_size = strides, shift, combine, shift_size
         returns = {"attention": "attention", "convolution": "projections"}.get(combine, "both")
         self.attention_path = self._make_attention(returns=returns, name="attention", dtype=self.dtype_policy)
         self.convolution_path = None
@@ -194,12 +200,15 @@ class ACmix(keras.layers.Layer):
                 filters // num_heads,
                 conv_kernel_size,
                 strides,
+                use_bias=attention == "window",  # as the authors' Swin has it
                 shift=shift,
                 name="convolution",
                 dtype=self.dtype_policy,
             )
 
     def _make_attention(self, **kwargs):
+        if self.attention == "window":
+            return WindowAttention(self.filters, self.num_heads, self.attention_kernel_size, self.shift_size, **kwargs)
         return LocalAttention(self.filters, self.num_heads, self.attention_kernel_size, self.strides, **kwargs)
 
     def build(self, x_shape):
@@ -244,4 +253,11 @@ class ACmix(keras.layers.Layer):
             "strides": self.strides,
             "shift": self.shift,
             "combine": self.combine,
+            "shift_size": self.shift_size,
         }
+
+
+def _check_option(argument, value, default, attention, of):
+    """Raise a ValueError where an option of one attention is given to another."""
+    if value != default and attention != of:
+        raise ValueError(f"{argument}={value} is for attention={of!r}, not {attention!r}")

@@ -31,22 +31,18 @@ def local_attention(query, key, value, num_heads, kernel_size, strides=1):
     batch, height, width, _ = ops.shape(query)
     channels = query.shape[-1]
     grid = (-(-height // tile), -(-width // tile))
-    query = _cut(query * (channels // num_heads) ** -0.5, grid, tile, 0, num_heads)
-    key, value = (_cut(x, grid, tile * strides, kernel_size - strides, num_heads) for x in (key, value))
+    query = cut_blocks(query * (channels // num_heads) ** -0.5, grid, tile, 0, num_heads)
+    key, value = (cut_blocks(x, grid, tile * strides, kernel_size - strides, num_heads) for x in (key, value))
     logits = ops.matmul(query, ops.swapaxes(key, -1, -2))
     weights = ops.softmax(logits + ops.cast(_window_mask(tile, kernel_size, strides), logits.dtype), axis=-1)
-    outputs = ops.reshape(
-        ops.matmul(weights, value), (batch, grid[0], grid[1], num_heads, tile, tile, channels // num_heads)
-    )
-    outputs = ops.transpose(outputs, (0, 1, 4, 2, 5, 3, 6))
-    outputs = ops.reshape(outputs, (batch, grid[0] * tile, grid[1] * tile, channels))
+    outputs = join_blocks(ops.matmul(weights, value), batch, grid, tile)
     for axis, size in ((1, height), (2, width)):
         if outputs.shape[axis] != size:
             outputs, _ = split_at(outputs, size, axis)
     return outputs
 
 
-def _cut(x, grid, step, halo, num_heads):
+def cut_blocks(x, grid, step, halo, num_heads):
     """Blocks of `step` pixels a side, each with `halo` pixels of the next: (B * blocks, num_heads, pixels, d)."""
     batch, height, width, _ = ops.shape(x)
     (rows, columns), channels, side = grid, x.shape[-1], step + halo
@@ -62,6 +58,14 @@ def _cut(x, grid, step, halo, num_heads):
     x = ops.reshape(x, (batch, rows, side, columns, side, num_heads, channels // num_heads))
     x = ops.transpose(x, (0, 1, 3, 5, 2, 4, 6))
     return ops.reshape(x, (-1, num_heads, side * side, channels // num_heads))
+
+
+def join_blocks(x, batch, grid, step):
+    """What `cut_blocks` without a halo cut: (B * blocks, num_heads, pixels, d) -> (B, H, W, num_heads * d)."""
+    num_heads, width = x.shape[1], x.shape[3]
+    x = ops.reshape(x, (batch, *grid, num_heads, step, step, width))
+    x = ops.transpose(x, (0, 1, 4, 2, 5, 3, 6))
+    return ops.reshape(x, (batch, grid[0] * step, grid[1] * step, num_heads * width))
 
 
 def _join_halo(x, blocks, halo, axis):

@@ -2,7 +2,8 @@
 
 from tfvt.models.acmix_resnet import acmix_resnet
 from tfvt.models.resnet import resnet
+from tfvt.models.swin import swin
 from tfvt.models.vit import vit
 from tfvt.models.vt_resnet import vt_resnet
 
-__all__ = ["acmix_resnet", "resnet", "vit", "vt_resnet"]
+__all__ = ["acmix_resnet", "resnet", "swin", "vit", "vt_resnet"]

@@ -65,11 +65,12 @@ def classifier(embedding, num_classes, dropout_rate):
 
 
 def pyramid_model(inputs, x, trunk, features, include_top, num_classes, dropout_rate, name):
-    """The model of a trunk that ends in a mean over the last map.
+    """The model of a trunk that gives a pyramid of maps.
 
     Args:
         inputs, x: what `image_input` gives.
-        trunk: called on `x`, gives a dict level -> map (B, H, W, C); `trunk.level_names()` has the levels in order.
+        trunk: called on `x`, gives a dict level -> map (B, H, W, C); `trunk.level_names()` has the levels in order,
+            `trunk.embed` makes the embedding (B, C) of the dict.
         features, include_top, num_classes, dropout_rate, name: as every builder takes them.
     """
     if features is not None:
@@ -77,7 +78,7 @@ def pyramid_model(inputs, x, trunk, features, include_top, num_classes, dropout_
     levels = trunk(x)
     if features is not None:
         return keras.Model(inputs, {level: levels[level] for level in features}, name=name)
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(levels[trunk.level_names()[-1]])
+    x = trunk.embed(levels)
     if include_top:
         x = classifier(x, num_classes, dropout_rate)
     return keras.Model(inputs, x, name=name)

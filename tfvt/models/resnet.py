@@ -140,6 +140,10 @@ class ResNetTrunk:
             levels[level] = x
         return levels
 
+    def embed(self, levels):
+        """The mean over the last map."""
+        return keras.layers.GlobalAveragePooling2D(name="pool")(levels[self.level_names()[-1]])
+
     def stem(self, x):
         x = self.conv_norm(x, self.width, 7, 2, "stem")
         x = keras.layers.ReLU(name="stem_relu")(x)

@@ -1,0 +1,91 @@
+"""From pixels to patches, and from patches to larger ones, for maps of any size."""
+
+import keras
+from keras import ops
+
+
+def pad_to_multiple(x, multiple):
+    """`x` (B, H, W, C) with zeros at the bottom and at the right, so that `multiple` divides H and W."""
+    height, width = ops.shape(x)[1:3]
+    if x.shape[1] is not None and x.shape[2] is not None and height % multiple == width % multiple == 0:
+        return x
+    return ops.pad(x, [[0, 0], [0, -height % multiple], [0, -width % multiple], [0, 0]])
+
+
+def _divided(size, divisor):
+    return None if size is None else -(-size // divisor)
+
+
+@keras.saving.register_keras_serializable(package="tfvt")
+class PatchEmbedding(keras.layers.Layer):
+    """Each patch through one linear layer and a layer norm.
+
+    Args:
+        filters: output channels.
+        patch_size: side of a patch; the map is padded with zeros at the bottom and right to a multiple of it.
+        layer_norm_epsilon: of the norm.
+
+    Shapes: (B, H, W, C) -> (B, H / patch_size, W / patch_size, filters), rounded up.
+    """
+
+    def __init__(self, filters, patch_size, layer_norm_epsilon=1e-5, **kwargs):
+        super().__init__(**kwargs)
+        self.filters, self.patch_size, self.layer_norm_epsilon = filters, patch_size, layer_norm_epsilon
+        self.projection = keras.layers.Conv2D(
+            filters, patch_size, strides=patch_size, name="projection", dtype=self.dtype_policy
+        )
+        self.norm = keras.layers.LayerNormalization(epsilon=layer_norm_epsilon, name="norm", dtype=self.dtype_policy)
+
+    def build(self, input_shape):
+        self.projection.build(input_shape)
+        self.norm.build((*input_shape[:-1], self.filters))
+
+    def call(self, x):
+        return self.norm(self.projection(pad_to_multiple(x, self.patch_size)))
+
+    def compute_output_shape(self, input_shape):
+        rows, columns = (_divided(size, self.patch_size) for size in input_shape[1:3])
+        return (input_shape[0], rows, columns, self.filters)
+
+    def get_config(self):
+        return super().get_config() | {
+            "filters": self.filters,
+            "patch_size": self.patch_size,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+        }
+
+
+@keras.saving.register_keras_serializable(package="tfvt")
+class PatchMerging(keras.layers.Layer):
+    """Four neighbours side by side, a layer norm, and a linear layer without bias to twice the channels (Swin).
+
+    Source: Liu et al. 2021, section 3.1. An odd map is padded with zeros at the bottom and right.
+
+    Shapes: (B, H, W, C) -> (B, H / 2, W / 2, 2 C), rounded up.
+    """
+
+    def __init__(self, layer_norm_epsilon=1e-5, **kwargs):
+        super().__init__(**kwargs)
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.norm = keras.layers.LayerNormalization(epsilon=layer_norm_epsilon, name="norm", dtype=self.dtype_policy)
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        merged = (*input_shape[:-1], 4 * channels)
+        self.norm.build(merged)
+        self.reduction = keras.layers.Dense(2 * channels, use_bias=False, name="reduction", dtype=self.dtype_policy)
+        self.reduction.build(merged)
+
+    def call(self, x):
+        x = pad_to_multiple(x, 2)
+        batch, height, width, _ = ops.shape(x)
+        channels = x.shape[-1]
+        x = ops.reshape(x, (batch, height // 2, 2, width // 2, 2, channels))
+        x = ops.transpose(x, (0, 1, 3, 4, 2, 5))  # the authors' order: left column from top to bottom, then right
+        return self.reduction(self.norm(ops.reshape(x, (batch, height // 2, width // 2, 4 * channels))))
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], *(_divided(size, 2) for size in input_shape[1:3]), 2 * input_shape[-1])
+
+    def get_config(self):
+        return super().get_config() | {"layer_norm_epsilon": self.layer_norm_epsilon}

@@ -1,0 +1,111 @@
+"""The block of a Swin Transformer, with its attention, ACmix or a convolution as the mixer of pixels."""
+
+import keras
+
+from tfvt.checks import check_choice
+from tfvt.layers.acmix import ACmix
+from tfvt.layers.regularization import DropPath
+from tfvt.layers.transformer import gelu
+from tfvt.layers.window_attention import WindowAttention
+
+MIXERS = ("attention", "acmix", "convolution")
+
+
+@keras.saving.register_keras_serializable(package="tfvt")
+class SwinBlock(keras.layers.Layer):
+    """z' = z + Mixer(LayerNorm(z)); z'' = z' + MLP(LayerNorm(z')), on a map.
+
+    Sources: Swin Transformer (Liu et al. 2021), eq. (3), https://arxiv.org/abs/2103.14030; ACmix (Pan et al. 2022),
+    section 4.5 and, for the convolution, Table 6.
+
+    Args:
+        num_heads: a divisor of the channels C.
+        window_size: side of a window in pixels.
+        shift_size: pixels of the cyclic shift: 0, or half a window in every other block.
+        mlp_ratio: channels between the MLP's two dense layers, in C.
+        mixer: "attention", see `WindowAttention`; "acmix", see `ACmix`; "convolution", a dense 3x3 convolution in
+            place of the whole attention module.
+        shift, combine: of `ACmix`.
+        dropout_rate: behind the mixer and both dense layers of the MLP.
+        drop_path_rate: stochastic depth of both residuals.
+        layer_norm_epsilon: of both norms.
+
+    Shapes: (B, H, W, C) -> (B, H, W, C), any H and W.
+    """
+
+    def __init__(
+        self,
+        num_heads,
+        window_size=7,
+        shift_size=0,
+        mlp_ratio=4,
+        mixer="attention",
+        shift="learned",
+        combine="both",
+        dropout_rate=0.0,
+        drop_path_rate=0.0,
+        layer_norm_epsilon=1e-5,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_choice("mixer", mixer, MIXERS)
+        self.num_heads, self.window_size, self.shift_size = num_heads, window_size, shift_size
+        self.mlp_ratio, self.mixer, self.shift, self.combine = mlp_ratio, mixer, shift, combine
+        self.dropout_rate, self.drop_path_rate = dropout_rate, drop_path_rate
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.mixer_norm, self.mlp_norm = (
+            keras.layers.LayerNormalization(epsilon=layer_norm_epsilon, name=name, dtype=self.dtype_policy)
+            for name in ("mixer_norm", "mlp_norm")
+        )
+        self.dropout = keras.layers.Dropout(dropout_rate, name="dropout", dtype=self.dtype_policy)
+        self.drop_path = DropPath(drop_path_rate, name="drop_path", dtype=self.dtype_policy)
+
+    def build(self, x_shape):
+        channels = x_shape[-1]
+        self.mix = self._make_mixer(channels, name="mixer", dtype=self.dtype_policy)
+        self.mlp_in = keras.layers.Dense(self.mlp_ratio * channels, name="mlp_in", dtype=self.dtype_policy)
+        self.mlp_out = keras.layers.Dense(channels, name="mlp_out", dtype=self.dtype_policy)
+        for layer in (self.mixer_norm, self.mix, self.mlp_norm, self.mlp_in):
+            layer.build(x_shape)
+        self.mlp_out.build((*x_shape[:-1], self.mlp_ratio * channels))
+
+    def _make_mixer(self, channels, **kwargs):
+        if self.mixer == "convolution":
+            return keras.layers.Conv2D(channels, 3, padding="same", **kwargs)
+        if self.mixer == "attention":
+            return WindowAttention(channels, self.num_heads, self.window_size, self.shift_size, **kwargs)
+        return ACmix(
+            channels,
+            self.num_heads,
+            attention="window",
+            attention_kernel_size=self.window_size,
+            shift_size=self.shift_size,
+            shift=self.shift,
+            combine=self.combine,
+            **kwargs,
+        )
+
+    def call(self, x, training=None):
+        x = x + self._residual(self.mix(self.mixer_norm(x)), training)
+        hidden = self.dropout(gelu(self.mlp_in(self.mlp_norm(x))), training=training)
+        return x + self._residual(self.mlp_out(hidden), training)
+
+    def _residual(self, branch, training):
+        return self.drop_path(self.dropout(branch, training=training), training=training)
+
+    def compute_output_shape(self, x_shape):
+        return x_shape
+
+    def get_config(self):
+        return super().get_config() | {
+            "num_heads": self.num_heads,
+            "window_size": self.window_size,
+            "shift_size": self.shift_size,
+            "mlp_ratio": self.mlp_ratio,
+            "mixer": self.mixer,
+            "shift": self.shift,
+            "combine": self.combine,
+            "dropout_rate": self.dropout_rate,
+            "drop_path_rate": self.drop_path_rate,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+        }

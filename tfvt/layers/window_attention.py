@@ -1,0 +1,141 @@
+"""Window attention: every pixel attends to the pixels of its own window (Swin Transformer)."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfvt.checks import check_at_least
+from tfvt.layers.local_attention import check_heads, cut_blocks, join_blocks, split_at
+from tfvt.layers.map_attention import MapAttention
+from tfvt.layers.patches import pad_to_multiple
+
+ACROSS = -100.0  # added to the logits of pixels that are neighbours only through the cyclic shift, as the authors do
+
+
+@keras.saving.register_keras_serializable(package="tfvt")
+class WindowAttention(MapAttention):
+    """Multi-head attention within windows, with a learned bias for each relative position.
+
+    Source: Swin Transformer (Liu et al. 2021), section 3.2 and eq. 4; eq. (19) of ACmix. The map is padded with
+    zeros at the bottom and right to whole windows, and shifted cyclically, up and to the left. Padding takes part in
+    the attention, as in the authors' code for other sizes than 224. A map that one window covers is not shifted.
+
+    Args:
+        filters: C, output channels.
+        num_heads: a divisor of `filters`.
+        window_size: side of a window in pixels.
+        shift_size: pixels of the cyclic shift, below window_size; half a window in every other block of a Swin.
+        returns: see `MapAttention`; the maps are padded and shifted.
+
+    Shapes: (B, H, W, C') -> (B, H, W, C).
+
+    Raises:
+        ValueError: heads that do not divide the channels, or a shift outside 0 <= shift_size < window_size.
+    """
+
+    def __init__(self, filters, num_heads, window_size=7, shift_size=0, **kwargs):
+        super().__init__(**kwargs)
+        check_heads(num_heads, filters)
+        check_at_least("window_size", window_size, 1)
+        if not 0 <= shift_size < window_size:
+            raise ValueError(f"shift_size={shift_size}: expected 0 <= shift_size < window_size={window_size}")
+        self.filters, self.num_heads = filters, num_heads
+        self.window_size, self.shift_size = window_size, shift_size
+        self.qkv = self.dense(3 * filters, "qkv")
+
+    def build_projections(self, x_shape):
+        self.qkv.build(x_shape)
+
+    def build_attention(self, x_shape):
+        self.bias_table = self.add_weight(
+            name="bias_table",
+            shape=((2 * self.window_size - 1) ** 2, self.num_heads),
+            initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+        )
+        self.out = self.dense(self.filters, "out")
+        self.out.build((*x_shape[:-1], self.filters))
+
+    def arrange(self, x):
+        x = pad_to_multiple(x, self.window_size)
+        shift = self._shift(x)
+        return x if _is_zero(shift) else ops.roll(x, (-shift, -shift), axis=(1, 2))
+
+    def restore(self, y, x):
+        shift = self._shift(y)
+        if not _is_zero(shift):
+            y = ops.roll(y, (shift, shift), axis=(1, 2))
+        for axis, size in ((1, ops.shape(x)[1]), (2, ops.shape(x)[2])):
+            if y.shape[axis] is None or y.shape[axis] != size:
+                y, _ = split_at(y, size, axis)
+        return y
+
+    def project(self, x):
+        return tuple(ops.split(self.qkv(x), 3, axis=-1))
+
+    def attend(self, query, key, value):
+        batch, height, width, _ = ops.shape(query)
+        size, grid = self.window_size, (height // self.window_size, width // self.window_size)
+        query, key, value = (cut_blocks(x, grid, size, 0, self.num_heads) for x in (query, key, value))
+        logits = ops.matmul(query * query.shape[-1] ** -0.5, ops.swapaxes(key, -1, -2))
+        bias = ops.cast(self._bias(height, width, self._shift_of(height, width)), logits.dtype)
+        if bias.shape[0] == 1:
+            logits = logits + bias
+        else:  # one bias for each window of an image
+            windows = (batch, grid[0] * grid[1], self.num_heads, size**2, size**2)
+            logits = ops.reshape(ops.reshape(logits, windows) + bias, (-1, *windows[2:]))
+        return self.out(join_blocks(ops.matmul(ops.softmax(logits, axis=-1), value), batch, grid, size))
+
+    def _shift(self, x):
+        return self._shift_of(*ops.shape(x)[1:3])
+
+    def _shift_of(self, height, width):
+        if self.shift_size == 0 or (isinstance(height, int) and isinstance(width, int)):
+            return self.shift_size if self.shift_size and min(height, width) > self.window_size else 0
+        return ops.where(ops.minimum(height, width) > self.window_size, self.shift_size, 0)
+
+    def _bias(self, height, width, shift):
+        """(1 or windows, heads, pixels, pixels): by relative position, and the mask of a shifted map."""
+        size = self.window_size
+        row, column = np.divmod(np.arange(size**2), size)
+        rows, columns = (c[:, None] - c[None, :] + size - 1 for c in (row, column))
+        bias = ops.take(self.bias_table, rows * (2 * size - 1) + columns, axis=0)
+        bias = ops.transpose(bias, (2, 0, 1))[None]
+        return bias if _is_zero(shift) else bias + ops.cast(self._mask(height, width, shift), bias.dtype)
+
+    def _mask(self, height, width, shift):
+        """(windows, 1, pixels, pixels): ACROSS between pixels of parts of the map that the shift brought together."""
+        size = self.window_size
+        # The last window of each axis holds the end of the map, and behind it what was its beginning.
+        row, column = (
+            ops.cast(ops.arange(length) >= length - size, "int32")
+            + ops.cast(ops.arange(length) >= length - shift, "int32")
+            for length in (height, width)
+        )
+        parts = ops.reshape(row[:, None] * 3 + column[None, :], (height // size, size, width // size, size))
+        parts = ops.reshape(ops.transpose(parts, (0, 2, 1, 3)), (-1, size**2))
+        return ops.where(parts[:, None, :, None] != parts[:, None, None, :], ACROSS, 0.0)
+
+    def compute_output_shape(self, x_shape):
+        outputs = (*x_shape[:-1], self.filters)
+        padded = (None if size is None else -(-size // self.window_size) * self.window_size for size in x_shape[1:3])
+        arranged = (x_shape[0], *padded, self.filters)
+        return {"attention": outputs, "both": (arranged,) * 4, "projections": (arranged,) * 3}[self.returns]
+
+    def macs(self, x):
+        if self.returns == "projections":
+            return 0
+        rows, columns = (-(-size // self.window_size) for size in x.shape[1:3])
+        return 2 * rows * columns * self.window_size**4 * self.filters
+
+    def get_config(self):
+        return super().get_config() | {
+            "filters": self.filters,
+            "num_heads": self.num_heads,
+            "window_size": self.window_size,
+            "shift_size": self.shift_size,
+        }
+
+
+def _is_zero(shift):
+    """Whether a map is known not to be shifted; that of one of unknown size is not known."""
+    return isinstance(shift, int) and shift == 0

@@ -1,0 +1,144 @@
+"""Swin Transformer (Liu et al. 2021), and with ACmix or a convolution in place of its attention.
+
+Sources: https://arxiv.org/abs/2103.14030, section 3 and Table 7; ACmix (Pan et al., CVPR 2022), Figure 4 and Table 6.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import keras
+
+from tfvt.checks import check_at_least
+from tfvt.layers import PatchEmbedding, PatchMerging, SwinBlock, drop_path_rates
+from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD, image_input, pyramid_model
+from tfvt.registry import register
+
+VARIANTS = {
+    "swin_tiny": {"depths": (2, 2, 6, 2)},
+    "swin_small": {"depths": (2, 2, 18, 2)},
+    "acmix_swin_tiny": {"depths": (2, 2, 6, 2), "mixer": "acmix"},
+    "acmix_swin_small": {"depths": (2, 2, 18, 2), "mixer": "acmix"},
+    "conv_swin_tiny": {"depths": (2, 2, 6, 2), "mixer": "convolution"},
+}
+PATCH_SIZE = 4
+
+
+@register(VARIANTS)
+def swin(
+    *,
+    depths: tuple[int, ...],
+    mixer: Literal["attention", "acmix", "convolution"] = "attention",
+    num_classes: int = 1000,
+    input_shape: tuple[int | None, int | None, int] = (224, 224, 3),
+    include_top: bool = True,
+    features: tuple[str, ...] | None = None,
+    pixel_mean: tuple[float, ...] | None = IMAGENET_MEAN,
+    pixel_std: tuple[float, ...] | None = IMAGENET_STD,
+    dropout_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    layer_norm_epsilon: float = 1e-5,
+    width: int = 96,
+    head_dim: int = 32,
+    window_size: int = 7,
+    mlp_ratio: int = 4,
+    shift: Literal["learned", "random", "fixed", "tensor"] = "learned",
+    combine: Literal["both", "sum", "alpha", "complement", "attention", "convolution"] = "both",
+    name: str | None = None,
+) -> keras.Model:
+    """Build a Swin Transformer.
+
+    Args:
+        depths: blocks in each stage; every second one has its windows shifted by half a window.
+        mixer: of every block: "attention", "acmix" or "convolution", see `tfvt.layers.SwinBlock`.
+        num_classes: width of the classifier.
+        input_shape: (height, width, channels) in pixels, any size: patches, windows and pairs of pixels are padded.
+        include_top: False returns the pooled embedding (B, C).
+        features: levels to return as a dict level -> map (B, H, W, C), no head: "P2" to "P5" (strides 4 to 32), as
+            the stages give them, without the last norm.
+        pixel_mean, pixel_std: per channel, in pixel units; pixel_mean=None takes normalised floats.
+        dropout_rate: behind the patch embedding, in every block and before the classifier.
+        drop_path_rate: stochastic depth of the last block; the others rise linearly to it from 0.
+        layer_norm_epsilon: of every layer norm.
+        width: channels of the first stage; each later stage doubles them.
+        head_dim: channels of an attention head.
+        window_size: side of a window, in pixels of its map.
+        mlp_ratio: channels inside the MLPs, in those of their stage.
+        shift, combine: of every ACmix, see `tfvt.layers.ACmix`.
+        name: of the model.
+
+    Returns:
+        A `keras.Model` from pixels (B, H, W, 3) in 0..255 to logits, the embedding or the dict of maps.
+    """
+    trunk = SwinTrunk(
+        depths=depths,
+        width=width,
+        head_dim=head_dim,
+        dropout_rate=dropout_rate,
+        drop_path_rate=drop_path_rate,
+        layer_norm_epsilon=layer_norm_epsilon,
+        block_options={
+            "mixer": mixer,
+            "window_size": window_size,
+            "mlp_ratio": mlp_ratio,
+            "shift": shift,
+            "combine": combine,
+        },
+    )
+    inputs, x = image_input(input_shape, minimum=PATCH_SIZE, pixel_mean=pixel_mean, pixel_std=pixel_std)
+    return pyramid_model(inputs, x, trunk, features, include_top, num_classes, dropout_rate, name)
+
+
+@dataclass(frozen=True)
+class SwinTrunk:
+    """Patch embedding and stages. Called on a normalised map (B, H, W, C), gives a dict level -> map."""
+
+    depths: tuple[int, ...]
+    width: int
+    head_dim: int
+    dropout_rate: float
+    drop_path_rate: float
+    layer_norm_epsilon: float
+    block_options: dict
+
+    def __post_init__(self):
+        check_at_least("head_dim", self.head_dim, 1)
+        check_at_least("width", self.width, self.head_dim)
+        if not self.depths:
+            raise ValueError(f"depths={self.depths}: expected at least one stage")
+        for depth in self.depths:
+            check_at_least("depths", depth, 1)
+
+    def level_names(self):
+        """P2, P3, ...: strides 4, 8, ..."""
+        return [f"P{2 + stage}" for stage in range(len(self.depths))]
+
+    def __call__(self, x):
+        rates = iter(drop_path_rates(self.drop_path_rate, sum(self.depths)))
+        x = PatchEmbedding(self.width, PATCH_SIZE, self.layer_norm_epsilon, name="patch_embedding")(x)
+        if self.dropout_rate:
+            x = keras.layers.Dropout(self.dropout_rate, name="embedding_dropout")(x)
+        levels = {}
+        for stage, (level, depth) in enumerate(zip(self.level_names(), self.depths, strict=True), start=1):
+            if stage > 1:
+                x = PatchMerging(self.layer_norm_epsilon, name=f"stage{stage}_merging")(x)
+            for block in range(1, depth + 1):
+                x = self.block(x.shape[-1], block, next(rates), f"stage{stage}_block{block}")(x)
+            levels[level] = x
+        return levels
+
+    def block(self, channels, number, drop_path_rate, name):
+        return SwinBlock(
+            num_heads=channels // self.head_dim,
+            shift_size=0 if number % 2 else self.block_options["window_size"] // 2,
+            dropout_rate=self.dropout_rate,
+            drop_path_rate=drop_path_rate,
+            layer_norm_epsilon=self.layer_norm_epsilon,
+            name=name,
+            **self.block_options,
+        )
+
+    def embed(self, levels):
+        """The mean over the last map, normed."""
+        x = levels[self.level_names()[-1]]
+        x = keras.layers.LayerNormalization(epsilon=self.layer_norm_epsilon, name="norm")(x)
+        return keras.layers.GlobalAveragePooling2D(name="pool")(x)
