@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import tests.contracts as contracts
 from tfvt import layers
-from tfvt.layers.visual_tokens import token_grid
+from tfvt.layers.tokenizers import token_grid
 
 B, H, W, C, CT, L = 2, 5, 4, 128, 32, 6
 

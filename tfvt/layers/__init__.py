@@ -14,18 +14,9 @@ from tfvt.layers.local_attention import LocalAttention
 from tfvt.layers.patches import PatchEmbedding, PatchMerging
 from tfvt.layers.regularization import DropPath, drop_path_rates
 from tfvt.layers.swin import SwinBlock
+from tfvt.layers.tokenizers import ClusterTokenizer, FilterTokenizer, PoolTokenizer, RecurrentTokenizer, kmeans
 from tfvt.layers.transformer import TransformerEncoderLayer, gelu
-from tfvt.layers.visual_tokens import (
-    ClusterTokenizer,
-    FilterTokenizer,
-    LinearNorm,
-    PoolTokenizer,
-    Projector,
-    RecurrentTokenizer,
-    TokenGraph,
-    TokenTransformer,
-    kmeans,
-)
+from tfvt.layers.visual_tokens import LinearNorm, Projector, TokenGraph, TokenTransformer
 from tfvt.layers.window_attention import WindowAttention
 
 __all__ = [

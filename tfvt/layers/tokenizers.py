@@ -1,0 +1,223 @@
+"""Tokenizers: from the pixels of a map to a few visual tokens (Visual Transformers, eq. 1, 2 and 6).
+
+What is common to these layers and those that work on the tokens: `tfvt.layers.visual_tokens`.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+from tfvt.layers.attention import attention_macs
+from tfvt.layers.visual_tokens import VisualTokenLayer, num_pixels, pixel_groups, pixel_list
+
+
+def token_grid(num_tokens):
+    """The most square (rows, columns) with rows * columns = num_tokens, rows <= columns: 8 -> (2, 4)."""
+    rows = max(r for r in range(1, math.isqrt(num_tokens) + 1) if num_tokens % r == 0)
+    return rows, num_tokens // rows
+
+
+def unit_vectors(x):
+    """`x` divided by its length along the last axis; zero vectors stay zero, with a gradient that is finite."""
+    return x * ops.rsqrt(ops.maximum(ops.sum(ops.square(x), axis=-1, keepdims=True), 1e-12))
+
+
+def kmeans(pixels, centroids, iterations):
+    """Lloyd's algorithm on unit vectors (arXiv Appendix C, Listing 1).
+
+    A pixel belongs to the centroid with the greatest cosine, which among unit vectors is the nearest one. The
+    listing divides by the number of members and normalises; normalising the sum is the same. A cluster without
+    members keeps its centroid (the listing would divide zero by zero).
+
+    Args:
+        pixels: (B, P, C).
+        centroids: (B, L, C), where to start.
+        iterations: of Lloyd's algorithm.
+
+    Returns:
+        (B, L, C), unit vectors.
+    """
+    pixels, centroids = unit_vectors(pixels), unit_vectors(centroids)
+    for _ in range(iterations):
+        nearest = ops.argmax(ops.matmul(pixels, ops.swapaxes(centroids, 1, 2)), axis=-1)
+        members = ops.one_hot(nearest, centroids.shape[1], dtype=pixels.dtype)
+        total = ops.matmul(ops.swapaxes(members, 1, 2), pixels)
+        occupied = ops.expand_dims(ops.sum(members, axis=1) > 0, -1)
+        centroids = ops.where(occupied, unit_vectors(total), centroids)
+    return centroids
+
+
+class _PixelTokenizer(VisualTokenLayer):
+    """A tokenizer that averages pixels with weights: T = softmax over the pixels of `logits`, times value(X)."""
+
+    def __init__(self, num_tokens, token_dim, **kwargs):
+        super().__init__(**kwargs)
+        self.num_tokens, self.token_dim = num_tokens, token_dim
+
+    def build_value(self, channels):
+        """The grouped value convolution, and the lift to the token channels where they differ."""
+        self.value = self.linear(channels, "value", pixel_groups(channels))
+        self.value.build((None, None, channels))
+        self.lift = None
+        if channels != self.token_dim:
+            self.lift = self.linear(self.token_dim, "lift")
+            self.lift.build((None, self.num_tokens, channels))
+
+    def tokenize(self, logits, pixels, map_shape, training):
+        """Tokens (B, L, CT) and attention (B, H, W, L) from logits (B, P, L) and pixels (B, P, C)."""
+        attention = ops.softmax(ops.swapaxes(logits, 1, 2), axis=-1)
+        tokens = ops.matmul(attention, self.value(pixels, training=training))
+        if self.lift is not None:
+            tokens = self.lift(tokens, training=training)
+        return tokens, ops.reshape(ops.swapaxes(attention, 1, 2), (*map_shape[:3], self.num_tokens))
+
+    def get_config(self):
+        return super().get_config() | {"num_tokens": self.num_tokens, "token_dim": self.token_dim}
+
+
+def _resize_to_tokens(x, num_tokens):
+    """(B, H, W, C) -> (B, num_tokens, C): bilinear, half-pixel centres, no antialiasing."""
+    grid = ops.image.resize(x, token_grid(num_tokens), interpolation="bilinear")
+    grid = ops.cast(grid, x.dtype)  # TensorFlow resizes half precision into float32
+    return ops.reshape(grid, (-1, num_tokens, x.shape[-1]))
+
+
+@keras.saving.register_keras_serializable(package="tfvt")
+class FilterTokenizer(_PixelTokenizer):
+    """Filter-based tokenizer, eq. (1): T = softmax over HW of (X W_A), transposed, times value(X).
+
+    Args:
+        num_tokens: L.
+        token_dim: CT; the tokens are lifted to it by a linear where it differs from C.
+        norm, norm_options: of the linears, see `LinearNorm`; W_A has none.
+
+    Shapes: map (B, H, W, C) -> tokens (B, L, CT) and attention (B, H, W, L), which sums to 1 over the pixels.
+    """
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        self.w_a = self.add_weight(name="w_a", shape=(channels, self.num_tokens), initializer="glorot_uniform")
+        self.build_value(channels)
+
+    def call(self, x, training=None):
+        pixels = pixel_list(x)
+        return self.tokenize(ops.matmul(pixels, self.w_a), pixels, ops.shape(x), training)
+
+    def macs(self, x):
+        return attention_macs(self.num_tokens, num_pixels(x), x.shape[-1], x.shape[-1])
+
+
+@keras.saving.register_keras_serializable(package="tfvt")
+class ClusterTokenizer(_PixelTokenizer):
+    """Clustering-based tokenizer, eq. (6): as the filter tokenizer, with k-means centroids of X for W_A.
+
+    Args:
+        num_tokens: L; the centroids start as X resized bilinearly to the most square grid of L pixels.
+        token_dim: CT.
+        iterations: of Lloyd's algorithm (not in the papers).
+        gradient: let gradients pass into the centroids (not in the papers); by default they are constants.
+        norm, norm_options: of the linears, see `LinearNorm`.
+
+    Shapes: map (B, H, W, C) -> tokens (B, L, CT) and attention (B, H, W, L), which sums to 1 over the pixels.
+    """
+
+    def __init__(self, num_tokens, token_dim, iterations=5, gradient=False, **kwargs):
+        super().__init__(num_tokens, token_dim, **kwargs)
+        self.iterations, self.gradient = iterations, gradient
+
+    def build(self, input_shape):
+        self.build_value(input_shape[-1])
+
+    def call(self, x, training=None):
+        pixels = pixel_list(x)
+        centroids = kmeans(pixels, _resize_to_tokens(x, self.num_tokens), self.iterations)
+        if not self.gradient:
+            centroids = ops.stop_gradient(centroids)
+        logits = ops.matmul(pixels, ops.swapaxes(centroids, 1, 2))
+        return self.tokenize(logits, pixels, ops.shape(x), training)
+
+    def macs(self, x):
+        """Products X W_K and A^T X; the iterations of k-means are not counted, as in the paper."""
+        return attention_macs(self.num_tokens, num_pixels(x), x.shape[-1], x.shape[-1])
+
+    def get_config(self):
+        return super().get_config() | {"iterations": self.iterations, "gradient": self.gradient}
+
+
+@keras.saving.register_keras_serializable(package="tfvt")
+class RecurrentTokenizer(_PixelTokenizer):
+    """Recurrent tokenizer, eq. (2): W_R = T_in W_TR; T = softmax over HW of (key(X) W_R^T), transposed, times value(X).
+
+    The paper leaves out the transpose of W_R, and its W_TR is CT x C.
+
+    Args:
+        num_tokens: tokens that are renewed, at most those that come in; the others pass unchanged behind them.
+        token_dim: CT.
+        scale_logits: divide the logits by the square root of C.
+        norm, norm_options: of the linears, see `LinearNorm`.
+
+    Shapes: map (B, H, W, C) and tokens (B, L, CT) -> tokens (B, L, CT) and the attention (B, H, W, num_tokens)
+    of the renewed ones, which sums to 1 over the pixels.
+    """
+
+    def __init__(self, num_tokens, token_dim, scale_logits=True, **kwargs):
+        super().__init__(num_tokens, token_dim, **kwargs)
+        self.scale_logits = scale_logits
+
+    def build(self, x_shape, tokens_shape):
+        channels = x_shape[-1]
+        if self.num_tokens > tokens_shape[1]:
+            raise ValueError(f"num_tokens={self.num_tokens}: only {tokens_shape[1]} tokens come in to be renewed")
+        self.query = self.linear(channels, "query")
+        self.query.build((None, self.num_tokens, self.token_dim))
+        self.key = self.linear(channels, "key", pixel_groups(channels))
+        self.key.build((None, None, channels))
+        self.build_value(channels)
+
+    def call(self, x, tokens, training=None):
+        pixels = pixel_list(x)
+        query = self.query(tokens[:, : self.num_tokens], training=training)
+        if self.scale_logits:
+            query = query * x.shape[-1] ** -0.5
+        logits = ops.matmul(self.key(pixels, training=training), ops.swapaxes(query, 1, 2))
+        renewed, attention = self.tokenize(logits, pixels, ops.shape(x), training)
+        if self.num_tokens < tokens.shape[1]:
+            renewed = ops.concatenate([renewed, tokens[:, self.num_tokens :]], axis=1)
+        return renewed, attention
+
+    def macs(self, x, tokens):
+        return attention_macs(self.num_tokens, num_pixels(x), x.shape[-1], x.shape[-1])
+
+    def get_config(self):
+        return super().get_config() | {"scale_logits": self.scale_logits}
+
+
+@keras.saving.register_keras_serializable(package="tfvt")
+class PoolTokenizer(VisualTokenLayer):
+    """Pooling-based tokenizer (ICCV Table 3): X resized bilinearly to a grid of L pixels, lifted to CT.
+
+    Args:
+        num_tokens: L, as the most square grid.
+        token_dim: CT; no lift where it equals C.
+        norm, norm_options: of the lift, see `LinearNorm`.
+
+    Shapes: map (B, H, W, C) -> tokens (B, L, CT).
+    """
+
+    def __init__(self, num_tokens, token_dim, **kwargs):
+        super().__init__(**kwargs)
+        self.num_tokens, self.token_dim = num_tokens, token_dim
+
+    def build(self, input_shape):
+        self.lift = None
+        if input_shape[-1] != self.token_dim:
+            self.lift = self.linear(self.token_dim, "lift")
+            self.lift.build((None, self.num_tokens, input_shape[-1]))
+
+    def call(self, x, training=None):
+        tokens = _resize_to_tokens(x, self.num_tokens)
+        return tokens if self.lift is None else self.lift(tokens, training=training)
+
+    def get_config(self):
+        return super().get_config() | {"num_tokens": self.num_tokens, "token_dim": self.token_dim}
