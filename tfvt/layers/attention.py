@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from tfvt.layers.dense import TokenDense
+
 
 def multi_head_attention(query, key, value, num_heads=1, scale=True, dropout=None):
     """Soft-max over the keys of query key^T, times value.
@@ -74,7 +76,7 @@ class MultiHeadAttention(keras.layers.Layer):
         glorot = keras.initializers.VarianceScaling(2.0, "fan_avg", "uniform")
         self.qkv_kernel = self.add_weight(name="qkv_kernel", shape=(channels, 3 * channels), initializer=glorot)
         self.qkv_bias = self.add_weight(name="qkv_bias", shape=(3 * channels,), initializer="zeros")
-        self.out = keras.layers.Dense(channels, name="out", dtype=self.dtype_policy)
+        self.out = TokenDense(channels, name="out", dtype=self.dtype_policy)
         self.out.build(x_shape)
 
     def call(self, x, context=None, training=None):
@@ -91,7 +93,9 @@ class MultiHeadAttention(keras.layers.Layer):
     def _project(self, x, first, last):
         """`x` times the thirds `first` to `last` of the matrix (0: queries, 1: keys, 2: values)."""
         part = slice(first * x.shape[-1], last * x.shape[-1])
-        return ops.matmul(x, self.qkv_kernel[:, part]) + self.qkv_bias[part]
+        matrix = ops.reshape(x, (-1, x.shape[-1]))  # as `TokenDense` does
+        projected = ops.matmul(matrix, self.qkv_kernel[:, part]) + self.qkv_bias[part]
+        return ops.reshape(projected, (*ops.shape(x)[:2], (last - first) * x.shape[-1]))
 
     def compute_output_shape(self, x_shape, context_shape=None):
         return x_shape

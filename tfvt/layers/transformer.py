@@ -1,5 +1,6 @@
 """The encoder layer of a vision transformer."""
 
+import functools
 import math
 
 import keras
@@ -7,6 +8,7 @@ from keras import ops
 
 from tfvt.checks import check_choice
 from tfvt.layers.attention import MultiHeadAttention
+from tfvt.layers.dense import TokenDense
 from tfvt.layers.regularization import DropPath
 
 GELUS = ("erf", "tanh")
@@ -23,6 +25,9 @@ def gelu(x, form="erf"):
         return keras.activations.gelu(x, approximate=True)
     # Not keras' exact form: that is written with erfc, which ONNX does not have.
     return 0.5 * x * (1 + ops.erf(x * math.sqrt(0.5)))
+
+
+_gelu = gelu  # the layer's argument has the same name
 
 
 @keras.saving.register_keras_serializable(package="tfvt")
@@ -68,7 +73,8 @@ class TransformerEncoderLayer(keras.layers.Layer):
             keras.layers.LayerNormalization(epsilon=layer_norm_epsilon, name=name, dtype=self.dtype_policy)
             for name in ("attention_norm", "mlp_norm")
         )
-        self.mlp_in = keras.layers.Dense(mlp_dim, name="mlp_in", dtype=self.dtype_policy)
+        activation = functools.partial(_gelu, form=gelu)
+        self.mlp_in = TokenDense(mlp_dim, activation, name="mlp_in", dtype=self.dtype_policy)
         self.dropout = keras.layers.Dropout(dropout_rate, name="dropout", dtype=self.dtype_policy)
         self.drop_path = DropPath(drop_path_rate, name="drop_path", dtype=self.dtype_policy)
 
@@ -77,7 +83,7 @@ class TransformerEncoderLayer(keras.layers.Layer):
         self.attention.build(x_shape)
         self.mlp_norm.build(x_shape)
         self.mlp_in.build(x_shape)
-        self.mlp_out = keras.layers.Dense(x_shape[-1], name="mlp_out", dtype=self.dtype_policy)
+        self.mlp_out = TokenDense(x_shape[-1], name="mlp_out", dtype=self.dtype_policy)
         self.mlp_out.build((*x_shape[:-1], self.mlp_dim))
 
     def call(self, x, context=None, training=None):
@@ -85,7 +91,7 @@ class TransformerEncoderLayer(keras.layers.Layer):
             (self.attention_norm(x),) if context is None else (self.attention_norm(x), self.attention_norm(context))
         )
         x = x + self._residual(self.attention(*normed, training=training), training)
-        hidden = gelu(self.mlp_in(self.mlp_norm(x)), self.gelu)
+        hidden = self.mlp_in(self.mlp_norm(x))
         return x + self._residual(self.mlp_out(self.dropout(hidden, training=training)), training)
 
     def _residual(self, branch, training):
