@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from tfvt.checkpoints import acmix, google_npz, huggingface, resnet, swin, tfm, timm, vit
+from tfvt.checkpoints import acmix, google_npz, huggingface, pvt, resnet, san, swin, tfm, timm
 from tfvt.checkpoints.files import keras_gelu, read_arrays
 from tfvt.checkpoints.formats import Format, Tensor, Training
 from tfvt.checkpoints.positions import KERNELS, fit_positions
@@ -23,16 +23,10 @@ OWN = Format(
     training=lambda source: Training(gelu=keras_gelu(source)),
     ignored=r".*seed_generator_state",
 )
-# In the order in which `source="auto"` tries them: our own paths match more than Google's, and an ACmix has the names
-# of a ResNet's stem.
+# In the order in which `source="auto"` tries them: our own paths match more than Google's, and ACmix and SAN
+# layers have the names of a ResNet's stem.
 FORMATS = (
-    *acmix.FORMATS,
-    *swin.FORMATS,
-    *resnet.FORMATS,
-    *huggingface.FORMATS,
-    *timm.FORMATS,
-    *tfm.FORMATS,
-    *google_npz.FORMATS,
+    *(f for module in (acmix, san, swin, pvt, resnet, huggingface, timm, tfm, google_npz) for f in module.FORMATS),
     OWN,
 )
 SOURCES = ("auto", *dict.fromkeys(source for candidate in FORMATS for source in candidate.sources))
@@ -80,8 +74,8 @@ def load_checkpoint(model, path_or_arrays, *, source="auto", strict=True, resamp
             source's names, in the source's layouts.
         source: "torchvision", "timm" (DeiT too), "huggingface", "google" (`.npz` of vit_jax and big_vision), "tfm"
             (TensorFlow official models), "acmix" (the authors' ACmix-ResNet, or one layer of it), "swin" (the
-            authors' Swin or ACmix-Swin, or one block of it) or "tfvt" (a `.keras` file of this package, or arrays
-            under the paths of the model's weights); "auto" tells by the names.
+            authors' Swin or ACmix-Swin, or one block of it), "san" (one SAN attention layer) or "tfvt" (a `.keras`
+            file of this package, or arrays under the paths of the model's weights); "auto" tells by the names.
         strict: False lets other tensors than those named above be unused or fresh.
         resample: kernel for position embeddings, one of `tfvt.checkpoints.positions.KERNELS`; "source": the one
             that the source's own family uses ("bilinear" for our own files).
@@ -180,7 +174,7 @@ def _fit(model, weights, converted, kernel):
 
 def _position_grid(path, shape):
     """(rows, columns) of a table of positions, or of relative positions, that may be resampled; else None."""
-    if path == vit.PATCH_POSITIONS:
+    if path.endswith("/patch_positions"):
         return shape[:2]
     if path.endswith("/bias_table"):
         return (math.isqrt(shape[0]),) * 2

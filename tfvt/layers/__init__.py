@@ -10,8 +10,11 @@ from tfvt.layers.attention import MultiHeadAttention, multi_head_attention
 from tfvt.layers.convolution import GroupedDense
 from tfvt.layers.embedding import TokenEmbedding
 from tfvt.layers.funnel import FunnelPooling, FunnelUpsampling
+from tfvt.layers.global_attention import GlobalAttention
 from tfvt.layers.local_attention import LocalAttention
 from tfvt.layers.patches import PatchEmbedding, PatchMerging
+from tfvt.layers.patchwise_attention import SANAttention
+from tfvt.layers.pvt import MapPositions, PVTBlock
 from tfvt.layers.regularization import DropPath, drop_path_rates
 from tfvt.layers.swin import SwinBlock
 from tfvt.layers.tokenizers import ClusterTokenizer, FilterTokenizer, PoolTokenizer, RecurrentTokenizer, kmeans
@@ -27,15 +30,19 @@ __all__ = [
     "FilterTokenizer",
     "FunnelPooling",
     "FunnelUpsampling",
+    "GlobalAttention",
     "GroupedDense",
     "LinearNorm",
     "LocalAttention",
+    "MapPositions",
     "MultiHeadAttention",
+    "PVTBlock",
     "PatchEmbedding",
     "PatchMerging",
     "PoolTokenizer",
     "Projector",
     "RecurrentTokenizer",
+    "SANAttention",
     "SwinBlock",
     "TokenEmbedding",
     "TokenGraph",

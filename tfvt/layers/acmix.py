@@ -12,12 +12,14 @@ from keras import ops
 
 from tfvt.checks import check_choice
 from tfvt.layers.convolution import grouped_conv2d, strided_window
+from tfvt.layers.global_attention import GlobalAttention
 from tfvt.layers.local_attention import LocalAttention, check_heads, check_kernel_size
+from tfvt.layers.patchwise_attention import SANAttention
 from tfvt.layers.window_attention import WindowAttention
 
 SHIFTS = ("tensor", "fixed", "random", "learned")
 COMBINATIONS = ("both", "sum", "alpha", "complement", "attention", "convolution")
-ATTENTIONS = ("local", "window")
+ATTENTIONS = ("local", "window", "patchwise", "global")
 
 
 def shift_kernel(kernel_size, filters):
@@ -154,7 +156,8 @@ class ACmix(keras.layers.Layer):
         filters: C', output channels.
         num_heads: N, a divisor of `filters`; the pieces of the convolution path have d = C' / N channels as well.
         attention: "local", see `LocalAttention`; "window", see `WindowAttention`, whose padded and shifted map the
-            convolution reads too.
+            convolution reads too; "patchwise", see `SANAttention`, whose `share` is `num_heads`; "global", see
+            `GlobalAttention`.
         attention_kernel_size: k_a, side of the neighbourhood or of the window.
         conv_kernel_size: k_c of the convolution path, odd.
         strides: of local attention and of the convolution; 1 with other attentions.
@@ -162,8 +165,11 @@ class ACmix(keras.layers.Layer):
         combine: "both", alpha and beta learned, from 0.5; "sum", both 1; "alpha", alpha learned and beta 1;
             "complement", alpha learned and beta 1 - alpha (Table 6); "attention" or "convolution", that path alone.
         shift_size: of window attention, else 0.
+        reduction: of global attention, else 1.
+        batch_norm_options: of patchwise attention.
 
-    Shapes: (B, H, W, C) -> (B, ceil(H / strides), ceil(W / strides), C').
+    Shapes: (B, H, W, C) -> (B, ceil(H / strides), ceil(W / strides), C'). With a class token (B, 1, C) beside the
+    map, for global attention: the tuple (map, token), where the token has no part in the convolution.
 
     Raises:
         ValueError: channels that the heads do not divide, or a map that is too small to reflect.
@@ -180,17 +186,22 @@ class ACmix(keras.layers.Layer):
         shift="learned",
         combine="both",
         shift_size=0,
+        reduction=1,
+        batch_norm_options=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         check_choice("attention", attention, ATTENTIONS)
         _check_option("strides", strides, 1, attention, "local")
         _check_option("shift_size", shift_size, 0, attention, "window")
+        _check_option("reduction", reduction, 1, attention, "global")
+        _check_option("batch_norm_options", batch_norm_options, None, attention, "patchwise")
         check_choice("combine", combine, COMBINATIONS)
         check_heads(num_heads, filters)
         self.filters, self.num_heads, self.attention = filters, num_heads, attention
         self.attention_kernel_size, self.conv_kernel_size = attention_kernel_size, conv_kernel_size
         self.strides, self.shift, self.combine, self.shift_size = strides, shift, combine, shift_size
+        self.reduction, self.batch_norm_options = reduction, batch_norm_options
         returns = {"attention": "attention", "convolution": "projections"}.get(combine, "both")
         self.attention_path = self._make_attention(returns=returns, name="attention", dtype=self.dtype_policy)
         self.convolution_path = None
@@ -200,6 +211,7 @@ class ACmix(keras.layers.Layer):
                 filters // num_heads,
                 conv_kernel_size,
                 strides,
+                reduction,
                 use_bias=attention == "window",  # as the authors' Swin has it
                 shift=shift,
                 name="convolution",
@@ -207,11 +219,16 @@ class ACmix(keras.layers.Layer):
             )
 
     def _make_attention(self, **kwargs):
+        size = self.attention_kernel_size
         if self.attention == "window":
-            return WindowAttention(self.filters, self.num_heads, self.attention_kernel_size, self.shift_size, **kwargs)
-        return LocalAttention(self.filters, self.num_heads, self.attention_kernel_size, self.strides, **kwargs)
+            return WindowAttention(self.filters, self.num_heads, size, self.shift_size, **kwargs)
+        if self.attention == "patchwise":
+            return SANAttention(self.filters, self.num_heads, size, self.batch_norm_options, **kwargs)
+        if self.attention == "global":
+            return GlobalAttention(self.filters, self.num_heads, self.reduction, **kwargs)
+        return LocalAttention(self.filters, self.num_heads, size, self.strides, **kwargs)
 
-    def build(self, x_shape):
+    def build(self, x_shape, token_shape=None):
         self.attention_path.build(x_shape)
         if self.convolution_path is not None:
             projected = self.attention_path.compute_output_shape(x_shape)[-3:]
@@ -221,14 +238,20 @@ class ACmix(keras.layers.Layer):
         if self.combine == "both":
             self.beta = self.add_weight(name="beta", shape=(), initializer=keras.initializers.Constant(0.5))
 
-    def call(self, x):
+    def call(self, x, token=None, training=None):  # Keras hands `training` on to the norms of patchwise attention
+        inputs = (x,) if token is None else (x, token)
         if self.combine == "attention":
-            return self.attention_path(x)
+            return self.attention_path(*inputs)
         if self.combine == "convolution":
+            if token is not None:
+                raise ValueError("combine='convolution' leaves out a class token: expected one that attends")
             return self.attention_path.restore(self.convolution_path(*self.attention_path(x)), x)
-        attention, *projections = self.attention_path(x)
+        attention, *projections = self.attention_path(*inputs)
         convolution = self.convolution_path(*projections)
         alpha, beta = self.rates()
+        if token is not None:
+            attention, token = attention
+            return alpha * attention + beta * convolution, alpha * token
         return self.attention_path.restore(alpha * attention + beta * convolution, x)
 
     def rates(self):
@@ -239,9 +262,10 @@ class ACmix(keras.layers.Layer):
             return self.alpha, 1 if self.combine == "alpha" else 1 - self.alpha
         return int(self.combine != "convolution"), int(self.combine != "attention")
 
-    def compute_output_shape(self, x_shape):
+    def compute_output_shape(self, x_shape, token_shape=None):
         rows, columns = (None if size is None else -(-size // self.strides) for size in x_shape[1:3])
-        return (x_shape[0], rows, columns, self.filters)
+        outputs = (x_shape[0], rows, columns, self.filters)
+        return outputs if token_shape is None else (outputs, token_shape)
 
     def get_config(self):
         return super().get_config() | {
@@ -254,6 +278,8 @@ class ACmix(keras.layers.Layer):
             "shift": self.shift,
             "combine": self.combine,
             "shift_size": self.shift_size,
+            "reduction": self.reduction,
+            "batch_norm_options": self.batch_norm_options,
         }
 
 

@@ -10,8 +10,9 @@ RETURNS = ("attention", "both", "projections")
 class MapAttention(keras.layers.Layer):
     """Attention on a map in two stages: projections (ACmix, eq. 11), then weights and aggregation (eq. 12).
 
-    A subclass has `build_projections(x_shape)`, `build_attention(x_shape)`, `project(x)` -> query, key, value,
-    `attend(query, key, value)`, and where it moves pixels `arrange(x)` before and `restore(y, x)` behind.
+    A subclass has `build_projections(x_shape)`, `build_attention(x_shape)`, `project(x)` -> query, key, value and
+    `attend(query, key, value)`, or a `call` of its own that needs more; and where it moves pixels `arrange(x)` before
+    and `restore(y, x)` behind.
 
     Args:
         returns: "attention", the output alone; "both", the tuple (output, query, key, value); "projections", the

@@ -1,0 +1,52 @@
+"""What only SAN and PVT have: their options, pyramids and sizes."""
+
+import numpy as np
+import pytest
+
+import tests.contracts as contracts
+import tfvt
+
+TINY_SAN = {"depths": (1, 1), "width": 32, "first_kernel_size": 3, "kernel_size": 5}
+TINY_PVT = {"depths": (1, 1, 1, 2), "head_dim": 8}
+
+
+@pytest.mark.parametrize(("name", "tiny"), [("acmix_san10", TINY_SAN), ("acmix_pvt_tiny", TINY_PVT)])
+def test_acmix(name, tiny):
+    contracts.check_model(name, **tiny)
+
+
+def test_pyramids():
+    contracts.check_features("san10", {"P1": 2, "P2": 4}, **TINY_SAN)
+    contracts.check_features("pvt_tiny", {"P2": 4, "P3": 8, "P4": 16, "P5": 32}, size=(97, 70), **TINY_PVT)
+
+
+def test_san_takes_any_size():
+    contracts.check_sizes("san10", [(64, 64), (33, 50)], **TINY_SAN)
+
+
+@pytest.mark.parametrize("name", ["pvt_tiny", "acmix_pvt_tiny"])
+def test_pvt_takes_weights_of_another_size(name):
+    """At any size; the positions are resampled, the class token's is not."""
+    small = tfvt.create_model(name, input_shape=(64, 64, 3), num_classes=5, **TINY_PVT)
+    weights = {w.path: contracts.arrays(w)[0] for w in small.weights}
+    large = tfvt.create_model(name, input_shape=(97, 70, 3), num_classes=5, **TINY_PVT)
+    report = tfvt.load_checkpoint(large, weights, source="tfvt")
+    assert report.fresh == report.unused == ()
+    assert set(report.resampled) == {f"stage{s}_positions/patch_positions" for s in (1, 2, 3, 4)}
+    (logits,) = contracts.arrays(large(contracts.random_images((2, 97, 70, 3))))
+    assert np.isfinite(logits).all()
+    np.testing.assert_array_equal(
+        *(contracts.arrays(m.get_layer("stage4_positions").token_position)[0] for m in (small, large))
+    )
+
+
+@pytest.mark.parametrize(("name", "options", "message"), [
+    ("san10", {"input_shape": (127, 224, 3)}, "height 127 is below 128"),
+    ("san10", {"width": 48}, "width=48: expected a multiple of 32"),
+    ("pvt_tiny", {"input_shape": (None, 224, 3)}, "position embeddings for one height and width"),
+    ("pvt_tiny", {"depths": (2, 2, 2)}, "expected 4 stages"),
+    ("acmix_pvt_tiny", {"combine": "convolution"}, "combine='convolution': expected one of"),
+])  # fmt: skip
+def test_bad_arguments_are_named(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        tfvt.create_model(name, **options)

@@ -1,0 +1,139 @@
+"""The block of a Pyramid Vision Transformer and its position embeddings, on maps."""
+
+import keras
+from keras import ops
+
+from tfvt.checks import check_choice
+from tfvt.layers.acmix import ACmix
+from tfvt.layers.global_attention import GlobalAttention
+from tfvt.layers.regularization import DropPath
+from tfvt.layers.transformer import gelu
+
+
+@keras.saving.register_keras_serializable(package="tfvt")
+class MapPositions(keras.layers.Layer):
+    """Learned position embeddings added to a map, and optionally a class token with its own (PVT, section 3.2).
+
+    Args:
+        class_token: give a class token as well.
+
+    Shapes: (B, H, W, C) -> (B, H, W, C), or (map, token (B, 1, C)). The layer is built for one height and width.
+    """
+
+    def __init__(self, class_token=False, **kwargs):
+        super().__init__(**kwargs)
+        self.class_token = class_token
+
+    def build(self, x_shape):
+        start = keras.initializers.TruncatedNormal(stddev=0.02)
+        self.patch_positions = self.add_weight(name="patch_positions", shape=x_shape[1:], initializer=start)
+        if self.class_token:
+            for name in ("token", "token_position"):
+                setattr(self, name, self.add_weight(name=name, shape=(1, 1, x_shape[-1]), initializer=start))
+
+    def call(self, x):
+        placed = x + self.patch_positions
+        if not self.class_token:
+            return placed
+        token = ops.broadcast_to(self.token + self.token_position, (ops.shape(x)[0], 1, x.shape[-1]))
+        return placed, ops.cast(token, placed.dtype)
+
+    def compute_output_shape(self, x_shape):
+        return (x_shape, (x_shape[0], 1, x_shape[-1])) if self.class_token else x_shape
+
+    def macs(self, x):
+        return 0  # its tables are added, not multiplied
+
+    def get_config(self):
+        return super().get_config() | {"class_token": self.class_token}
+
+
+@keras.saving.register_keras_serializable(package="tfvt")
+class PVTBlock(keras.layers.Layer):
+    """z' = z + Mixer(LayerNorm(z)); z'' = z' + MLP(LayerNorm(z')), on a map and optionally a class token.
+
+    Sources: PVT (Wang et al. 2021), section 3.3, https://arxiv.org/abs/2102.12122; ACmix (Pan et al. 2022), 4.5.
+
+    Args:
+        num_heads: a divisor of the channels C.
+        reduction: of the keys' and values' map, see `GlobalAttention`.
+        mlp_ratio: channels between the MLP's two dense layers, in C.
+        mixer: "attention" or "acmix".
+        shift, combine: of `ACmix`.
+        dropout_rate: behind the mixer and both dense layers of the MLP.
+        drop_path_rate: stochastic depth of both residuals.
+        layer_norm_epsilon: of the block's norms.
+
+    Shapes: map (B, H, W, C) [, token (B, 1, C)] -> the same.
+    """
+
+    def __init__(
+        self,
+        num_heads,
+        reduction=1,
+        mlp_ratio=4,
+        mixer="attention",
+        shift="learned",
+        combine="both",
+        dropout_rate=0.0,
+        drop_path_rate=0.0,
+        layer_norm_epsilon=1e-6,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_choice("mixer", mixer, ("attention", "acmix"))
+        self.num_heads, self.reduction, self.mlp_ratio = num_heads, reduction, mlp_ratio
+        self.mixer, self.shift, self.combine = mixer, shift, combine
+        self.dropout_rate, self.drop_path_rate = dropout_rate, drop_path_rate
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.mixer_norm, self.mlp_norm = (
+            keras.layers.LayerNormalization(epsilon=layer_norm_epsilon, name=name, dtype=self.dtype_policy)
+            for name in ("mixer_norm", "mlp_norm")
+        )
+        self.dropout = keras.layers.Dropout(dropout_rate, name="dropout", dtype=self.dtype_policy)
+        self.drop_path = DropPath(drop_path_rate, name="drop_path", dtype=self.dtype_policy)
+
+    def build(self, x_shape, token_shape=None):
+        channels = x_shape[-1]
+        options = {"reduction": self.reduction, "name": "mixer", "dtype": self.dtype_policy}
+        if self.mixer == "attention":
+            self.mix = GlobalAttention(channels, self.num_heads, layer_norm_epsilon=self.layer_norm_epsilon, **options)
+        else:
+            options |= {"shift": self.shift, "combine": self.combine}
+            self.mix = ACmix(channels, self.num_heads, "global", **options)
+        self.mlp_in = keras.layers.Dense(self.mlp_ratio * channels, name="mlp_in", dtype=self.dtype_policy)
+        self.mlp_out = keras.layers.Dense(channels, name="mlp_out", dtype=self.dtype_policy)
+        for layer in (self.mixer_norm, self.mix, self.mlp_norm, self.mlp_in):
+            layer.build(x_shape)
+        self.mlp_out.build((*x_shape[:-1], self.mlp_ratio * channels))
+
+    def call(self, x, token=None, training=None):
+        states = (x,) if token is None else (x, token)
+        mixed = self.mix(*(self.mixer_norm(state) for state in states))
+        mixed = (mixed,) if token is None else mixed
+        states = [state + self._residual(branch, training) for state, branch in zip(states, mixed, strict=True)]
+        states = tuple(state + self._residual(self._mlp(state, training), training) for state in states)
+        return states[0] if token is None else states
+
+    def _mlp(self, state, training):
+        hidden = gelu(self.mlp_in(self.mlp_norm(state)))
+        return self.mlp_out(self.dropout(hidden, training=training))
+
+    def _residual(self, branch, training):
+        return self.drop_path(self.dropout(branch, training=training), training=training)
+
+    def compute_output_shape(self, x_shape, token_shape=None):
+        return x_shape if token_shape is None else (x_shape, token_shape)
+
+    def get_config(self):
+        return super().get_config() | {
+            "num_heads": self.num_heads,
+            "reduction": self.reduction,
+            "mlp_ratio": self.mlp_ratio,
+            "mixer": self.mixer,
+            "shift": self.shift,
+            "combine": self.combine,
+            "dropout_rate": self.dropout_rate,
+            "drop_path_rate": self.drop_path_rate,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+        }

@@ -1,0 +1,142 @@
+"""Pyramid Vision Transformer (PVT, Wang et al. 2021), and with ACmix in place of its attention.
+
+Sources: https://arxiv.org/abs/2102.12122, section 3 and Table 1; ACmix (Pan et al., CVPR 2022), Figure 4, whose PVT was
+never released: the wiring of its convolution path is the one whose counts fit the paper's.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import keras
+
+from tfvt.checks import check_at_least, check_choice
+from tfvt.layers import MapPositions, PatchEmbedding, PVTBlock, drop_path_rates
+from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD, image_input, pyramid_model
+from tfvt.registry import register
+
+VARIANTS = {
+    "pvt_tiny": {"depths": (2, 2, 2, 2)},
+    "pvt_small": {"depths": (3, 4, 6, 3)},
+    "acmix_pvt_tiny": {"depths": (2, 2, 2, 2), "mixer": "acmix"},
+    "acmix_pvt_small": {"depths": (3, 4, 6, 3), "mixer": "acmix"},
+}
+# Of the four stages.
+HEADS = (1, 2, 5, 8)
+MLP_RATIOS = (8, 8, 4, 4)
+REDUCTIONS = (8, 4, 2, 1)
+PATCH_SIZES = (4, 2, 2, 2)
+
+
+@register(VARIANTS)
+def pvt(
+    *,
+    depths: tuple[int, int, int, int],
+    mixer: Literal["attention", "acmix"] = "attention",
+    num_classes: int = 1000,
+    input_shape: tuple[int, int, int] = (224, 224, 3),
+    include_top: bool = True,
+    features: tuple[str, ...] | None = None,
+    pixel_mean: tuple[float, ...] | None = IMAGENET_MEAN,
+    pixel_std: tuple[float, ...] | None = IMAGENET_STD,
+    dropout_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    layer_norm_epsilon: float = 1e-6,
+    head_dim: int = 64,
+    shift: Literal["learned", "random", "fixed", "tensor"] = "learned",
+    combine: Literal["both", "sum", "alpha", "complement", "attention"] = "both",
+    name: str | None = None,
+) -> keras.Model:
+    """Build a PVT.
+
+    Args:
+        depths: blocks in each of the four stages.
+        mixer: of every block: "attention", see `tfvt.layers.GlobalAttention`, or "acmix".
+        num_classes: width of the classifier.
+        input_shape: (height, width, channels) in pixels, any fixed size: patches are padded, and weights that were
+            trained at another size are loaded with their positions resampled.
+        include_top: False returns the embedding (B, C), the class token.
+        features: levels to return as a dict level -> map (B, H, W, C), no head: "P2" to "P5" (strides 4 to 32), as
+            the stages give them, without class token and last norm.
+        pixel_mean, pixel_std: per channel, in pixel units; pixel_mean=None takes normalised floats.
+        dropout_rate: in every block and before the classifier.
+        drop_path_rate: stochastic depth of the last block; the others rise linearly to it from 0.
+        layer_norm_epsilon: of every layer norm.
+        head_dim: channels of an attention head.
+        shift, combine: of every ACmix, see `tfvt.layers.ACmix`; without attention no class token could classify.
+        name: of the model.
+
+    Returns:
+        A `keras.Model` from pixels (B, H, W, 3) in 0..255 to logits, the embedding or the dict of maps.
+    """
+    check_choice("combine", combine, ("both", "sum", "alpha", "complement", "attention"))
+    if None in input_shape:
+        raise ValueError(f"input_shape={input_shape}: a PVT has position embeddings for one height and width")
+    trunk = PVTTrunk(
+        depths=depths,
+        head_dim=head_dim,
+        dropout_rate=dropout_rate,
+        drop_path_rate=drop_path_rate,
+        layer_norm_epsilon=layer_norm_epsilon,
+        block_options={"mixer": mixer, "shift": shift, "combine": combine},
+    )
+    inputs, x = image_input(input_shape, minimum=PATCH_SIZES[0], pixel_mean=pixel_mean, pixel_std=pixel_std)
+    return pyramid_model(inputs, x, trunk, features, include_top, num_classes, dropout_rate, name)
+
+
+@dataclass(frozen=True)
+class PVTTrunk:
+    """Four stages. Called on a normalised map (B, H, W, C), gives a dict level -> map, and "token" -> (B, 1, C)."""
+
+    depths: tuple[int, ...]
+    head_dim: int
+    dropout_rate: float
+    drop_path_rate: float
+    layer_norm_epsilon: float
+    block_options: dict
+
+    def __post_init__(self):
+        check_at_least("head_dim", self.head_dim, 1)
+        if len(self.depths) != len(HEADS):
+            raise ValueError(f"depths={self.depths}: expected {len(HEADS)} stages")
+        for depth in self.depths:
+            check_at_least("depths", depth, 1)
+
+    def level_names(self):
+        """The stages' strides are 4 to 32."""
+        return ["P2", "P3", "P4", "P5"]
+
+    def __call__(self, x):
+        rates = iter(drop_path_rates(self.drop_path_rate, sum(self.depths)))
+        levels, last = {}, len(HEADS) - 1
+        for stage, (level, depth) in enumerate(zip(self.level_names(), self.depths, strict=True)):
+            name, channels = f"stage{stage + 1}", HEADS[stage] * self.head_dim
+            x = PatchEmbedding(channels, PATCH_SIZES[stage], self.layer_norm_epsilon, name=f"{name}_embedding")(x)
+            states = MapPositions(class_token=stage == last, name=f"{name}_positions")(x)
+            states = states if stage == last else (states,)
+            if self.dropout_rate:
+                states = [
+                    keras.layers.Dropout(self.dropout_rate, name=f"{name}_dropout{i}")(s) for i, s in enumerate(states)
+                ]
+            for block in range(depth):
+                states = self.block(stage, next(rates), f"{name}_block{block + 1}")(*states)
+                states = states if stage == last else (states,)
+            x = levels[level] = states[0]
+        levels["token"] = states[1]
+        return levels
+
+    def block(self, stage, drop_path_rate, name):
+        return PVTBlock(
+            num_heads=HEADS[stage],
+            reduction=REDUCTIONS[stage],
+            mlp_ratio=MLP_RATIOS[stage],
+            dropout_rate=self.dropout_rate,
+            drop_path_rate=drop_path_rate,
+            layer_norm_epsilon=self.layer_norm_epsilon,
+            name=name,
+            **self.block_options,
+        )
+
+    def embed(self, levels):
+        """The class token, normed."""
+        x = keras.layers.LayerNormalization(epsilon=self.layer_norm_epsilon, name="norm")(levels["token"])
+        return keras.layers.Flatten(name="class_token")(x)
