@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet -c constraints.txt
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 INPUTS := pyproject.toml setup.py constraints.txt
 
 .DEFAULT_GOAL := help
@@ -54,7 +54,7 @@ clean:  ## remove the virtual environment and caches
 $(BIN)/python:
 	@echo "Making the virtual environment $(VENV) ..."
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); sys.exit(None if ok else "tfvt needs Python 3.11 to 3.13, this is " + sys.version.split()[0] + ": call make PYTHON=python3.12 (or another) ...")'
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.demo: $(INPUTS) | $(BIN)/python
 	@echo "Installing tfvt with what the demo needs into $(VENV) (TensorFlow is large: a few minutes) ..."

@@ -57,18 +57,15 @@ def networks():
     """Inference and training of a VT-ResNet beside the ResNet whose last stage it replaces."""
     print(f"\nVT-ResNet beside ResNet, 224x224, batch {BATCH}, images/s (median), and what MACs alone would give")
     print("                            inference        training        by MACs")
-    images = np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3)).astype("float32")
+    inputs = tf.constant(np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3)).astype("float32"))
     for depth in (18, 34, 50):
         pair = {name: tfvt.create_model(f"{name}{depth}") for name in ("resnet", "vt_resnet")}
-        forms = {
-            name: (
-                inference_and_training(lambda x, m=m: m(x, training=False), [], tf.constant(images))[0],
-                inference_and_training(
-                    lambda x, m=m: m(x, training=True), [v.value for v in m.trainable_variables], tf.constant(images)
-                )[1],
-            )
-            for name, m in pair.items()
-        }
+        forms = {}
+        for name, model in pair.items():
+            variables = [v.value for v in model.trainable_variables]
+            forward, _ = inference_and_training(lambda x, m=model: m(x, training=False), [], inputs)
+            _, train = inference_and_training(lambda x, m=model: m(x, training=True), variables, inputs)
+            forms[name] = (forward, train)
         timed = [alternate({name: form[kind] for name, form in forms.items()}, rounds=7) for kind in (0, 1)]
         macs = {name: tfvt.profile(model).macs for name, model in pair.items()}
         for name in pair:

@@ -11,13 +11,14 @@ The builder's signature is the one list of options: `create_model`, recipes and 
 import difflib
 import fnmatch
 import inspect
+import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 
-from tfvt.checks import check_at_least
+from tfvt.checks import check_at_least, check_share
 
 # Arguments that `create_model` itself takes; everything else in a builder's signature is a family option.
 COMMON_ARGUMENTS = ("num_classes", "input_shape", "include_top", "features", "name")
@@ -101,9 +102,9 @@ def create_model(
         )
     variant = get_variant(name)
     check_options(name, overrides)
-    _check_common(name, num_classes, features, include_top)
+    _check_values(variant.builder, num_classes, features, include_top, overrides)
     arguments = dict(variant.row)
-    arguments.update(num_classes=num_classes, include_top=include_top, name=name, **overrides)
+    arguments.update(num_classes=int(num_classes), include_top=include_top, name=name, **overrides)
     if input_shape is not None:
         arguments["input_shape"] = tuple(input_shape)
     if features is not None:
@@ -132,11 +133,18 @@ def check_options(name: str, options: Iterable[str]) -> None:
             )
 
 
-def _check_common(name: str, num_classes: int, features, include_top: bool) -> None:
+def _check_values(builder, num_classes: int, features, include_top: bool, options: dict[str, Any]) -> None:
     if features is None and include_top:
         check_at_least("num_classes", num_classes, 1)
     if isinstance(features, str):
         raise ValueError(f"features={features!r}: expected a sequence of levels such as ('P3', 'P4'), not a string")
+    hints = typing.get_type_hints(builder)
+    for option, value in options.items():
+        if option.endswith(("_rate", "_momentum")):
+            check_share(option, value)
+        kinds = {typing.get_origin(hint) for hint in (hints[option], *typing.get_args(hints[option]))}
+        if tuple in kinds and value is not None and not isinstance(value, tuple | list):
+            raise ValueError(f"{option}={value!r}: expected a sequence")
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

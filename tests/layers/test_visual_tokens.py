@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 import tests.contracts as contracts
 from tfvt import layers
 from tfvt.layers.tokenizers import token_grid
+from tfvt.layers.visual_tokens import pixel_groups
 
 B, H, W, C, CT, L = 2, 5, 4, 128, 32, 6
 
@@ -164,6 +165,17 @@ def test_kmeans_survives_empty_clusters_and_black_pixels(gradient):
         assert np.isfinite(value).all()
 
 
+def test_kmeans_in_half_precision():
+    """Squares that float16 cannot hold, and a black image."""
+    pixels = np.random.default_rng(0).normal(size=(2, 12, 512)) * 100
+    pixels[1] = 0
+    start = pixels[:, ::3].copy()
+    tensors = [keras.ops.convert_to_tensor(x.astype("float16")) for x in (pixels, start)]
+    actual = keras.ops.convert_to_numpy(layers.kmeans(*tensors, 3)).astype("float64")
+    np.testing.assert_allclose(actual[0], lloyd(pixels[0], start[0], 3), atol=2e-3)
+    assert not actual[1].any()
+
+
 def test_cluster_tokenizer_is_equation_6(pixels):
     num_tokens = 8
     layer = layers.ClusterTokenizer(num_tokens, CT, iterations=3, norm="none", name="t")
@@ -198,6 +210,14 @@ def test_pool_tokenizer_resizes_bilinearly():
     ramp = np.broadcast_to(np.arange(8.0)[None, :, None, None], (1, 8, 8, CT)).astype("float32")
     (tokens,) = run(layers.PoolTokenizer(4, CT, norm="none"), ramp)
     np.testing.assert_allclose(tokens[0, :, 0], [1.5, 1.5, 5.5, 5.5], atol=1e-5)
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000))
+def test_pixel_groups(channels_in, channels_out):
+    groups = pixel_groups(channels_in, channels_out)
+    assert channels_in % groups == channels_out % groups == 0
+    if channels_out % 64 == 0 and channels_in % (channels_out // 64) == 0:
+        assert groups == channels_out // 64  # the paper's, wherever it is defined
 
 
 @given(st.integers(1, 200))

@@ -84,16 +84,74 @@ def test_pixels_are_normalised_in_the_model():
     np.testing.assert_allclose(keras.ops.convert_to_numpy(model(images)), expected, atol=1e-5)
 
 
-def test_dropout_and_stochastic_depth_act_in_training_only():
+# An option of VT-ResNet, the layer that it reaches, the attribute there.
+REACHED = [
+    ({"num_heads": 4}, "vt1_relation", "num_heads", 4),
+    ({"num_heads": 4}, "vt1_projector", "num_heads", 4),
+    ({"scale_logits": False}, "vt1_relation", "scale_logits", False),
+    ({"scale_logits": False}, "vt1_projector", "scale_logits", False),
+    ({"scale_logits": False}, "vt2_tokenizer", "scale_logits", False),
+    ({"tokenizer": "cluster", "kmeans_iterations": 3}, "vt1_tokenizer", "iterations", 3),
+    ({"tokenizer": "cluster", "kmeans_gradient": True}, "vt1_tokenizer", "gradient", True),
+    ({"key_dim": 40}, "vt2_relation", "key_dim", 40),
+    ({"mlp_dim": 56}, "vt1_relation", "mlp_dim", 56),
+    ({"renewed_tokens": 5}, "vt2_tokenizer", "num_tokens", 5),
+    ({"token_norm": "layer"}, "vt2_relation", "norm", "layer"),
+    ({"batch_norm_epsilon": 1e-3}, "stem_norm", "epsilon", 1e-3),
+    ({"batch_norm_momentum": 0.5}, "stage3_block1_1_norm", "momentum", 0.5),
+    ({"batch_norm_epsilon": 1e-3}, "vt1_relation", "norm_options", {"epsilon": 1e-3, "momentum": 0.9}),
+    ({"dropout_rate": 0.3}, "head_dropout", "rate", 0.3),
+    ({"drop_path_rate": 0.4}, "stage3_block1_drop_path", "rate", 0.2),
+    ({"drop_path_rate": 0.4}, "vt1_relation", "drop_path_rate", 0.3),
+    ({"drop_path_rate": 0.4}, "vt1_projector", "drop_path_rate", 0.3),
+    ({"drop_path_rate": 0.4}, "vt2_relation", "drop_path_rate", 0.4),
+]
+
+
+@pytest.mark.parametrize(("options", "layer", "attribute", "value"), REACHED, ids=str)
+def test_options_reach_their_layers(options, layer, attribute, value):
+    model = tfvt.create_model("vt_resnet18", input_shape=(64, 64, 3), **TINY_VT | options)
+    reached = getattr(model.get_layer(layer), attribute)
+    assert reached == (pytest.approx(value) if isinstance(value, float) else value)
+    default = tfvt.create_model("vt_resnet18", input_shape=(64, 64, 3), **TINY_VT)
+    names = [layer.name for layer in default.layers]
+    assert layer not in names or getattr(default.get_layer(layer), attribute, None) != value
+
+
+def test_trunk_options_of_a_vt_resnet():
+    model = tfvt.create_model("vt_resnet18", input_shape=(64, 64, 3), zero_init_last_norm=True, **TINY_VT)
+    for stage in (1, 2, 3):
+        assert not keras.ops.convert_to_numpy(model.get_layer(f"stage{stage}_block1_2_norm").gamma).any()
+    if keras.backend.backend() == "tensorflow":  # other backends have no synchronised batch norm
+        model = tfvt.create_model("vt_resnet18", input_shape=(64, 64, 3), synchronized_batch_norm=True, **TINY_VT)
+        assert model.get_layer("stem_norm").synchronized
+        assert model.get_layer("vt2_relation").query.normalize.synchronized
+
+
+@pytest.mark.parametrize("rates", [{"dropout_rate": 0.5}, {"drop_path_rate": 0.5}], ids=str)
+def test_dropout_and_stochastic_depth_act_in_training_only(rates):
+    images = contracts.random_images((8, 64, 64, 3))
     for name, tiny in (("resnet18", TINY), ("vt_resnet18", TINY_VT)):
-        model = tfvt.create_model(name, input_shape=(64, 64, 3), dropout_rate=0.5, drop_path_rate=0.5, **tiny)
-        images = contracts.random_images((4, 64, 64, 3))
-        first, second = (keras.ops.convert_to_numpy(model(images)) for _ in range(2))
+        model = tfvt.create_model(name, input_shape=(64, 64, 3), **rates, **tiny)
+        first, second = (contracts.arrays(model(images))[0] for _ in range(2))
         np.testing.assert_array_equal(first, second)
-        rates = [layer.rate for layer in model.layers if type(layer).__name__ == "DropPath"]
-        assert rates == sorted(rates)
-        first, second = (keras.ops.convert_to_numpy(model(images, training=True)) for _ in range(2))
-        assert np.abs(first - second).max() > 0
+        first, second = (contracts.arrays(model(images, training=True))[0] for _ in range(2))
+        assert np.abs(first - second).max() > 0.01 * np.abs(first).max()
+
+
+def test_stochastic_depth_rises_linearly_over_the_blocks():
+    model = tfvt.create_model("resnet18", input_shape=(64, 64, 3), drop_path_rate=0.3, **TINY)
+    rates = [layer.rate for layer in model.layers if type(layer).__name__ == "DropPath"]
+    assert rates == pytest.approx([0.1, 0.2, 0.3])  # the first block has none
+
+
+def test_channels_that_are_no_multiple_of_64():
+    contracts.check_model("vt_resnet18", **TINY_VT | {"width": 50, "output_channels": 450, "token_dim": 72})
+
+
+def test_numpy_integers_are_integers():
+    model = tfvt.create_model("resnet18", num_classes=np.int64(3), input_shape=(64, 64, 3), **TINY)
+    assert model.output_shape == (None, 3)
 
 
 BAD = [
@@ -114,7 +172,14 @@ BAD = [
     ("resnet18", {"features": ()}, r"one or more of P2, P3, P4, P5"),
     ("resnet18", {"block": "basik"}, r"block='basik': expected one of 'basic', 'bottleneck'"),
     ("resnet18", {"depths": (2, 0)}, r"depths=0: expected an integer of at least 1"),
-    ("resnet18", {"drop_path_rate": 1.5}, r"rate=.*expected 0 <= rate < 1"),
+    ("resnet18", {"depths": 2}, r"depths=2: expected a sequence"),
+    ("resnet18", {"drop_path_rate": 1.5}, r"drop_path_rate=1.5: expected a number of at least 0 and below 1"),
+    ("resnet18", {"drop_path_rate": -1}, r"drop_path_rate=-1: expected a number of at least 0"),
+    ("resnet18", {"dropout_rate": 2}, r"dropout_rate=2: expected a number of at least 0 and below 1"),
+    ("resnet18", {"batch_norm_momentum": 7}, r"batch_norm_momentum=7: expected a number of at least 0 and below 1"),
+    ("resnet18", {"pixel_mean": 127.5}, r"pixel_mean=127.5: expected a sequence"),
+    ("resnet18", {"pixel_std": (0, 1, 1)}, r"pixel_std=\(0, 1, 1\): expected values above 0"),
+    ("vt_resnet18", {"token_dim": 31}, r"token_dim=31: expected an even number"),
     ("vt_resnet18", {"tokenizer": "kmeans"}, r"tokenizer='kmeans': expected one of 'filter', 'cluster', 'pool'"),
     ("vt_resnet18", {"relation": "gcn"}, r"relation='gcn': expected one of 'transformer', 'graph', 'none'"),
     ("vt_resnet18", {"token_norm": "group"}, r"token_norm='group': expected one of"),

@@ -79,8 +79,7 @@ def profile(model_or_name, input_shape=None) -> Profile:
 
     Args:
         model_or_name: a `keras.Model` from images, or a registered name.
-        input_shape: (height, width, channels) to count at; default the model's own. A model built for one size
-            can only be counted at that size; a name is built at the size asked for.
+        input_shape: (height, width, channels) to count at; default the model's own. A name is built at that size.
 
     Raises:
         ValueError: an unknown name; a model without a fixed size and no `input_shape`; a layer whose

@@ -20,7 +20,9 @@ def token_grid(num_tokens):
 
 def unit_vectors(x):
     """`x` divided by its length along the last axis; zero vectors stay zero, with a gradient that is finite."""
-    return x * ops.rsqrt(ops.maximum(ops.sum(ops.square(x), axis=-1, keepdims=True), 1e-12))
+    wide = ops.cast(x, "float32")  # in float16 squares overflow, and 1e-12 is zero
+    wide = wide * ops.rsqrt(ops.maximum(ops.sum(ops.square(wide), axis=-1, keepdims=True), 1e-12))
+    return ops.cast(wide, x.dtype)
 
 
 def kmeans(pixels, centroids, iterations):
@@ -57,7 +59,7 @@ class _PixelTokenizer(VisualTokenLayer):
 
     def build_value(self, channels):
         """The grouped value convolution, and the lift to the token channels where they differ."""
-        self.value = self.linear(channels, "value", pixel_groups(channels))
+        self.value = self.linear(channels, "value", pixel_groups(channels, channels))
         self.value.build((None, None, channels))
         self.lift = None
         if channels != self.token_dim:
@@ -171,7 +173,7 @@ class RecurrentTokenizer(_PixelTokenizer):
             raise ValueError(f"num_tokens={self.num_tokens}: only {tokens_shape[1]} tokens come in to be renewed")
         self.query = self.linear(channels, "query")
         self.query.build((None, self.num_tokens, self.token_dim))
-        self.key = self.linear(channels, "key", pixel_groups(channels))
+        self.key = self.linear(channels, "key", pixel_groups(channels, channels))
         self.key.build((None, None, channels))
         self.build_value(channels)
 

@@ -21,9 +21,10 @@ NORMS = ("batch", "layer", "none")
 GROUP_CHANNELS = 64  # a pixel-side convolution has one group per 64 channels
 
 
-def pixel_groups(channels):
-    """Groups of a 1x1 convolution on pixels, by its output channels."""
-    return max(1, channels // GROUP_CHANNELS)
+def pixel_groups(channels_in, channels_out):
+    """Groups of a 1x1 convolution on pixels: one per 64 output channels, or the next lower number that divides both."""
+    wanted = max(1, channels_out // GROUP_CHANNELS)
+    return next(g for g in range(wanted, 0, -1) if channels_in % g == 0 and channels_out % g == 0)
 
 
 @keras.saving.register_keras_serializable(package="tfvt")
@@ -213,7 +214,7 @@ class Projector(VisualTokenLayer):
 
     def build(self, x_shape, tokens_shape):
         channels, token_dim = x_shape[-1], tokens_shape[-1]
-        self.query = self.linear(self.output_channels, "query", pixel_groups(self.output_channels))
+        self.query = self.linear(self.output_channels, "query", pixel_groups(channels, self.output_channels))
         self.query.build((None, None, channels))
         self.key = self.linear(self.output_channels, "key")
         self.key.build(tokens_shape)

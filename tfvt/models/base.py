@@ -39,6 +39,8 @@ def image_input(input_shape, *, minimum, pixel_mean, pixel_std):
                 f"input_shape={input_shape} has {channels} channel(s), {argument}={values}: expected "
                 f"{channels} value(s), or pixel_mean=None for inputs that are normalised already"
             )
+    if min(pixel_std) <= 0:
+        raise ValueError(f"pixel_std={pixel_std}: expected values above 0")
     # In float32 under every policy: half precision would round the pixels before they are centred.
     normalize = keras.layers.Rescaling(
         scale=[1 / s for s in pixel_std],

@@ -184,6 +184,9 @@ class TokenModules:
             "num_heads",
         ):
             check_at_least(argument, getattr(self, argument), 1)
+        for argument in ("token_dim", "key_dim"):  # keys and queries of the transformer are linears in two groups
+            if self.relation == "transformer" and getattr(self, argument) % 2:
+                raise ValueError(f"{argument}={getattr(self, argument)}: expected an even number")
         if self.renewed_tokens > self.num_tokens:
             raise ValueError(f"renewed_tokens={self.renewed_tokens}: expected at most num_tokens={self.num_tokens}")
         for argument in ("token_dim", "key_dim", "output_channels"):
