@@ -28,7 +28,8 @@ def export_saved_model(
     - output `probabilities`: float32 (B, num_classes).
 
     Decoding and the evaluation crop are inside, so a server cannot prepare images otherwise than the evaluation
-    did. Bytes that are no image raise InvalidArgumentError.
+    did. Two limits: EXIF rotation is not looked at, and CMYK files get TensorFlow's colours where conversion takes
+    Pillow's. Bytes that are no image raise InvalidArgumentError.
 
     Args:
         model: from pixels (B, H, W, 3) in 0..255 to logits (B, num_classes), on the TensorFlow backend.
