@@ -1,0 +1,140 @@
+"""Local attention and the convolution path of ACmix beside other forms of them, and ACmix models beside plain ones.
+
+python -m benchmarks.acmix
+"""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow as tf
+
+import tfvt
+from benchmarks.resnet import inference_and_training
+from benchmarks.timing import alternate, median_ms, median_ratio
+from tests.layers.test_local_attention import unfolded_attention
+from tfvt.layers.convolution import grouped_conv2d
+from tfvt.layers.local_attention import local_attention
+
+BATCH, SIDE, CHANNELS, HEADS, WINDOW = 4, 56, 64, 4, 7
+FORMS = {"tiles with a halo": local_attention, "unfolded windows": unfolded_attention}
+
+
+def draw(*shape, seed=0):
+    return tf.random.stateless_normal(shape, seed=(0, seed))
+
+
+def attention_step(form):
+    """Forward, and forward with gradients of the queries, keys and values."""
+    padded = SIDE + WINDOW - 1
+    maps = [draw(BATCH, SIDE, SIDE, CHANNELS), *(draw(BATCH, padded, padded, CHANNELS, seed=i) for i in (1, 2))]
+    maps = [tf.Variable(x) for x in maps]
+    return inference_and_training(lambda _: form(*(x.value() for x in maps), HEADS, WINDOW), maps, None)
+
+
+def print_times(forms, ours, rounds=7):
+    timed = [alternate({name: form[kind] for name, form in forms.items()}, rounds=rounds) for kind in (0, 1)]
+    for name in forms:
+        cells = [f"{median_ms(t[name]):8.1f} {median_ratio(t, name, ours):6.2f}x" for t in timed]
+        print(f"{name:40}  {'  '.join(cells)}", flush=True)
+
+
+def local_attention_forms():
+    print(
+        f"Local attention {WINDOW}x{WINDOW}, map {SIDE}x{SIDE}x{CHANNELS}, {HEADS} heads, batch {BATCH}: ms, times ours"
+    )
+    print(f"{'form':40}  {'forward':>16}  {'forward + backward':>16}")
+    print_times({name: attention_step(form) for name, form in FORMS.items()}, "tiles with a halo")
+    peaks = {}
+    for name in FORMS:  # a process each: memory that one form has used is not given back
+        command = [sys.executable, "-m", "benchmarks.acmix", "--peak", name]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        peaks[name] = float(output)
+    for name, peak in peaks.items():
+        print(f"{name:40}  peak of forward + backward {peak:7.0f} MB  {peak / peaks['tiles with a halo']:.2f}x")
+
+
+def peak_of(name):
+    """Megabytes by which five steps of one form raise this process' memory, sampled every millisecond (Linux)."""
+    step = attention_step(FORMS[name])[1].get_concrete_function()
+    before, samples, stop = resident_megabytes(), [], threading.Event()
+
+    def sample():
+        while not stop.wait(0.001):
+            samples.append(resident_megabytes())
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    for _ in range(5):
+        step()
+    stop.set()
+    thread.join()
+    print(max(samples) - before)
+
+
+def resident_megabytes():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def grouped_convolution_forms():
+    """The convolution path's convolution: 16 groups of 9 channels to 4."""
+    groups = CHANNELS // HEADS
+    x, kernel = tf.Variable(draw(BATCH, SIDE, SIDE, 9 * groups)), tf.Variable(draw(3, 3, 9, CHANNELS, seed=1))
+    forms = {
+        "tfvt grouped_conv2d": lambda _: grouped_conv2d(x.value(), kernel.value()),
+        "tf.nn.conv2d": lambda _: tf.nn.conv2d(x, kernel, 1, "VALID"),
+    }
+    print("\nGrouped 3x3 convolution of the convolution path: ms, times ours")
+    print_times({n: inference_and_training(f, [x, kernel], None) for n, f in forms.items()}, "tfvt grouped_conv2d")
+
+
+def shift_modules():
+    """Table 7's comparison on whole models."""
+    images = tf.constant(np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3)).astype("float32"))
+    forms = {}
+    for shift in ("learned", "tensor"):
+        model = tfvt.create_model("acmix_swin_tiny", shift=shift)
+        forms[shift] = inference_and_training(lambda x, m=model: m(x, training=False), [], images)[0]
+    times = alternate(forms, rounds=7)
+    print(f"\nACmix-Swin-T inference, 224x224, batch {BATCH}: images/s")
+    for shift in forms:
+        print(f"{shift:40}  {BATCH / median_ms(times[shift]) * 1000:7.2f}")
+    ratio = median_ratio(times, "tensor", "learned")
+    print(f"group convolution over tensor shifts: {ratio:.2f}x; the paper's, on a GPU: 419 / 313 = 1.34x")
+
+
+def networks():
+    """Training beside the plain model, and the ratio that MACs alone would give."""
+    images = tf.constant(np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3)).astype("float32"))
+    print(f"\nTraining, 224x224, batch {BATCH}: images/s, ratio, ratio by MACs")
+    for plain in ("resnet50", "swin_tiny"):
+        pair = {name: tfvt.create_model(name) for name in (plain, f"acmix_{plain}")}
+        steps = {
+            name: inference_and_training(
+                lambda x, m=m: m(x, training=True), [v.value for v in m.trainable_variables], images
+            )[1]
+            for name, m in pair.items()
+        }
+        times = alternate(steps, rounds=5)
+        macs = {name: tfvt.profile(model).macs for name, model in pair.items()}
+        for name in pair:
+            ratio, by_macs = median_ratio(times, plain, name), macs[plain] / macs[name]
+            print(
+                f"{name:24}  {BATCH / median_ms(times[name]) * 1000:7.2f}  {ratio:5.2f}x  {by_macs:5.2f}x", flush=True
+            )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--peak"]:
+        peak_of(sys.argv[2])
+    else:
+        local_attention_forms()
+        grouped_convolution_forms()
+        shift_modules()
+        networks()
