@@ -92,7 +92,7 @@ def _profile(arguments: Sequence[str]) -> int:
         return 0 if {"-h", "--help"} & set(arguments) else USAGE_STATUS
     name, *flags = arguments
     parser = ArgumentParser(prog=f"tfvt profile {name}", description=_profile.__doc__, exit_on_error=False)
-    parser.add_argument("--input_shape", nargs=3, type=int, default=(224, 224, 3), metavar=("H", "W", "C"))
+    parser.add_argument("--input_shape", nargs=3, type=int, default=[224, 224, 3], metavar=("H", "W", "C"))
     parser.add_argument("--num_classes", type=int, default=1000)
     try:
         known = {*tfvt.registry.option_names(name), "input_shape", "num_classes", "help"}

@@ -70,6 +70,12 @@ def test_commands_are_listed_and_a_wrong_one_is_named(fails, capsys):
     assert "arguments are required: run" in fails("evaluate")
 
 
+def test_profile_needs_only_a_name(fails, capsys):
+    assert main(["profile", "resnet18"]) == 0
+    assert re.search(r"^head +Dense +1000 +513,000 ", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r'"width".*int.*many', fails("profile", "resnet18", "--width", "many"))
+
+
 def test_train_help_lists_the_keys(capsys):
     assert main(["train", "--help"]) == 0
     text = capsys.readouterr().out
