@@ -1,7 +1,7 @@
 """Checkpoints of a run: one safetensors file each, written whole or not at all.
 
-A file holds arrays by name and, in its metadata, the step, the number of finished epochs and a digest of the
-arrays. Nothing is pickled, so a file from elsewhere can be wrong but cannot run code.
+A file holds arrays by name and, in its metadata, the step, the number of finished epochs and digests of the arrays
+and of the records. Nothing is pickled, so a file from elsewhere can be wrong but cannot run code.
 """
 
 import hashlib
@@ -20,11 +20,15 @@ from .errors import UsageError
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state of a run after `step` updates, of which the first `epoch` epochs are evaluated and logged."""
+    """The state of a run after `step` updates, of which the first `epoch` epochs are evaluated and logged.
+
+    `records` is the digest of each split's records: what a step trains on depends on them.
+    """
 
     step: int
     epoch: int
     arrays: dict[str, np.ndarray]
+    records: dict[str, str]
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
@@ -35,7 +39,12 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{checkpoint.step:09d}.safetensors"
-    state = {"step": checkpoint.step, "epoch": checkpoint.epoch, "digest": _digest(checkpoint.arrays)}
+    state = {
+        "step": checkpoint.step,
+        "epoch": checkpoint.epoch,
+        "digest": _digest(checkpoint.arrays),
+        "records": checkpoint.records,
+    }
     partial = path.with_suffix(".partial")
     save_file(checkpoint.arrays, partial, metadata={"run": json.dumps(state)})
     publish(partial, path)
@@ -55,12 +64,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with safe_open(path, framework="numpy") as file:
             state = json.loads(file.metadata()["run"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        checkpoint = Checkpoint(state["step"], state["epoch"], arrays, state["records"])
         intact = state["digest"] == _digest(arrays)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UsageError(_damaged(path, str(error))) from error
     if not intact:
         raise UsageError(_damaged(path, "its contents do not match their digest"))
-    return Checkpoint(state["step"], state["epoch"], arrays)
+    return checkpoint
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

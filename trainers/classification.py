@@ -19,7 +19,7 @@ from .checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_chec
 from .distribution import Metrics, TensorFlowEngine
 from .errors import UsageError
 from .recipe import Recipe
-from .run import Run, Serving, read_serving, write_model, write_serving
+from .run import Run, Serving, write_model, write_serving
 
 
 class Interrupted(Exception):  # noqa: N818 (no error)
@@ -64,6 +64,11 @@ class Splits:
 
     train: RecordSet
     validation: RecordSet
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Of each split's records, wherever they lie."""
+        return {"training": self.train.digest, "validation": self.validation.digest}
 
 
 def open_splits(recipe: Recipe) -> Splits:
@@ -215,7 +220,7 @@ class ClassificationTrainer:
         """Save the state; never one that has diverged, which would push the good ones out."""
         if self.step % self.steps_per_epoch:
             self._check_finite(self.engine.train_metrics())
-        checkpoint = Checkpoint(self.step, self.epoch, self.engine.state())
+        checkpoint = Checkpoint(self.step, self.epoch, self.engine.state(), self.splits.digests)
         save_checkpoint(self.run.checkpoints, checkpoint, self.recipe.checkpoints.keep)
 
     def _resume(self) -> None:
@@ -224,17 +229,13 @@ class ClassificationTrainer:
         if not saved:
             return
         checkpoint = load_checkpoint(saved[-1])
-        step_in_epoch = checkpoint.step - checkpoint.epoch * self.steps_per_epoch
-        if not 0 <= step_in_epoch <= self.steps_per_epoch:
-            raise UsageError(
-                f"{saved[-1]} is at step {checkpoint.step} after {checkpoint.epoch} epochs, which cannot be with "
-                f"{self.steps_per_epoch} steps an epoch: {self.recipe.data.records} is not what this run began with"
-            )
-        classes = self.splits.train.class_names
-        if self.run.serving.exists() and read_serving(self.run).class_names != classes:
-            raise UsageError(
-                f"{self.recipe.data.records} has other classes ({', '.join(classes[:5])}, ...) than this run began with"
-            )
+        for split, digest in self.splits.digests.items():
+            began = checkpoint.records.get(split)
+            if began != digest:
+                raise UsageError(
+                    f"{self.recipe.data.records} is not what this run began with: the {split} records have the digest "
+                    f"{digest}, those of {saved[-1]} had {began}"
+                )
         self.engine.restore(checkpoint.arrays)
         self.step, self.epoch = checkpoint.step, checkpoint.epoch
         self.first_step = self.step

@@ -1,5 +1,6 @@
 """The folder of a run: what lies where, who may write into it, and what serving needs from it."""
 
+import dataclasses
 import json
 import shutil
 from dataclasses import dataclass
@@ -77,17 +78,21 @@ def check_vacant(run: Run) -> None:
 
 
 def start_run(run: Run, recipe: Recipe) -> None:
-    """Make the folder of a new run, with its recipe in it and nothing of an earlier run."""
+    """Make the folder of a new run, with its recipe in it and nothing of an earlier run.
+
+    The recipe gets the absolute path of the records: the run is later used from any working directory.
+    """
+    data = dataclasses.replace(recipe.data, records=str(Path(recipe.data.records).absolute()))
     for path in run.contents():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     run.folder.mkdir(parents=True, exist_ok=True)
     partial = run.recipe.with_suffix(".partial")
-    write_recipe(recipe, partial)
+    write_recipe(dataclasses.replace(recipe, data=data), partial)
     publish(partial, run.recipe)
 
 
 def check_same_recipe(run: Run, recipe: Recipe) -> None:
-    """Refuse to continue a run with another recipe.
+    """Refuse to continue a run with another recipe; the records may have moved, a checkpoint knows their digest.
 
     Raises:
         UsageError: the recipes differ; the message names the keys.
@@ -95,7 +100,9 @@ def check_same_recipe(run: Run, recipe: Recipe) -> None:
     began = flatten(as_plain(parse_recipe(["--config", str(run.recipe)])))
     now = flatten(as_plain(recipe))
     different = [
-        f"{key}: {began.get(key)!r} -> {now.get(key)!r}" for key in began | now if began.get(key) != now.get(key)
+        f"{key}: {began.get(key)!r} -> {now.get(key)!r}"
+        for key in began | now
+        if key != "data.records" and began.get(key) != now.get(key)
     ]
     if different:
         raise UsageError(

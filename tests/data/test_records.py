@@ -34,6 +34,14 @@ def test_open_records(tmp_path):
     assert (records.shard_counts, records.num_examples, records.num_classes) == ((3, 0, 2), 5, 3)
 
 
+def test_the_digest_is_of_the_records_and_not_of_their_place(tmp_path):
+    digest = write_records(tmp_path / "a", (3, 2)).digest
+    assert write_records(tmp_path / "b", (3, 2)).digest == digest
+    assert write_records(tmp_path / "c", (2, 3)).digest != digest
+    assert write_records(tmp_path / "d", (3, 2), label_offset=1).digest != digest
+    assert write_records(tmp_path / "e", (3, 2), replaced={4: record(0)}).digest != digest
+
+
 def _truncate(path):
     path.write_bytes(path.read_bytes()[:-7])
 

@@ -20,12 +20,13 @@ ARRAYS = {
     "model/0001/seed": np.array([7, 2], np.uint32),
     "optimizer/0000/iterations": np.array(12, np.int64),
 }
+RECORDS = {"training": "0a", "validation": "1b"}
 
 
 def test_arrays_step_and_epoch_come_back_bit_equal(tmp_path):
-    path = save_checkpoint(tmp_path, Checkpoint(12, 3, ARRAYS), keep=1)
+    path = save_checkpoint(tmp_path, Checkpoint(12, 3, ARRAYS, RECORDS), keep=1)
     loaded = load_checkpoint(path)
-    assert (loaded.step, loaded.epoch) == (12, 3)
+    assert (loaded.step, loaded.epoch, loaded.records) == (12, 3, RECORDS)
     assert loaded.arrays.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
         assert loaded.arrays[name].dtype == array.dtype
@@ -35,7 +36,7 @@ def test_arrays_step_and_epoch_come_back_bit_equal(tmp_path):
 
 def test_the_newest_stay(tmp_path):
     for step in (9, 10, 100):
-        save_checkpoint(tmp_path, Checkpoint(step, 0, ARRAYS), keep=2)
+        save_checkpoint(tmp_path, Checkpoint(step, 0, ARRAYS, RECORDS), keep=2)
     assert [load_checkpoint(path).step for path in list_checkpoints(tmp_path)] == [10, 100]
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -58,8 +59,8 @@ def flip_header(content):
 
 @pytest.mark.parametrize("damage", [cut, empty, flip_last_bit, flip_header])
 def test_a_damaged_file_is_named_and_refused(tmp_path, damage):
-    save_checkpoint(tmp_path, Checkpoint(11, 3, ARRAYS), keep=2)
-    path = save_checkpoint(tmp_path, Checkpoint(12, 3, ARRAYS), keep=2)
+    save_checkpoint(tmp_path, Checkpoint(11, 3, ARRAYS, RECORDS), keep=2)
+    path = save_checkpoint(tmp_path, Checkpoint(12, 3, ARRAYS, RECORDS), keep=2)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UsageError, match=rf"{path.name} is damaged.*delete it to go on from the one before"):
         load_checkpoint(path)
@@ -74,7 +75,7 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path):
 
 
 def test_a_kill_while_writing_leaves_the_earlier_file_alone(tmp_path, monkeypatch):
-    save_checkpoint(tmp_path, Checkpoint(1, 0, ARRAYS), keep=1)
+    save_checkpoint(tmp_path, Checkpoint(1, 0, ARRAYS, RECORDS), keep=1)
 
     def killed(arrays, path, metadata):
         path.write_bytes(b"half")
@@ -82,10 +83,10 @@ def test_a_kill_while_writing_leaves_the_earlier_file_alone(tmp_path, monkeypatc
 
     monkeypatch.setattr(module, "save_file", killed)
     with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(tmp_path, Checkpoint(2, 0, ARRAYS), keep=1)
+        save_checkpoint(tmp_path, Checkpoint(2, 0, ARRAYS, RECORDS), keep=1)
     monkeypatch.undo()
     assert [load_checkpoint(path).step for path in list_checkpoints(tmp_path)] == [1]
-    save_checkpoint(tmp_path, Checkpoint(3, 0, ARRAYS), keep=1)
+    save_checkpoint(tmp_path, Checkpoint(3, 0, ARRAYS, RECORDS), keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000003.safetensors"]
 
 

@@ -141,20 +141,46 @@ def test_another_run_in_the_folder_is_refused_replaced_or_continued(fails, confi
     assert f"{newest} is damaged" in fails("train", "--resume", "--output", folder)
 
 
-def test_a_run_is_not_continued_on_other_classes(fails, finished_run, tmp_path):
-    records = tmp_path / "records"
-    run = tmp_path / "run"
-    shutil.copytree(finished_run, run)
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    shutil.copytree(recipe["data"]["records"], records)
+def rename_a_class(records):
     manifest = (records / "manifest.json").read_text()
-    first = json.loads(manifest)["class_names"][0]
-    (records / "manifest.json").write_text(manifest.replace(f'"{first}"', '"renamed"'))
-    recipe["data"]["records"] = str(records)
-    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (records / "manifest.json").write_text(manifest.replace('"red"', '"renamed"'))
+
+
+@pytest.mark.parametrize(
+    ("change", "split"),
+    [
+        (rename_a_class, "training"),
+        (lambda records: write_small_records(records, train=64), "training"),  # fits into the run's steps
+        (lambda records: write_small_records(records, seed=1), "training"),
+        (lambda records: write_small_records(records, validation=18), "validation"),
+    ],
+    ids=["classes", "count", "images", "validation"],
+)
+def test_a_run_is_not_continued_on_other_records(fails, finished_run, tmp_path, change, split):
+    run, records = tmp_path / "run", tmp_path / "records"
+    shutil.copytree(finished_run, run)
+    shutil.copytree(yaml.safe_load((run / "recipe.yaml").read_text())["data"]["records"], records)
+    change(records)
     before = (run / "serving.json").read_text()
-    assert f"{records} has other classes (renamed," in fails("train", "--resume", "--output", run)
+    line = fails("train", "--resume", "--output", run, "--data.records", records)
+    digests = re.search(
+        rf"{records} is not what this run began with: the {split} records .* (\w{{64}}), .* (\w{{64}})$", line
+    )
+    assert digests[1] != digests[2]
     assert (run / "serving.json").read_text() == before
+
+
+def test_a_run_is_used_from_any_folder_and_continued_on_moved_records(config, tmp_path, monkeypatch, capsys):
+    write_small_records(tmp_path / "records")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--config", str(config), *HERE, "--data.records", "records", "--output", "run"]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    shutil.move(tmp_path / "records", tmp_path / "moved")
+    capsys.readouterr()
+    assert main(["train", "--resume", "--output", str(tmp_path / "run"), "--data.records", "../moved"]) == 0
+    assert "step 12 of 12" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("every_steps", ["4", "null"])

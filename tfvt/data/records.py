@@ -5,6 +5,7 @@ The features are those that `classification_input.Decoder` of TensorFlow's offic
 """
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,7 @@ class RecordSet:
         label_offset: what the stored labels count from.
         shard_paths: the files, in order.
         shard_counts: records in each of them.
+        digest: hash of what the manifest says of the split's records, their order and labels; not of where they lie.
     """
 
     directory: Path
@@ -81,6 +83,7 @@ class RecordSet:
     label_offset: int
     shard_paths: tuple[str, ...]
     shard_counts: tuple[int, ...]
+    digest: str
 
     @property
     def num_examples(self) -> int:
@@ -109,7 +112,14 @@ def open_records(directory, split) -> RecordSet:
         label_offset=manifest.label_offset,
         shard_paths=tuple(str(directory / shard.name) for shard in shards),
         shard_counts=tuple(shard.records for shard in shards),
+        digest=_digest(manifest, shards),
     )
+
+
+def _digest(manifest, shards):
+    content = [manifest.source_sha256, manifest.class_names, manifest.label_offset]
+    content += [dataclasses.astuple(shard) for shard in shards]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def read_manifest(directory) -> Manifest:
