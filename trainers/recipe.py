@@ -37,6 +37,7 @@ SCHEDULE_OPTIONS: dict[str, dict[str, Any]] = {
 AT_LEAST_1 = (lambda value: value >= 1, "at least 1")
 NOT_NEGATIVE = (lambda value: value >= 0, "at least 0")
 POSITIVE = (lambda value: value > 0, "above 0")
+SEED = (lambda value: 0 <= value < 2**32, "from 0 to 4294967295")
 SHARE = (lambda value: 0 <= value < 1, "at least 0 and below 1")
 # The values that a key can take, where its type allows others.
 RANGES = {
@@ -55,7 +56,7 @@ RANGES = {
     "schedule.decay_epochs": AT_LEAST_1,
     "schedule.final_learning_rate": NOT_NEGATIVE,
     "epochs": AT_LEAST_1,
-    "seed": NOT_NEGATIVE,
+    "seed": SEED,
     "label_smoothing": SHARE,
     "ema_decay": SHARE,
     "evaluate_every": AT_LEAST_1,
@@ -339,11 +340,26 @@ def _given_keys(arguments: Sequence[str]) -> Iterable[str]:
             yield argument.removeprefix("--")
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML whose keys are given once: plain YAML would silently take the last one."""
+
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        keys: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in keys:
+                raise UsageError(f"the key {key.value} is given twice, again in line {key.start_mark.line + 1}")
+            keys.add(str(key.value))
+        return node
+
+
 def _file_keys(path: str) -> Iterable[str]:
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        tree = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeyLoader)
     except OSError as error:
         raise UsageError(f"--config: cannot read {path!r}: {error.strerror}") from error
+    except UsageError as error:
+        raise UsageError(f"--config: {path}: {error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"--config: {path} is not YAML: {one_line(error)}") from error
     if not isinstance(tree, Mapping):

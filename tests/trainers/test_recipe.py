@@ -50,6 +50,8 @@ def test_options_left_out_get_the_named_optimizers_defaults():
         (["--model.name", "vt_resnet19"], r"model.name.*vt_resnet19.*vt_resnet18"),
         (["--epochs", "many"], r"epochs.*int.*many"),
         (["--epochs", "0"], r"epochs must be at least 1, not 0"),
+        (["--seed", "4294967296"], r"seed must be from 0 to 4294967295, not 4294967296"),
+        (["--seed", "99999999999999999999"], r"seed must be from 0 to 4294967295"),
         (["--label_smoothing", "1.5"], r"label_smoothing must be at least 0 and below 1, not 1.5"),
         (["--optimizer.name", "adm"], r"optimizer.name.*sgd.*rmsprop.*adm"),
         (["--optimizer.rho", "0.5"], r"optimizer.rho is not an option of sgd \(it belongs to: rmsprop\)"),
@@ -73,6 +75,8 @@ def test_a_bad_key_or_value_is_an_error_that_names_the_key(flags, message):
         ("optimizer:", "optimizer takes keys such as optimizer.beta_1"),
         ("- epochs: 3", "holds no keys"),
         ("epochs: [", "is not YAML"),
+        ("epochs: 3\nseed: 1\nepochs: 4", r"bad.yaml: the key epochs is given twice, again in line 3"),
+        ("optimizer: {learning_rate: 1, learning_rate: 2}", r"the key learning_rate is given twice, again in line 1"),
     ],
 )
 def test_a_bad_file_is_an_error_that_names_the_key(tmp_path, text, message):
