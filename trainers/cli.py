@@ -1,5 +1,6 @@
 """The command `tfvt`. Every subcommand imports what it needs and no more: `tfvt models` needs no TensorFlow."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -8,6 +9,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from .errors import UsageError, one_line, parser_error, unknown_key
 
 USAGE_STATUS = 2
+BROKEN_PIPE_STATUS = 141  # what a shell reports of a command that SIGPIPE ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,11 +21,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if name not in COMMANDS:
             raise UsageError(f"there is no command {name!r}; `tfvt --help` lists them")
-        return COMMANDS[name](rest)
+        status = COMMANDS[name](rest)
+        sys.stdout.flush()  # here, where a reader that has gone is noticed quietly
+        return status
     except ArgumentError as error:
         return _complain(name, parser_error(error))
     except UsageError as error:
         return _complain(name, error)
+    except BrokenPipeError:  # `tfvt models | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        return BROKEN_PIPE_STATUS
+    except OSError as error:  # a place that cannot be written to, a full disk
+        place = f"{error.filename}: " if error.filename else ""
+        return _complain(name, UsageError(f"{place}{error.strerror or error}"))
     except KeyboardInterrupt:
         print(f"tfvt {name}: interrupted", file=sys.stderr)
         return 130

@@ -33,10 +33,19 @@ class Metrics:
     num_images: int
 
 
+def check_backend() -> None:
+    """Refuse to train or to use a run on another backend than TensorFlow.
+
+    Raises:
+        UsageError: Keras runs on another one.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise UsageError(f"this needs the TensorFlow backend; KERAS_BACKEND is {keras.backend.backend()!r}")
+
+
 def configure_process(recipe: Recipe) -> None:
     """Set what TensorFlow and Keras hold once a process: number format, seeds, reproducible operations."""
-    if keras.backend.backend() != "tensorflow":
-        raise UsageError(f"training runs on the TensorFlow backend; KERAS_BACKEND is {keras.backend.backend()!r}")
+    check_backend()
     keras.config.set_dtype_policy(recipe.precision)
     keras.utils.set_random_seed(recipe.seed)
     if recipe.deterministic:

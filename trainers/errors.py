@@ -1,5 +1,6 @@
 """The one exception that the command line turns into one line, and how its text is made."""
 
+import argparse
 import difflib
 import re
 from collections.abc import Iterable
@@ -7,6 +8,16 @@ from collections.abc import Iterable
 
 class UsageError(Exception):
     """A mistake of the user's making: the message says what is wrong, where, and what to do about it."""
+
+
+class LineParser(argparse.ArgumentParser):
+    """A parser of plain arguments, such as paths in any encoding, whose complaint is a `UsageError` too."""
+
+    def __init__(self, **settings):
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message):
+        raise UsageError(message)
 
 
 def unknown_key(key: str, known: Iterable[str]) -> UsageError:

@@ -131,10 +131,19 @@ def write_serving(run: Run, serving: Serving) -> None:
 
 
 def read_serving(run: Run) -> Serving:
-    """What `write_serving` kept."""
-    content = json.loads(run.serving.read_text(encoding="utf-8"))
-    preprocessing = content["preprocessing"] | {"image_size": tuple(content["preprocessing"]["image_size"])}
-    return Serving(tuple(content["class_names"]), EvalPreprocessing(**preprocessing))
+    """What `write_serving` kept.
+
+    Raises:
+        UsageError: the file is missing or damaged.
+    """
+    try:
+        content = json.loads(run.serving.read_text(encoding="utf-8"))
+        preprocessing = content["preprocessing"] | {"image_size": tuple(content["preprocessing"]["image_size"])}
+        return Serving(tuple(content["class_names"]), EvalPreprocessing(**preprocessing))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{run.serving} cannot be read ({error}): `tfvt train --resume --output {run.folder}` writes it again"
+        ) from error
 
 
 def write_model(run: Run, model: keras.Model) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from .classification import ClassificationTrainer, Interrupted
 from .distribution import configure_process
-from .errors import UsageError
+from .errors import LineParser, UsageError
 from .recipe import parse_recipe, recipe_parser
 from .run import Run, check_same_recipe, check_vacant, open_run, start_run
 
@@ -24,18 +24,20 @@ def train(arguments: Sequence[str]) -> int:
         _add_call_arguments(parser)
         parser.print_help()
         return 0
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = LineParser(add_help=False)
     _add_call_arguments(parser)
     call, recipe_arguments = parser.parse_known_args(arguments)
     if call.output is None:
         raise UsageError("say where the run goes: --output FOLDER")
+    if call.resume and call.overwrite:
+        raise UsageError("--resume continues the run in --output and --overwrite replaces it: give one of them")
     if call.init is not None:
         if call.resume:
             raise UsageError("--init begins a run and --resume continues one: give one of them")
         recipe_arguments = [*recipe_arguments, "--model.weights", str(_initial_weights(call.init))]
     if call.resume:
         run = open_run(call.output)
-        if "--config" not in recipe_arguments:
+        if not any(argument.partition("=")[0] == "--config" for argument in recipe_arguments):
             recipe_arguments = ["--config", str(run.recipe), *recipe_arguments]
         recipe = parse_recipe(recipe_arguments)
         check_same_recipe(run, recipe)

@@ -1,6 +1,8 @@
 """The command line as a user types it, in this process where that is possible."""
 
 import csv
+import errno
+import io
 import json
 import os
 import re
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
+from PIL import Image
 from small_records import CLASS_NAMES, tinted_image, write_small_records
 
 from tfvt.trainers.cli import main
@@ -127,6 +130,10 @@ def test_another_run_in_the_folder_is_refused_replaced_or_continued(fails, confi
     assert "(optimizer.learning_rate: 0.02 -> 0.5); leave out" in fails(
         *train, "--resume", "--optimizer.learning_rate", "0.5"
     )
+    assert "(epochs: 2 -> 25" in fails("train", "--resume", "--output", folder, f"--config={config}")
+    assert "(epochs: 2 -> 25" in fails("train", "--resume", "--output", folder, "--config", config)
+    assert "give one of them" in fails("train", "--resume", "--overwrite", "--output", folder)
+    assert "expected one argument" in fails("train", "--output")
     capsys.readouterr()
     (folder / "final.keras").unlink()
     assert main(["train", "--resume", "--output", str(folder)]) == 0
@@ -247,6 +254,70 @@ def test_the_final_model_loads_by_itself_with_averaged_weights(finished_run):
         np.testing.assert_array_equal(weight.numpy(), average)
 
 
+def test_evaluate_refuses_a_batch_of_nothing(finished_run, fails):
+    assert "--batch_size must be at least 1, not 0" in fails("evaluate", finished_run, "--batch_size", "0")
+
+
+def test_a_missing_or_damaged_serving_file_is_named(finished_run, fails, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    (tmp_path / "red.png").write_bytes(tinted_image(0, np.random.default_rng(5)))
+    for content in (None, "{", "[]", "{}", '{"class_names": [], "preprocessing": {"image_size": [8, 8], "crop": 1}}'):
+        if content is None:
+            (run / "serving.json").unlink()
+        else:
+            (run / "serving.json").write_text(content)
+        for call in (("evaluate", run), ("predict", run, tmp_path / "red.png"), ("export", run, tmp_path / "served")):
+            assert f"{run / 'serving.json'} cannot be read" in fails(*call)
+
+
+def test_a_place_that_cannot_be_written_to_is_one_line(finished_run, config, fails, tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    train = ("train", "--config", config, *HERE, "--output")
+    assert fails(*train, file).endswith(f"{file}: File exists")
+    assert fails(*train, file / "x").endswith(f"{file}/x: Not a directory")
+    assert f"{file} exists and is not empty" in fails("export", finished_run, file)
+    assert fails("export", finished_run, file / "x").endswith(f"{file}: File exists")
+
+    def refuse(path, *_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "mkdir", refuse)  # the mode of a folder does not stop the superuser
+    assert fails(*train, tmp_path / "run").endswith(f"{tmp_path}/run: Permission denied")
+    assert fails("export", finished_run, tmp_path / "a" / "b").endswith(f"{tmp_path}/a: Permission denied")
+    assert file.read_text() == "mine"
+
+
+def test_a_run_is_used_on_tensorflow_alone(finished_run, config, tmp_path):
+    script = """
+import sys
+from tfvt.trainers.cli import main
+run, config, folder = sys.argv[1:]
+for call in (["evaluate", run], ["predict", run, "a.png"], ["export", run, folder]):
+    assert main(call) == 2
+assert main(["train", "--config", config, "--output", folder]) == 2
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(finished_run), str(config), str(tmp_path / "new")],
+        env=os.environ | {"KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    needs = "error: this needs the TensorFlow backend; KERAS_BACKEND is 'jax'"
+    assert [line.endswith(needs) for line in result.stderr.splitlines()] == [True] * 4, result.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    script = "import sys; from tfvt.trainers.cli import main; sys.exit(main(['models']))"
+    reading, writing = os.pipe()
+    os.close(reading)
+    result = subprocess.run([sys.executable, "-c", script], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (141, "")
+
+
 def test_predict_answers_for_every_file_that_is_an_image(finished_run, tmp_path, capsys):
     files = [tmp_path / f"{name}.png" for name in ("red", "green", "blue")]
     for label, file in enumerate(files):
@@ -257,18 +328,53 @@ def test_predict_answers_for_every_file_that_is_an_image(finished_run, tmp_path,
     lines = capsys.readouterr().out.splitlines()
     assert [re.match(r".*/(\w+)\.\w+: (.*?)(:| \d)", line).group(1, 2) for line in lines] == [
         ("red", "red"),
-        ("text", "cannot be read as an image"),
-        ("none", "cannot be read as an image"),
+        ("text", "rejected"),
+        ("none", "rejected"),
         ("green", "green"),
         ("blue", "blue"),
     ]
-    assert "Unknown image file format" in lines[1]
+    assert "neither JPEG nor PNG" in lines[1]
     assert lines[2].endswith("No such file or directory")
     assert "{{" not in lines[1]
     shares = [float(share) for share in re.findall(r"([\d.]+)%", lines[0])]
     assert len(shares) == 5
     assert shares == sorted(shares, reverse=True)
     assert main(["predict", str(finished_run), str(files[0])]) == 0
+
+
+def test_predict_takes_and_prints_any_file_name(finished_run, tmp_path, capsys):
+    name = os.fsencode(tmp_path) + b"/gr\xfcn.png"
+    with open(name, "wb") as file:
+        file.write(tinted_image(1, np.random.default_rng(5)))
+    assert main(["predict", str(finished_run), os.fsdecode(name)]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path}/gr\\xfcn.png: green ")
+
+
+def jpeg(image, **options):
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=95, **options)
+    return file.getvalue()
+
+
+def test_predict_sees_the_pixels_that_conversion_writes(finished_run, tmp_path, capsys):
+    # Another class at each end, so that a picture on its side has another answer.
+    ends = [Image.open(io.BytesIO(tinted_image(label, np.random.default_rng(5)))) for label in (0, 1)]
+    stored = Image.new("RGB", (80, 40))
+    for place, end in enumerate(ends):
+        stored.paste(end, (40 * place, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    rotated, cmyk = jpeg(stored, exif=exif), jpeg(stored.convert("CMYK"))
+    upright = jpeg(Image.open(io.BytesIO(rotated)).transpose(Image.Transpose.ROTATE_270))
+    rgb = jpeg(Image.open(io.BytesIO(cmyk)).convert("RGB"))
+    files = {"rotated": rotated, "upright": upright, "stored": jpeg(stored), "cmyk": cmyk, "rgb": rgb}
+    for name, content in files.items():
+        (tmp_path / f"{name}.jpg").write_bytes(content)
+    assert main(["predict", str(finished_run), *(str(tmp_path / f"{name}.jpg") for name in files)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    answers = dict(zip(files, (line.partition(": ")[2] for line in lines), strict=True))
+    assert answers["rotated"] == answers["upright"] != answers["stored"]
+    assert answers["cmyk"] == answers["rgb"]
 
 
 def test_export_serves_the_same_probabilities(finished_run, tmp_path, capsys, fails):
