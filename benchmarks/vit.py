@@ -10,6 +10,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import importlib.util
 import multiprocessing
 import resource
 import sys
@@ -89,12 +90,13 @@ def transformers_torch():
     return infer, train
 
 
-PEERS = {
-    "tfvt": ours,
-    "TensorFlow official models": official_models,
-    "keras-hub": keras_hub,
-    "transformers on PyTorch": transformers_torch,
+ALL_PEERS = {  # name -> (what makes its calls, the module that it needs)
+    "tfvt": (ours, "tfvt"),
+    "TensorFlow official models": (official_models, "official"),
+    "keras-hub": (keras_hub, "keras_hub"),
+    "transformers on PyTorch": (transformers_torch, "transformers"),
 }
+PEERS = {name: make for name, (make, module) in ALL_PEERS.items() if importlib.util.find_spec(module)}
 
 
 def matmul_limit(tokens=197, channels=768, mlp=3072, heads=12, layers=12):
@@ -263,5 +265,7 @@ TABLES = {"peers": peers, "memory": memory, "funnel": funnel, "attention": atten
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
+    if len(PEERS) < len(ALL_PEERS):
+        print(f"Not installed, left out: {', '.join(set(ALL_PEERS) - set(PEERS))}")
     for table in sys.argv[1:] or TABLES:
         TABLES[table]()
