@@ -63,13 +63,15 @@ print(json.dumps(answers))
 
 @pytest.mark.parametrize("name", contracts.SMALLEST.values())
 def test_another_process_gives_the_models_numbers(name, files, tmp_path):
-    model = tfvt.create_model(name, num_classes=3, input_shape=(64, 64, 3))
-    exported = export_saved_model(model, tmp_path / "served", preprocessing=PREPROCESSING, class_names=NAMES)
+    shape = contracts.image_shape(name)
+    preprocessing = EvalPreprocessing(image_size=shape[:2], crop_ratio=0.875)
+    model = tfvt.create_model(name, num_classes=3, input_shape=shape)
+    exported = export_saved_model(model, tmp_path / "served", preprocessing=preprocessing, class_names=NAMES)
     assert [p.name for p in tmp_path.iterdir()] == ["served"]  # no temporary folder is left
     batches = [[str(p) for p in files], [str(files[1])]]
     command = [sys.executable, "-c", ASK, str(exported), json.dumps(batches)]
     answers = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    images = np.stack([decode_and_center_crop(tf.constant(p.read_bytes()), PREPROCESSING) for p in files])
+    images = np.stack([decode_and_center_crop(tf.constant(p.read_bytes()), preprocessing) for p in files])
     expected = keras.ops.convert_to_numpy(keras.ops.softmax(model(images)))
     labels, names, probabilities = answers[0]
     np.testing.assert_allclose(probabilities, expected, atol=1e-6)
