@@ -28,13 +28,12 @@ from tfvt.data.records import (
     RecordsError,
     Shard,
     check_shards,
-    make_example,
     read_manifest,
 )
 
-from .images import RejectedImageError, read_image
+from .examples import Reject, shard_examples
 from .progress import image_progress, note
-from .sources import Source, SourceImage, image_folder, printable
+from .sources import Source, SourceImage, open_source, some
 
 SHARD_BYTES = 128 * 2**20
 SHUFFLE_SEED = 0  # of the order inside a split: folders are sorted by class, shards must not be
@@ -54,17 +53,17 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class Finished:
-    """A written shard, and the images that gave no record: {"file": ..., "reason": ...}."""
+    """A written shard, and the images that gave no record."""
 
     shard: Shard
-    rejects: tuple[dict[str, str], ...]
+    rejects: tuple[Reject, ...]
 
 
 def convert(source, output, *, shards=None, label_offset=0, workers=None, max_rejects=0, overwrite=False) -> Manifest:
-    """Write the labelled images of a folder as records.
+    """Write the images of a source as records.
 
     Args:
-        source: folder `<split>/<class>/<file>`.
+        source: a `Source`, or a location for `open_source`.
         output: folder for shards and manifest; the same conversion, interrupted, goes on where it stopped.
         shards: files a split, at most one an image; by default one per 128 MiB of images.
         label_offset: stored label of the first class, 0 or 1.
@@ -83,26 +82,29 @@ def convert(source, output, *, shards=None, label_offset=0, workers=None, max_re
             raise RecordsError(f"{name} must be at least {least}, not {value}")
     if label_offset not in (0, 1):
         raise RecordsError(f"label_offset must be 0 or 1, not {label_offset}")
+    if not isinstance(source, Source):
+        source = open_source(source)
     output = Path(output)
-    if output.resolve().is_relative_to(Path(source).resolve()):
-        raise RecordsError(f"output {output} lies inside the source {source}: choose a folder outside")
+    if output.resolve().is_relative_to(Path(source.root).resolve()):
+        raise RecordsError(f"output {output} lies inside the source {source.root}: choose a folder outside")
 
-    images = image_folder(source)
-    if images.left_out:
-        note(f"left out, because only train, validation and val are splits: {', '.join(images.left_out)}")
-    plan = _plan(images, shards)
-    digest = _digest(images, plan, label_offset)
+    if source.left_out:
+        note(f"left out, because the source has no place for them: {some(source.left_out)}")
+    plan = _plan(source, shards)
+    digest = _digest(source, plan, label_offset)
     existing = _prepare(output, digest, overwrite)
     if existing is not None:
         note(f"{output} already holds this conversion, complete; nothing to do")
         return existing
-    finished = _write_shards(images, plan, output, label_offset, workers or os.cpu_count())
+    finished = _write_shards(source, plan, output, label_offset, workers or os.cpu_count())
     _check_rejects(output, [reject for one in finished for reject in one.rejects], max_rejects)
     splits = {
         split: tuple(one.shard for one, planned in zip(finished, plan, strict=True) if planned.split == split)
-        for split in images.splits
+        for split in source.splits
     }
-    manifest = Manifest(class_names=images.class_names, label_offset=label_offset, splits=splits, source_sha256=digest)
+    manifest = Manifest(
+        class_names=source.settings.class_names, label_offset=label_offset, splits=splits, source_sha256=digest
+    )
     _write_text(output / MANIFEST, output / PARTIAL, manifest.to_json())
     shutil.rmtree(output / PARTIAL)
     return manifest
@@ -111,24 +113,25 @@ def convert(source, output, *, shards=None, label_offset=0, workers=None, max_re
 def _plan(source: Source, shards) -> list[ShardPlan]:
     plan = []
     for split, images in source.splits.items():
-        count = shards or -(-sum(image.size for image in images) // SHARD_BYTES)
+        count = shards or source.shards.get(split) or -(-sum(image.size for image in images) // SHARD_BYTES)
         count = max(1, min(count, len(images)))
-        shuffled = [images[index] for index in permutation(len(images), SHUFFLE_SEED)]
+        ordered = images
+        if not source.keeps_order:
+            ordered = [images[index] for index in permutation(len(images), SHUFFLE_SEED)]
         bounds = [len(images) * shard // count for shard in range(count + 1)]
         for shard, (begin, end) in enumerate(pairwise(bounds)):
             name = f"{split}-{shard:05d}-of-{count:05d}"
-            plan.append(ShardPlan(name=name, split=split, images=tuple(shuffled[begin:end])))
+            plan.append(ShardPlan(name=name, split=split, images=tuple(ordered[begin:end])))
     return plan
 
 
 def _digest(source: Source, plan, label_offset):
     """Hash of all that decides the shards' bytes, but for the contents of files whose size stayed the same."""
-    digest = hashlib.sha256(repr((SCHEMA_VERSION, label_offset, source.class_names)).encode())
+    digest = hashlib.sha256(repr((SCHEMA_VERSION, label_offset, source.settings)).encode())
     for shard in plan:
         digest.update(f"\n{shard.name}\n".encode())
         for image in shard.images:
-            name = os.fsencode(os.path.relpath(image.path, source.root))
-            digest.update(b"%b\0%d %d\n" % (name, image.size, image.label))
+            digest.update(image.identity(source.root) + b"\n")
     return digest.hexdigest()
 
 
@@ -205,21 +208,21 @@ def _read_finished(output, planned) -> Finished | None:
     shard = Shard(**content["shard"])
     if path.stat().st_size != shard.bytes or _crc32(path) != shard.crc32:
         return None
-    return Finished(shard=shard, rejects=tuple(content["rejects"]))
+    return Finished(shard=shard, rejects=tuple(Reject(**reject) for reject in content["rejects"]))
 
 
 def _write_shard(source, planned, output, label_offset, stop, advance) -> Finished:
     temporary = output / PARTIAL / planned.name
     rejects, records = [], 0
     with tf.io.TFRecordWriter(str(temporary)) as writer:
-        for image in planned.images:
+        for example in shard_examples(source.settings, planned.images, label_offset):
             if stop.is_set():
                 raise InterruptedError(f"{planned.name} was not finished")
-            try:
-                writer.write(_example(source, image, label_offset))
+            if isinstance(example, Reject):
+                rejects.append(example)
+            else:
+                writer.write(example)
                 records += 1
-            except RejectedImageError as error:
-                rejects.append({"file": printable(image.path), "reason": str(error)})
             advance()
     _fsync(temporary)
     shard = Shard(name=planned.name, records=records, bytes=temporary.stat().st_size, crc32=_crc32(temporary))
@@ -231,24 +234,14 @@ def _write_shard(source, planned, output, label_offset, stop, advance) -> Finish
     return finished
 
 
-def _example(source, image, label_offset) -> bytes:
-    class_name = source.class_names[image.label]
-    return make_example(
-        **dataclasses.asdict(read_image(image.path)),
-        label=image.label + label_offset,
-        synset=class_name,
-        text=class_name,
-        filename=os.fsencode(os.path.basename(image.path)),
-    )
-
-
 def _check_rejects(output, rejects, max_rejects):
     (output / REJECTS).unlink(missing_ok=True)
     if not rejects:
         return
-    _write_text(output / REJECTS, output / PARTIAL, json.dumps(rejects, indent=1) + "\n")
+    text = json.dumps([dataclasses.asdict(reject) for reject in rejects], indent=1) + "\n"
+    _write_text(output / REJECTS, output / PARTIAL, text)
     if len(rejects) > max_rejects:
-        lines = [f"  {reject['file']}: {reject['reason']}" for reject in rejects[:20]]
+        lines = [f"  {reject.file}: {reject.reason}" for reject in rejects[:20]]
         raise RecordsError(
             f"{len(rejects)} images cannot be converted, and {max_rejects} are allowed:\n"
             + "\n".join(lines)

@@ -38,8 +38,8 @@ class EncodedImage:
     colorspace: str
 
 
-def read_image(path) -> EncodedImage:
-    """The image in a file, whatever its name says: JPEG or PNG.
+def read_image(path, offset=0, size=None) -> EncodedImage:
+    """The image in a file, or in `size` bytes of it from `offset` on; JPEG or PNG, whatever its name says.
 
     Re-encoded are CMYK JPEGs (to RGB), 16-bit PNGs (to 8 bits) and images that EXIF says are rotated (upright, JPEG
     quality 95). A JPEG counts as complete when its markers lead to the end-of-image marker; damage inside the
@@ -48,7 +48,7 @@ def read_image(path) -> EncodedImage:
     Raises:
         RejectedImageError: unreadable, not JPEG or PNG, or cut off.
     """
-    data = _read(path)
+    data = _read(path, offset, size)
     try:
         image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
         kind = "PNG" if image.format == "PNG" else "JPEG"  # MPO: a JPEG with further pictures behind it
@@ -74,16 +74,19 @@ def read_image(path) -> EncodedImage:
     )
 
 
-def _read(path):
+def _read(path, offset, size):
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        if not stat.S_ISREG(os.stat(path).st_mode):  # before it is opened: opening a pipe would wait
             raise RejectedImageError("not a regular file")
-        with open(path, "rb") as file:
-            data = file.read()
+        with open(path, "rb", buffering=0) as file:
+            file.seek(offset)
+            data = file.read(-1 if size is None else size)
     except OSError as error:
         raise RejectedImageError(f"cannot be read: {error.strerror}") from error
     if not data:
         raise RejectedImageError("empty file")
+    if size is not None and len(data) < size:
+        raise RejectedImageError(f"{path} ends {size - len(data)} bytes before the image does")
     return data
 
 

@@ -181,17 +181,17 @@ def test_output_inside_the_source_is_refused(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from tfvt.tfrecords_tools import convert
+from tfvt.tfrecords_tools import convert, examples
 
-write, written = convert._example, []
+read, seen = examples.read_image, []
 
-def write_and_die(*arguments):
-    written.append(1)
-    if len(written) == 9:
+def read_and_die(*arguments):
+    seen.append(1)
+    if len(seen) == 9:
         os.kill(os.getpid(), signal.SIGKILL)
-    return write(*arguments)
+    return read(*arguments)
 
-convert._example = write_and_die
+examples.read_image = read_and_die
 convert.convert(sys.argv[1], sys.argv[2], shards=4, workers=1)
 """
 

@@ -68,7 +68,7 @@ def test_command_line(tmp_path, capsys):
     assert main(["convert", str(source), str(output), "--shards", "3"]) == 0
     printed = capsys.readouterr()
     assert "train: 6 images in 3 shards" in printed.out
-    assert "left out, because only train, validation and val are splits: test" in printed.err
+    assert "left out, because the source has no place for them: test" in printed.err
     assert "12/12" in printed.err
 
     assert main(["inspect", str(output)]) == 0

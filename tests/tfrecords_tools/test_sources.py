@@ -14,7 +14,7 @@ def test_folder_is_listed(tmp_path):
     (root / "train" / "class0" / ".hidden").write_text("")
     (root / "test").mkdir()
     source = image_folder(root)
-    assert source.class_names == ("class0", "class1")
+    assert source.settings.class_names == ("class0", "class1")
     assert list(source.splits) == ["train", "validation"]
     train = [(image.path, image.label) for image in source.splits["train"]]
     assert train == [
@@ -22,7 +22,7 @@ def test_folder_is_listed(tmp_path):
         for name, label in (("class0/0.jpg", 0), ("class0/1.jpg", 0), ("class1/0.jpg", 1))
     ]
     assert source.splits["train"][0].size == (root / "train/class0/0.jpg").stat().st_size
-    assert source.left_out == ("test",)
+    assert source.left_out == ("test", "train/class0/.hidden")
 
 
 def remove(name):

@@ -1,0 +1,44 @@
+"""Images -> serialized records: what every writer of shards calls, on this machine or on many."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tfvt.data.records import make_example
+
+from .images import RejectedImageError, read_image
+from .sources import UNLABELLED, RecordSettings
+
+
+@dataclass(frozen=True)
+class Reject:
+    """An image that gives no record, and why."""
+
+    file: str
+    reason: str
+
+
+def shard_examples(settings: RecordSettings, images, label_offset) -> Iterator[bytes | Reject]:
+    """For each of a shard's images, in order, its serialized record or what is wrong with it.
+
+    Args:
+        settings: of the source.
+        images: its `SourceImage`s.
+        label_offset: stored label of the first class, 0 or 1; unlabelled images get -1 and empty class names.
+    """
+    for image in images:
+        try:
+            yield _example(settings, image, label_offset)
+        except RejectedImageError as error:
+            yield Reject(file=image.printable, reason=str(error))
+
+
+def _example(settings, image, label_offset):
+    labelled = image.label != UNLABELLED
+    return make_example(
+        **dataclasses.asdict(read_image(image.path, image.offset, image.size if image.member else None)),
+        label=image.label + label_offset if labelled else UNLABELLED,
+        synset=settings.class_names[image.label] if labelled else "",
+        text=settings.class_texts[image.label] if labelled else "",
+        filename=image.filename,
+    )

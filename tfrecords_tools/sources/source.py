@@ -1,0 +1,117 @@
+"""What every kind of source gives: images that are listed and not opened, and what their records have in common."""
+
+import os
+from dataclasses import dataclass, field
+
+from tfvt.data.records import RecordsError
+
+UNLABELLED = -1
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """One image, by where its bytes lie.
+
+    Attributes:
+        path: the file: the image itself, or a tar that holds it.
+        size: its bytes.
+        label: index of its class, or `UNLABELLED`.
+        offset: where in the file its bytes begin.
+        member: its name in the tar; empty when the file is the image.
+        mask: segmentation: the file with the class of every pixel.
+        mask_size: its bytes.
+    """
+
+    path: str
+    size: int
+    label: int
+    offset: int = 0
+    member: str = ""
+    mask: str | None = None
+    mask_size: int = 0
+
+    @property
+    def filename(self) -> bytes:
+        return os.fsencode(os.path.basename(self.member or self.path))
+
+    @property
+    def printable(self) -> str:
+        """What messages call it."""
+        return printable(f"{self.path}:{self.member}" if self.member else self.path)
+
+    def identity(self, root) -> bytes:
+        """All that is known without opening the file, the same wherever the source folder lies."""
+        names = [os.fsencode(os.path.relpath(path, root)) for path in (self.path, self.mask) if path]
+        numbers = b"%d %d %d %d" % (self.size, self.label, self.offset, self.mask_size)
+        return b"\0".join([*names, os.fsencode(self.member), numbers])
+
+
+@dataclass(frozen=True)
+class RecordSettings:
+    """What the records of a set have in common: small, for it travels to every worker.
+
+    Attributes:
+        class_names: in the order of the labels; of the pixels' classes if the set has masks.
+        class_texts: the classes for human readers, in the same order.
+        jpeg: whether PNGs become JPEGs.
+        mask_ids: segmentation: stored id -> class of a pixel, `masks.VOID` for none; None without masks.
+    """
+
+    class_names: tuple[str, ...]
+    class_texts: tuple[str, ...]
+    jpeg: bool = False
+    mask_ids: dict[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images by split.
+
+    Attributes:
+        root: what was asked for; names in the source's hash are relative to it.
+        settings: what the records have in common.
+        splits: split name -> images, in a fixed order.
+        left_out: names of files and folders below the root that are no part of it.
+        shards: split name -> files that it is written as, where custom names a number.
+        keeps_order: whether shards are spans of the splits as they are, for what can only be read in sequence; else
+            the images are shuffled.
+    """
+
+    root: str
+    settings: RecordSettings
+    splits: dict[str, tuple[SourceImage, ...]]
+    left_out: tuple[str, ...] = ()
+    shards: dict[str, int] = field(default_factory=dict)
+    keeps_order: bool = False
+
+
+def printable(name) -> str:
+    """A file name as text that can be printed and stored; bytes that are not UTF-8 are written in hexadecimal."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def some(names) -> str:
+    """The first of many names, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def entries(folder) -> list[os.DirEntry]:
+    """What a folder holds, sorted by the bytes of the names.
+
+    Raises:
+        RecordsError: it cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: os.fsencode(entry.name))
+    except OSError as error:
+        raise RecordsError(f"{printable(folder)} cannot be listed: {error.strerror}") from error
+
+
+def file_size(path) -> int:
+    """In bytes; 0 for what is not there: reading it will say so, and put it on the rejects list."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
