@@ -1,12 +1,13 @@
 """The schema, and what opening a set refuses."""
 
 import json
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
 from record_files import encode, picture, record, write_records
 
-from tfvt.data.records import RecordsError, open_records
+from tfvt.data.records import RecordsError, open_records, read_span
 
 
 def test_record_has_the_schema_that_other_readers_know():
@@ -78,3 +79,21 @@ def test_missing_folder_and_split_are_named(records):
         open_records(records.directory / "nowhere", "train")
     with pytest.raises(RecordsError, match="has no split 'validation'; it has: train"):
         open_records(records.directory, "validation")
+
+
+def test_reading_a_span_needs_no_python(records):
+    """The graph can be sent to other machines, where this process's functions are not."""
+    span = read_span(records, tf.constant(2, tf.int64), tf.constant(4, tf.int64), tf.constant(3, tf.int64))
+    assert [(int(i), bytes(s)) for i, s in span.as_numpy_iterator()] == [(i, record(i)) for i in (11, 12, 13)]
+    graph = tf.raw_ops.DatasetToGraphV2(input_dataset=tf.data.experimental.to_variant(span))
+    graph = tf.compat.v1.GraphDef.FromString(graph.numpy())
+    operations = {node.op for function in graph.library.function for node in function.node_def}
+    assert "Assert" in operations
+    assert not {operation for operation in operations if "PyFunc" in operation}
+
+
+@pytest.mark.parametrize("replace", [Path.unlink, lambda path: (path.unlink(), path.mkdir())])
+def test_span_of_a_shard_that_cannot_be_read_ends_and_names_it(records, replace):
+    replace(Path(records.shard_paths[2]))
+    with pytest.raises(tf.errors.OpError, match=r"train-00002-of-00004"):
+        list(read_span(records, tf.constant(2, tf.int64), tf.constant(0, tf.int64), tf.constant(3, tf.int64)))

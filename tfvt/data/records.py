@@ -6,6 +6,7 @@ The features are those that `classification_input.Decoder` of TensorFlow's offic
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,22 +217,17 @@ def read_span(records: RecordSet, shard, start, count) -> tf.data.Dataset:
     The arguments are scalar int64 tensors; `id` is the record's place in the split.
 
     Raises:
-        tf.errors.InvalidArgumentError: from the iterator; the shard is missing, cut off or damaged. It names shard
-            and record, which TensorFlow's own error does not.
+        tf.errors.InvalidArgumentError: from the iterator; the shard is cut off or damaged. It names shard and
+            record, which TensorFlow's own error does not.
+        tf.errors.OpError: from the iterator; the shard cannot be opened. It names the shard.
     """
 
-    def openable(shard):
-        path = records.shard_paths[shard]
-        try:
-            with open(path, "rb"):
-                return path.encode()
-        except OSError as error:
-            raise RecordsError(f"shard {path} cannot be read: {error.strerror}") from None
-
-    # `ignore_errors` ends a damaged shard early, but would try for ever to open one that is not there.
-    path = tf.ensure_shape(tf.numpy_function(openable, [shard], tf.string), ())
+    path = tf.gather(tf.constant(records.shard_paths), shard)
     first_id = tf.gather(tf.constant(_first_ids(records), tf.int64), shard) + start
-    readable = tf.data.TFRecordDataset(path).skip(start).ignore_errors()
+    # `ignore_errors` ends a damaged shard early, but would try for ever to open one that is not there. Reading one
+    # byte of it first, to no purpose, is an error that names it.
+    opened = tf.data.FixedLengthRecordDataset(path, record_bytes=1, buffer_size=1).take(1).filter(lambda _: False)
+    readable = opened.concatenate(tf.data.TFRecordDataset(path).skip(start).ignore_errors())
     unreadable = tf.data.Dataset.from_tensors("").repeat()  # takes the place of what cannot be read
 
     def check(record_id, serialized):
@@ -267,4 +263,4 @@ def require(condition, records: RecordSet, record_id, problem):
 
 
 def _first_ids(records):
-    return [sum(records.shard_counts[:shard]) for shard in range(len(records.shard_counts))]
+    return list(itertools.accumulate(records.shard_counts[:-1], initial=0))
