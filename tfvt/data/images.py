@@ -1,22 +1,27 @@
-"""Encoded image bytes -> float pixels: decode, crop, resize, flip.
+"""Encoded image bytes -> float pixels: decode, crop, resize, flip, augment.
 
 Everything is stateless TensorFlow graph code: the same bytes and the same seed give the same pixels, in the
 input pipeline as well as inside an exported SavedModel. Pixels stay on the scale 0..255, models normalise them.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import tensorflow as tf
+
+from tfvt.data import augment
 
 INTERPOLATIONS = ("bilinear", "bicubic", "area", "nearest")
 
 # What a sample's seed is folded with for each random choice: a new choice takes a new number, the others stay.
-CROP_STREAM, FLIP_STREAM = 0, 1
+CROP_STREAM, FLIP_STREAM, COLOR_JITTER_STREAM, AUTO_AUGMENT_STREAM, RANDOM_ERASING_STREAM = range(5)
 
 
 @dataclass(frozen=True)
 class TrainPreprocessing:
-    """Inception crop (Szegedy et al. 2015, "Going deeper with convolutions", section 6) and horizontal flip.
+    """Inception crop (Szegedy et al. 2015, "Going deeper with convolutions", section 6), flip, and what is asked for.
+
+    In the order of the fields, which is that of TensorFlow official models.
 
     Attributes:
         image_size: (height, width) of the result in pixels.
@@ -24,6 +29,15 @@ class TrainPreprocessing:
         aspect_range: smallest and largest width / height of a crop in source pixels.
         flip: mirror left and right in half of the samples.
         interpolation: one of `INTERPOLATIONS`.
+        color_jitter: strength s of `augment.color_jitter`: brightness, contrast and saturation by factors from
+            max(0, 1 - s) to 1 + s; 0: none.
+        auto_augment: `augment.auto_augment` (ImageNet policy) or `augment.rand_augment`; None: neither.
+        randaugment_layers: operations per image, N.
+        randaugment_magnitude: level of the operations, M; most recipes stay below 10.
+        randaugment_magnitude_std: standard deviation of the level.
+        randaugment_probability: share of the layers that do something.
+        random_erasing: share of the images that lose a box, `augment.random_erasing`.
+        random_erasing_area: smallest and largest share of the image's area in the box.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -31,6 +45,14 @@ class TrainPreprocessing:
     aspect_range: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
     interpolation: str = "bilinear"
+    color_jitter: float = 0.0
+    auto_augment: Literal["autoaugment", "randaugment"] | None = None
+    randaugment_layers: int = 2
+    randaugment_magnitude: float = 9.0
+    randaugment_magnitude_std: float = 0.0
+    randaugment_probability: float = 1.0
+    random_erasing: float = 0.0
+    random_erasing_area: tuple[float, float] = (0.02, 1 / 3)
 
     def __post_init__(self):
         _check_size_and_interpolation(self)
@@ -40,6 +62,24 @@ class TrainPreprocessing:
         low, high = self.aspect_range
         if not 0 < low <= high:
             raise ValueError(f"aspect_range must be 0 < low <= high, not {self.aspect_range}")
+        if not 0 <= self.color_jitter < float("inf"):
+            raise ValueError(f"color_jitter must be 0 (off) or above, not {self.color_jitter}")
+        if self.auto_augment not in (None, "autoaugment", "randaugment"):
+            raise ValueError(f"auto_augment must be autoaugment, randaugment or null, not {self.auto_augment!r}")
+        if self.auto_augment and min(self.image_size) < 3:
+            raise ValueError(f"auto_augment needs at least 3x3 pixels: image_size is {self.image_size}")
+        if self.randaugment_layers < 1:
+            raise ValueError(f"randaugment_layers must be at least 1, not {self.randaugment_layers}")
+        if not 0 <= self.randaugment_magnitude <= 30:
+            raise ValueError(f"randaugment_magnitude must be from 0 to 30, not {self.randaugment_magnitude}")
+        if not 0 <= self.randaugment_magnitude_std < float("inf"):
+            raise ValueError(f"randaugment_magnitude_std must not be negative: {self.randaugment_magnitude_std}")
+        for name in ("randaugment_probability", "random_erasing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability, from 0 to 1, not {getattr(self, name)}")
+        low, high = self.random_erasing_area
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"random_erasing_area must be 0 < low <= high <= 1, not {self.random_erasing_area}")
 
 
 @dataclass(frozen=True)
@@ -63,7 +103,7 @@ class EvalPreprocessing:
 
 
 def decode_and_augment(encoded, seed, preprocessing: TrainPreprocessing):
-    """Random resized crop and flip of one encoded image.
+    """Random resized crop, flip and the other augmentations of one encoded image.
 
     Crops more than twice as high or wide as the result are resized with antialiasing, smaller ones without.
 
@@ -73,7 +113,7 @@ def decode_and_augment(encoded, seed, preprocessing: TrainPreprocessing):
         preprocessing: what to do.
 
     Returns:
-        float32 (H, W, 3), 0..255.
+        float32 (H, W, 3), 0..255 but for the noise of random erasing.
 
     Raises:
         tf.errors.InvalidArgumentError: the bytes are no image, or a JPEG that ends early.
@@ -103,6 +143,35 @@ def decode_and_augment(encoded, seed, preprocessing: TrainPreprocessing):
     )
     if preprocessing.flip:
         image = tf.image.stateless_random_flip_left_right(image, tf.random.fold_in(seed, FLIP_STREAM))
+    if preprocessing.color_jitter or preprocessing.auto_augment:
+        image = tf.cast(_augment_bytes(tf.cast(tf.round(image), tf.uint8), seed, preprocessing), tf.float32)
+    if preprocessing.random_erasing:
+        image = augment.random_erasing(
+            image,
+            tf.random.fold_in(seed, RANDOM_ERASING_STREAM),
+            probability=preprocessing.random_erasing,
+            area_range=preprocessing.random_erasing_area,
+        )
+    return image
+
+
+def _augment_bytes(image, seed, preprocessing):
+    """What works on whole numbers: uint8 (H, W, 3) to the same."""
+    if preprocessing.color_jitter:
+        jitter_seed = tf.random.fold_in(seed, COLOR_JITTER_STREAM)
+        image = augment.color_jitter(image, jitter_seed, preprocessing.color_jitter)
+    auto_seed = tf.random.fold_in(seed, AUTO_AUGMENT_STREAM)
+    if preprocessing.auto_augment == "autoaugment":
+        image = augment.auto_augment(image, auto_seed)
+    elif preprocessing.auto_augment == "randaugment":
+        image = augment.rand_augment(
+            image,
+            auto_seed,
+            layers=preprocessing.randaugment_layers,
+            magnitude=preprocessing.randaugment_magnitude,
+            magnitude_std=preprocessing.randaugment_magnitude_std,
+            probability=preprocessing.randaugment_probability,
+        )
     return image
 
 

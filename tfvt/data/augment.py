@@ -1,0 +1,219 @@
+"""AutoAugment, RandAugment, colour jitter and random erasing: random operations, drawn from a seed.
+
+Every function is a pure function of image and seed. Operations and magnitudes are those of TensorFlow official models.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfvt.data import color, geometry
+
+MAX_LEVEL = 10.0
+IMAGENET_MEAN = np.array((123.675, 116.28, 103.53), np.float32)
+IMAGENET_STD = np.array((58.395, 57.12, 57.375), np.float32)
+
+
+class Operation(NamedTuple):
+    """An operation and what a level from 0 to 10 means to it: `scale * level / 10 + offset`.
+
+    Attributes:
+        apply: (image, argument, center) -> image; `center` is a random place, float32 (2,) in [0, 1).
+        scale: of the argument.
+        offset: the argument at level 0.
+        whole: the argument is a whole number, cut off.
+        signed: the argument is negative in half of the cases.
+    """
+
+    apply: Callable
+    scale: float = 0.0
+    offset: float = 0.0
+    whole: bool = False
+    signed: bool = False
+
+
+def _operations(translate_pixels: float) -> dict[str, Operation]:
+    """The operations of Cubuk et al. 2020, section 3.1, and SolarizeAdd; level 10 moves by `translate_pixels`."""
+    enhance = {"scale": 1.8, "offset": 0.1}
+    translate = {"scale": translate_pixels, "signed": True}
+    return {
+        "AutoContrast": Operation(lambda image, _, __: color.autocontrast(image)),
+        "Equalize": Operation(lambda image, _, __: color.equalize(image)),
+        "Invert": Operation(lambda image, _, __: color.invert(image)),
+        "Rotate": Operation(lambda image, degrees, _: geometry.rotate(image, degrees), 30.0, signed=True),
+        "Posterize": Operation(lambda image, bits, _: color.posterize(image, _whole(bits)), 4.0, whole=True),
+        "Solarize": Operation(lambda image, least, _: color.solarize(image, _whole(least)), 256.0, whole=True),
+        "Color": Operation(lambda image, factor, _: color.color(image, factor), **enhance),
+        "Contrast": Operation(lambda image, factor, _: color.contrast(image, factor), **enhance),
+        "Brightness": Operation(lambda image, factor, _: color.brightness(image, factor), **enhance),
+        "Sharpness": Operation(lambda image, factor, _: color.sharpness(image, factor), **enhance),
+        "ShearX": Operation(lambda image, level, _: geometry.shear_x(image, level), 0.3, signed=True),
+        "ShearY": Operation(lambda image, level, _: geometry.shear_y(image, level), 0.3, signed=True),
+        "TranslateX": Operation(lambda image, pixels, _: geometry.translate_x(image, pixels), **translate),
+        "TranslateY": Operation(lambda image, pixels, _: geometry.translate_y(image, pixels), **translate),
+        "Cutout": Operation(lambda image, half, center: geometry.cutout(image, _whole(half), center), 40.0, whole=True),
+        "SolarizeAdd": Operation(lambda image, added, _: color.solarize_add(image, _whole(added)), 110.0, whole=True),
+    }
+
+
+def _whole(argument):
+    return tf.cast(argument, tf.int32)
+
+
+# The ImageNet policy of AutoAugment as released ("v0"): sub-policies of (operation, probability, level).
+IMAGENET_POLICY = (
+    (("Equalize", 0.8, 1), ("ShearY", 0.8, 4)),
+    (("Color", 0.4, 9), ("Equalize", 0.6, 3)),
+    (("Color", 0.4, 1), ("Rotate", 0.6, 8)),
+    (("Solarize", 0.8, 3), ("Equalize", 0.4, 7)),
+    (("Solarize", 0.4, 2), ("Solarize", 0.6, 2)),
+    (("Color", 0.2, 0), ("Equalize", 0.8, 8)),
+    (("Equalize", 0.4, 8), ("SolarizeAdd", 0.8, 3)),
+    (("ShearX", 0.2, 9), ("Rotate", 0.6, 8)),
+    (("Color", 0.6, 1), ("Equalize", 1.0, 2)),
+    (("Invert", 0.4, 9), ("Rotate", 0.6, 0)),
+    (("Equalize", 1.0, 9), ("ShearY", 0.6, 3)),
+    (("Color", 0.4, 7), ("Equalize", 0.6, 0)),
+    (("Posterize", 0.4, 6), ("AutoContrast", 0.4, 7)),
+    (("Solarize", 0.6, 8), ("Color", 0.6, 9)),
+    (("Solarize", 0.2, 4), ("Rotate", 0.8, 9)),
+    (("Rotate", 1.0, 7), ("TranslateY", 0.8, 9)),
+    (("ShearX", 0.0, 0), ("Solarize", 0.8, 4)),
+    (("ShearY", 0.8, 0), ("Color", 0.6, 4)),
+    (("Color", 1.0, 0), ("Rotate", 0.6, 2)),
+    (("Equalize", 0.8, 4), ("Equalize", 0.0, 8)),
+    (("Equalize", 1.0, 4), ("AutoContrast", 0.6, 2)),
+    (("ShearY", 0.4, 7), ("SolarizeAdd", 0.6, 7)),
+    (("Posterize", 0.8, 2), ("Solarize", 0.6, 10)),
+    (("Solarize", 0.6, 8), ("Equalize", 0.6, 1)),
+    (("Color", 0.8, 6), ("Rotate", 0.4, 5)),
+)
+
+
+def auto_augment(image, seed):
+    """AutoAugment with the ImageNet policy (Cubuk et al. 2019, arXiv:1805.09501; the released policy "v0").
+
+    One of 25 sub-policies is drawn; each of its two operations is applied with its own probability.
+
+    Args:
+        image: uint8 (H, W, 3), at least 3x3.
+        seed: integer tensor (2,).
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    operations = _operations(translate_pixels=250.0)
+    used = sorted({name for policy in IMAGENET_POLICY for name, _, _ in policy})
+    indices = tf.constant([[used.index(name) for name, _, _ in policy] for policy in IMAGENET_POLICY])
+    chances = tf.constant([[chance for _, chance, _ in policy] for policy in IMAGENET_POLICY])
+    levels = tf.constant([[level for _, _, level in policy] for policy in IMAGENET_POLICY], tf.float64)
+    # A row of random numbers for each of the two operations; the first row also draws the sub-policy.
+    draws = tf.random.stateless_uniform((2, 5), seed)
+    chosen = tf.cast(draws[0, 4] * len(IMAGENET_POLICY), tf.int32)
+    for position in range(2):
+        drawn = draws[position]
+        index = tf.where(drawn[0] < chances[chosen, position], indices[chosen, position], len(used))
+        image = _apply(image, [operations[name] for name in used], index, levels[chosen, position], drawn[1:4])
+    return image
+
+
+def rand_augment(image, seed, *, layers=2, magnitude=9.0, magnitude_std=0.0, probability=1.0):
+    """RandAugment (Cubuk et al. 2020, arXiv:1909.13719): each layer draws one of 17 operations, one of them identity.
+
+    Args:
+        image: uint8 (H, W, 3), at least 3x3.
+        seed: integer tensor (2,).
+        layers: operations one after the other, the paper's N.
+        magnitude: level of all operations, the paper's M; 10 is what the ranges of arguments were made for.
+        magnitude_std: standard deviation of the level, drawn for each operation; levels then stay in 0..10, or below
+            `magnitude` if that is higher.
+        probability: share of the layers that do something.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    operations = list(_operations(translate_pixels=100.0).values())
+    draws = tf.random.stateless_uniform((layers, 5), tf.random.fold_in(seed, 0))
+    levels = tf.fill((layers,), tf.constant(magnitude, tf.float64))
+    if magnitude_std:
+        noise = tf.random.stateless_normal((layers,), tf.random.fold_in(seed, 1), dtype=tf.float64)
+        levels = tf.clip_by_value(levels + magnitude_std * noise, 0.0, max(magnitude, MAX_LEVEL))
+    for layer in range(layers):
+        drawn = draws[layer]
+        index = tf.cast(drawn[4] * (len(operations) + 1), tf.int32)
+        index = tf.where(drawn[0] < probability, index, len(operations))
+        image = _apply(image, operations, index, levels[layer], drawn[1:4])
+    return image
+
+
+def _apply(image, operations, index, level, draws):
+    """Operation number `index` of the list, or nothing if there are not so many, at a level (float64)."""
+    # In double precision, as Python has it: 0.7 * 110 must not become 76 when it is cut off.
+    scale, offset = (np.array([op[part] for op in operations] + [0.0]) for part in (1, 2))
+    whole, signed = (np.array([op[part] for op in operations] + [False]) for part in (3, 4))
+    argument = level / MAX_LEVEL * tf.gather(scale, index) + tf.gather(offset, index)
+    argument = tf.where(tf.gather(whole, index), tf.floor(argument), argument)
+    argument = tf.where(tf.gather(signed, index) & (draws[0] < 0.5), -argument, argument)
+    argument = tf.cast(argument, tf.float32)
+    branches = [lambda apply=op.apply: apply(image, argument, draws[1:]) for op in operations]
+    return tf.ensure_shape(tf.switch_case(index, branches, default=lambda: tf.identity(image)), image.shape)
+
+
+def color_jitter(image, seed, strength: float):
+    """Brightness, contrast and saturation, in this order, each by a factor from max(0, 1 - s) to 1 + s.
+
+    Args:
+        image: uint8 (H, W, 3).
+        seed: integer tensor (2,).
+        strength: s, the same for all three (0.4 is customary).
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    factors = tf.random.stateless_uniform((3,), seed, max(0.0, 1.0 - strength), 1.0 + strength)
+    image = color.brightness(image, factors[0])
+    image = color.contrast(image, factors[1])
+    return color.color(image, factors[2])
+
+
+def random_erasing(image, seed, *, probability, area_range=(0.02, 1 / 3), aspect_range=(0.3, 1 / 0.3)):
+    """A box of noise (Zhong et al. 2020, "Random Erasing Data Augmentation", algorithm 1).
+
+    Noise is normal, of the mean and the standard deviation that ImageNet's colours have: standard normal noise for
+    a model that normalises by them, as official models and timm add it there. It may leave 0..255.
+
+    Args:
+        image: float32 (H, W, 3), 0..255.
+        seed: integer tensor (2,).
+        probability: share of the images that lose a box.
+        area_range: smallest and largest share of the image's area in a box.
+        aspect_range: smallest and largest height / width of a box; logarithms are drawn evenly.
+
+    Returns:
+        float32 (H, W, 3).
+    """
+    draws = tf.random.stateless_uniform((), tf.random.fold_in(seed, 0))
+
+    def erase():
+        top, left, height, width = erased_box(tf.shape(image), tf.random.fold_in(seed, 1), area_range, aspect_range)
+        noise = tf.random.stateless_normal(tf.stack([height, width, 3]), tf.random.fold_in(seed, 2))
+        return geometry.paste(image, IMAGENET_MEAN + IMAGENET_STD * noise, top, left)
+
+    return tf.cond(draws < probability, erase, lambda: image)
+
+
+def erased_box(image_shape, seed, area_range, aspect_range, trials: int = 10):
+    """(top, left, height, width) of the first of `trials` draws that is smaller than the image; none: all zero."""
+    draws = tf.random.stateless_uniform((4, trials), seed)
+    size = tf.cast(image_shape[:2, None], tf.float32)
+    area = size[0] * size[1] * (area_range[0] + (area_range[1] - area_range[0]) * draws[0])
+    low, high = math.log(aspect_range[0]), math.log(aspect_range[1])
+    aspect = tf.exp(low + (high - low) * draws[1])
+    box = tf.round(tf.sqrt(tf.stack([area * aspect, area / aspect])))  # (2, trials)
+    fits = tf.reduce_all(box < size, 0)
+    corner = tf.floor(draws[2:] * (size - box + 1.0))
+    boxes = tf.where(fits, tf.concat([corner, box], 0), 0.0)
+    return tf.unstack(tf.cast(boxes[:, tf.argmax(tf.cast(fits, tf.int32))], tf.int32))

@@ -1,0 +1,148 @@
+"""Batches whose samples are mixed in pairs, and the soft targets that go with them: MixUp, CutMix, label smoothing.
+
+Mixing follows TensorFlow official models and timm: the partner of sample i of B is sample B - 1 - i, one draw a batch
+decides between MixUp and CutMix, and every sample has its own share lambda, from Beta(alpha, alpha).
+"""
+
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """What is mixed, and how often.
+
+    Attributes:
+        mixup_alpha: of MixUp's Beta(alpha, alpha); 0: no MixUp (Zhang et al. 2018, "mixup: Beyond Empirical Risk
+            Minimization", equation 1).
+        cutmix_alpha: of CutMix' Beta(alpha, alpha); 0: no CutMix (Yun et al. 2019, "CutMix: Regularization Strategy
+            to Train Strong Classifiers with Localizable Features", equation 1).
+        probability: share of the batches that are mixed.
+        switch_probability: share of the mixed batches that CutMix takes, where both alphas are above 0.
+    """
+
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    probability: float = 1.0
+    switch_probability: float = 0.5
+
+    def __post_init__(self):
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be 0 (off) or above, not {getattr(self, name)}")
+        for name in ("probability", "switch_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether any batch is ever mixed."""
+        return self.probability > 0 and (self.mixup_alpha > 0 or self.cutmix_alpha > 0)
+
+
+def soft_targets(labels, num_classes: int, smoothing: float = 0.0):
+    """One-hot rows with label smoothing: (1 - smoothing) * one_hot + smoothing / num_classes.
+
+    Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7.
+
+    Args:
+        labels: integer tensor (B,), from 0.
+        num_classes: K.
+        smoothing: share of the target spread evenly over all classes, at least 0 and below 1.
+
+    Returns:
+        float32 (B, K), each row with sum 1.
+    """
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing must be at least 0 and below 1, not {smoothing}")
+    low = smoothing / num_classes
+    return tf.one_hot(labels, num_classes, on_value=1.0 - smoothing + low, off_value=low)
+
+
+def mix_batch(images, labels, num_classes: int, seed, mixing: Mixing):
+    """One batch, mixed with itself reversed.
+
+    MixUp: x = lambda x_i + (1 - lambda) x_j. CutMix: a box of x_i shows x_j; its sides are sqrt(1 - lambda) of the
+    image's, its centre lies anywhere, and lambda becomes the share of the image that x_i keeps, so that a box which the
+    border cuts counts with what is seen of it. Both: y = lambda y_i + (1 - lambda) y_j.
+
+    Args:
+        images: float32 (B, H, W, C).
+        labels: integer tensor (B,), from 0.
+        num_classes: K.
+        seed: integer tensor (2,); the result is a pure function of it and the batch.
+        mixing: what to do.
+
+    Returns:
+        Images as given, float32 (B, H, W, C), and targets, float32 (B, K), each row with sum 1.
+    """
+    targets = soft_targets(labels, num_classes)
+    if not mixing.enabled:
+        return images, targets
+    draw_seed, mixup_seed, cutmix_seed = tf.unstack(tf.random.split(seed, 3))
+    draws = tf.random.stateless_uniform((2,), draw_seed)
+
+    def mixup():
+        share = beta(mixing.mixup_alpha, tf.shape(labels), mixup_seed)
+        return mixup_images(images, share), share
+
+    def cutmix():
+        share_seed, center_seed = tf.unstack(tf.random.split(cutmix_seed))
+        share = beta(mixing.cutmix_alpha, tf.shape(labels), share_seed)
+        boxes = cutmix_boxes(
+            share, tf.random.stateless_uniform((2, tf.shape(labels)[0]), center_seed), tf.shape(images)
+        )
+        return cutmix_images(images, boxes)
+
+    def mix():
+        if not mixing.cutmix_alpha:
+            mixed, share = mixup()
+        elif not mixing.mixup_alpha:
+            mixed, share = cutmix()
+        else:
+            mixed, share = tf.cond(draws[1] < mixing.switch_probability, cutmix, mixup)
+        share = share[:, None]
+        return mixed, share * targets + (1.0 - share) * targets[::-1]
+
+    mixed, targets = tf.cond(draws[0] < mixing.probability, mix, lambda: (images, targets))
+    return tf.ensure_shape(mixed, images.shape), tf.ensure_shape(targets, (images.shape[0], num_classes))
+
+
+def beta(alpha: float, shape, seed):
+    """Draws from Beta(alpha, alpha), float32 of `shape`: the share of one of two gamma draws in their sum."""
+    # In double precision: for small alphas both gamma draws would often be 0 in single precision.
+    gammas = tf.random.stateless_gamma(tf.concat([[2], shape], 0), seed, alpha, dtype=tf.float64)
+    return tf.cast(tf.math.divide_no_nan(gammas[0], gammas[0] + gammas[1]), tf.float32)
+
+
+def mixup_images(images, share):
+    """`share` (B,) of each image of (B, H, W, C) and the rest of its partner from the other end of the batch."""
+    share = tf.reshape(share, (-1, 1, 1, 1))
+    return share * images + (1.0 - share) * images[::-1]
+
+
+def cutmix_boxes(share, centers, image_shape):
+    """Boxes (top, left, bottom, right), int32 (4, B), in pixels; bottom and right lie just outside.
+
+    Args:
+        share: float32 (B,), what each image would keep if its box lay inside it.
+        centers: float32 (2, B) in [0, 1): the boxes' centres as shares of height and width.
+        image_shape: int32 (4,) of the batch.
+    """
+    size = tf.cast(image_shape[1:3, None], tf.float32)
+    center = tf.cast(centers * size, tf.int32)
+    half = tf.cast(tf.sqrt(1.0 - share) * size, tf.int32) // 2
+    return tf.concat([tf.maximum(center - half, 0), tf.minimum(center + half, image_shape[1:3, None])], 0)
+
+
+def cutmix_images(images, boxes):
+    """Each image of (B, H, W, C) with its partner's pixels in its box, int32 (4, B), and the share (B,) it keeps."""
+    height, width = tf.shape(images)[1], tf.shape(images)[2]
+    top, left, bottom, right = tf.unstack(boxes[:, :, None])
+    rows, columns = tf.range(height)[None], tf.range(width)[None]
+    in_rows, in_columns = (top <= rows) & (rows < bottom), (left <= columns) & (columns < right)
+    inside = in_rows[:, :, None, None] & in_columns[:, None, :, None]
+    area = (boxes[2] - boxes[0]) * (boxes[3] - boxes[1])
+    share = 1.0 - tf.cast(area, tf.float32) / tf.cast(height * width, tf.float32)
+    return tf.where(inside, images[::-1], images), share
