@@ -35,7 +35,7 @@ class Operation(NamedTuple):
     signed: bool = False
 
 
-def _operations(translate_pixels: float) -> dict[str, Operation]:
+def operations(translate_pixels: float) -> dict[str, Operation]:
     """The operations of Cubuk et al. 2020, section 3.1, and SolarizeAdd; level 10 moves by `translate_pixels`."""
     enhance = {"scale": 1.8, "offset": 0.1}
     translate = {"scale": translate_pixels, "signed": True}
@@ -105,7 +105,7 @@ def auto_augment(image, seed):
     Returns:
         uint8 (H, W, 3).
     """
-    operations = _operations(translate_pixels=250.0)
+    known = operations(translate_pixels=250.0)
     used = sorted({name for policy in IMAGENET_POLICY for name, _, _ in policy})
     indices = tf.constant([[used.index(name) for name, _, _ in policy] for policy in IMAGENET_POLICY])
     chances = tf.constant([[chance for _, chance, _ in policy] for policy in IMAGENET_POLICY])
@@ -116,7 +116,7 @@ def auto_augment(image, seed):
     for position in range(2):
         drawn = draws[position]
         index = tf.where(drawn[0] < chances[chosen, position], indices[chosen, position], len(used))
-        image = _apply(image, [operations[name] for name in used], index, levels[chosen, position], drawn[1:4])
+        image = _apply(image, [known[name] for name in used], index, levels[chosen, position], drawn[1:4])
     return image
 
 
@@ -135,7 +135,7 @@ def rand_augment(image, seed, *, layers=2, magnitude=9.0, magnitude_std=0.0, pro
     Returns:
         uint8 (H, W, 3).
     """
-    operations = list(_operations(translate_pixels=100.0).values())
+    known = list(operations(translate_pixels=100.0).values())
     draws = tf.random.stateless_uniform((layers, 5), tf.random.fold_in(seed, 0))
     levels = tf.fill((layers,), tf.constant(magnitude, tf.float64))
     if magnitude_std:
@@ -143,23 +143,28 @@ def rand_augment(image, seed, *, layers=2, magnitude=9.0, magnitude_std=0.0, pro
         levels = tf.clip_by_value(levels + magnitude_std * noise, 0.0, max(magnitude, MAX_LEVEL))
     for layer in range(layers):
         drawn = draws[layer]
-        index = tf.cast(drawn[4] * (len(operations) + 1), tf.int32)
-        index = tf.where(drawn[0] < probability, index, len(operations))
-        image = _apply(image, operations, index, levels[layer], drawn[1:4])
+        index = tf.cast(drawn[4] * (len(known) + 1), tf.int32)
+        index = tf.where(drawn[0] < probability, index, len(known))
+        image = _apply(image, known, index, levels[layer], drawn[1:4])
     return image
 
 
-def _apply(image, operations, index, level, draws):
-    """Operation number `index` of the list, or nothing if there are not so many, at a level (float64)."""
+def _apply(image, known, index, level, draws):
+    """Operation number `index` of the known ones, or nothing if there are not so many, at a level (float64)."""
+    argument = argument_of(known, index, level, draws[0])
+    branches = [lambda apply=operation.apply: apply(image, argument, draws[1:]) for operation in known]
+    return tf.ensure_shape(tf.switch_case(index, branches, default=lambda: tf.identity(image)), image.shape)
+
+
+def argument_of(known, index, level, draw):
+    """What a level (float64) means to an operation, float32; `draw` below 0.5 makes it negative if it has a sign."""
+    scale, offset = (np.array([getattr(op, part) for op in known] + [0.0]) for part in ("scale", "offset"))
+    whole, signed = (np.array([getattr(op, part) for op in known] + [False]) for part in ("whole", "signed"))
     # In double precision, as Python has it: 0.7 * 110 must not become 76 when it is cut off.
-    scale, offset = (np.array([op[part] for op in operations] + [0.0]) for part in (1, 2))
-    whole, signed = (np.array([op[part] for op in operations] + [False]) for part in (3, 4))
     argument = level / MAX_LEVEL * tf.gather(scale, index) + tf.gather(offset, index)
     argument = tf.where(tf.gather(whole, index), tf.floor(argument), argument)
-    argument = tf.where(tf.gather(signed, index) & (draws[0] < 0.5), -argument, argument)
-    argument = tf.cast(argument, tf.float32)
-    branches = [lambda apply=op.apply: apply(image, argument, draws[1:]) for op in operations]
-    return tf.ensure_shape(tf.switch_case(index, branches, default=lambda: tf.identity(image)), image.shape)
+    argument = tf.where(tf.gather(signed, index) & (draw < 0.5), -argument, argument)
+    return tf.cast(argument, tf.float32)
 
 
 def color_jitter(image, seed, strength: float):

@@ -1,15 +1,16 @@
 """Operations on colours, which AutoAugment, RandAugment and colour jitter are made of.
 
 Each takes and gives one image, uint8 (H, W, 3), and has the pixels that the function of the same name in TensorFlow
-official models (`official.vision.ops.augment`) gives. Most are tables of 256 entries, looked up for every pixel, where
-official models computes every pixel.
+official models (`official.vision.ops.augment`) gives. What is done here to be quick: TensorFlow selects (`tf.where`),
+looks up (`tf.gather`) and stretches three channels over an image ten times as slowly as it multiplies, so that masks
+are bytes of 0 and 255, and factors of channels are repeated along a row.
 """
 
 import numpy as np
 import tensorflow as tf
 
 LEVELS = np.arange(256, dtype=np.int32)
-CHANNEL_OFFSETS = (0, 256, 512)  # of the three channels' tables, which stand one after the other
+LUMA = np.array((0.2989, 0.5870, 0.1140), np.float32)  # of `tf.image.rgb_to_grayscale`
 
 
 def invert(image):
@@ -24,19 +25,22 @@ def posterize(image, bits):
 
 
 def solarize(image, threshold):
-    """Pixels of at least `threshold` (0 to 256) inverted."""
-    return _look_up(tf.where(threshold > LEVELS, LEVELS, 255 - LEVELS), image)
+    """Pixels of at least `threshold` (int32, 0 to 255) inverted; 256 is taken for 0, as bytes have it."""
+    bright = 255 * tf.cast(image >= tf.cast(threshold, tf.uint8), tf.uint8)
+    return tf.bitwise.bitwise_xor(image, bright)
 
 
-def solarize_add(image, addition, threshold=128):
-    """Pixels below `threshold` made brighter by `addition`."""
-    return _look_up(tf.where(threshold > LEVELS, tf.clip_by_value(LEVELS + addition, 0, 255), LEVELS), image)
+def solarize_add(image, addition):
+    """Pixels below 128 made brighter by `addition` (int32, not negative)."""
+    addition = tf.cast(tf.minimum(addition, 255), tf.uint8)
+    added = tf.minimum(image, 255 - addition) + addition
+    dark = 255 * tf.cast(image < 128, tf.uint8)
+    return tf.bitwise.bitwise_xor(image, tf.bitwise.bitwise_and(tf.bitwise.bitwise_xor(image, added), dark))
 
 
 def brightness(image, factor):
     """Black at `factor` 0, the image at 1."""
-    levels = LEVELS.astype(np.float32)
-    return _look_up(tf.clip_by_value(factor * levels, 0.0, 255.0), image)
+    return tf.cast(tf.minimum(factor * tf.cast(image, tf.float32), 255.0), tf.uint8)
 
 
 def contrast(image, factor):
@@ -46,58 +50,56 @@ def contrast(image, factor):
 
 def color(image, factor):
     """Grey at `factor` 0, the image at 1: saturation."""
-    return _blend(tf.image.rgb_to_grayscale(image), image, factor)
+    pixels = tf.reshape(tf.cast(image, tf.float32), (-1, 3))
+    # `tf.image.rgb_to_grayscale`, in three channels at once.
+    grey = tf.floor(tf.matmul(pixels * (1.0 / 255.0), tf.repeat(LUMA[:, None], 3, 1)) * 255.5)
+    return tf.reshape(_blend(grey, pixels, factor), tf.shape(image))
 
 
 def sharpness(image, factor):
     """Smoothed by 3x3 pixels at `factor` 0, the image at 1; the border of one pixel stays. At least 3x3 pixels."""
+    pixels = tf.cast(image, tf.float32)
     kernel = tf.constant([[1, 1, 1], [1, 5, 1], [1, 1, 1]], tf.float32, (3, 3, 1, 1)) / 13.0
-    smooth = tf.nn.depthwise_conv2d(
-        tf.cast(image, tf.float32)[None], tf.tile(kernel, (1, 1, 3, 1)), (1, 1, 1, 1), "VALID"
-    )
-    smooth = tf.cast(tf.clip_by_value(smooth[0], 0.0, 255.0), tf.uint8)
-    inside = _blend(smooth, image[1:-1, 1:-1], factor)
+    smooth = tf.nn.depthwise_conv2d(pixels[None], tf.tile(kernel, (1, 1, 3, 1)), (1, 1, 1, 1), "VALID")[0]
+    inside = _blend(tf.floor(tf.clip_by_value(smooth, 0.0, 255.0)), pixels[1:-1, 1:-1], factor)
     rows = tf.concat([image[1:-1, :1], inside, image[1:-1, -1:]], 1)
     return tf.concat([image[:1], rows, image[-1:]], 0)
 
 
 def autocontrast(image):
-    """Each channel stretched to 0..255."""
-    indices, histogram = _histogram(image)
-    present = histogram > 0
-    low = tf.cast(tf.reduce_min(tf.where(present, LEVELS, 255), 1, keepdims=True), tf.float32)
-    high = tf.cast(tf.reduce_max(tf.where(present, LEVELS, 0), 1, keepdims=True), tf.float32)
-    scale = 255.0 / (high - low)
-    levels = LEVELS.astype(np.float32)
-    stretched = tf.clip_by_value(levels * scale - low * scale, 0.0, 255.0)
-    return _look_up(tf.where(high > low, stretched, levels), indices)
+    """Each channel stretched to 0..255, if it has two values."""
+    low, high = (tf.cast(reduce(image, (0, 1)), tf.float32) for reduce in (tf.reduce_min, tf.reduce_max))
+    has_range = high > low
+    scale = tf.where(has_range, 255.0 / (high - low), 1.0)
+    offset = tf.where(has_range, -low * scale, 0.0)
+    stretched = _rows(image, tf.float32) * _along_row(scale, image) + _along_row(offset, image)
+    return tf.reshape(tf.cast(tf.clip_by_value(stretched, 0.0, 255.0), tf.uint8), tf.shape(image))
 
 
 def equalize(image):
     """Each channel with an even histogram, as far as a table of its values allows."""
-    indices, histogram = _histogram(image)
+    # Three histograms and three tables in a row.
+    indices = _rows(image, tf.int32) + _along_row(tf.constant((0, 256, 512)), image)
+    histogram = tf.raw_ops.Bincount(arr=indices, size=768, weights=tf.constant([], tf.int32))
+    histogram = tf.reshape(histogram, (3, 256))
     highest = tf.reduce_max(tf.where(histogram > 0, LEVELS, 0), 1)
     counted = tf.reduce_sum(histogram, 1) - tf.gather(histogram, highest, batch_dims=1)
     step = counted[:, None] // 255
-    below = tf.cumsum(histogram, 1, exclusive=True)
-    table = tf.minimum((below + step // 2) // tf.maximum(step, 1), 255)
-    return _look_up(tf.where(step == 0, LEVELS, table), indices)
+    table = tf.minimum((tf.cumsum(histogram, 1, exclusive=True) + step // 2) // tf.maximum(step, 1), 255)
+    table = tf.cast(tf.where(step == 0, LEVELS, table), tf.uint8)
+    return tf.reshape(tf.gather(tf.reshape(table, (-1,)), indices), tf.shape(image))
 
 
-def _histogram(image):
-    """Pixels as indices into three tables in a row, int32 (H, W, 3), and how often each is there, int32 (3, 256)."""
-    indices = tf.cast(image, tf.int32) + CHANNEL_OFFSETS
-    counts = tf.raw_ops.Bincount(arr=indices, size=768, weights=tf.constant([], tf.int32))
-    return indices, tf.reshape(counts, (3, 256))
+def _rows(image, dtype):
+    """(H, 3 W)."""
+    return tf.reshape(tf.cast(image, dtype), (tf.shape(image)[0], -1))
 
 
-def _look_up(table, indices):
-    """The table's entries, fractions cut off, at the indices: uint8 (H, W, 3)."""
-    return tf.gather(tf.reshape(tf.cast(table, tf.uint8), (-1,)), tf.cast(indices, tf.int32))
+def _along_row(channels, image):
+    """(3,) as (3 W,)."""
+    return tf.tile(channels, tf.shape(image)[1:2])
 
 
 def _blend(degenerate, image, factor):
     """The point at `factor` on the line from `degenerate` (0) through `image` (1), cut to 0..255, fractions cut off."""
-    degenerate = tf.cast(degenerate, tf.float32)
-    mixed = degenerate + factor * (tf.cast(image, tf.float32) - degenerate)
-    return tf.cast(tf.clip_by_value(mixed, 0.0, 255.0), tf.uint8)
+    return tf.cast(tf.clip_by_value(degenerate + factor * (image - degenerate), 0.0, 255.0), tf.uint8)
