@@ -40,6 +40,14 @@ def test_pvt_takes_weights_of_another_size(name):
     )
 
 
+@pytest.mark.parametrize("name", ["pvt_tiny", "acmix_pvt_tiny"])
+def test_the_epsilon_reaches_every_layer_norm(name):
+    model = tfvt.create_model(name, input_shape=(64, 64, 3), layer_norm_epsilon=1e-3, **TINY_PVT)
+    norms = [layer for layer in model._flatten_layers() if type(layer).__name__ == "LayerNormalization"]
+    assert len(norms) == 4 + 2 * 5 + 3 + 1  # embeddings, blocks, reduced maps of three stages, the last
+    assert {norm.epsilon for norm in norms} == {1e-3}
+
+
 @pytest.mark.parametrize(("name", "options", "message"), [
     ("san10", {"input_shape": (127, 224, 3)}, "height 127 is below 128"),
     ("san10", {"width": 48}, "width=48: expected a multiple of 32"),

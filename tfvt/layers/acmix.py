@@ -165,7 +165,7 @@ class ACmix(keras.layers.Layer):
         combine: "both", alpha and beta learned, from 0.5; "sum", both 1; "alpha", alpha learned and beta 1;
             "complement", alpha learned and beta 1 - alpha (Table 6); "attention" or "convolution", that path alone.
         shift_size: of window attention, else 0.
-        reduction: of global attention, else 1.
+        reduction, layer_norm_epsilon: of global attention, else 1 and the default.
         batch_norm_options: of patchwise attention.
 
     Shapes: (B, H, W, C) -> (B, ceil(H / strides), ceil(W / strides), C'). With a class token (B, 1, C) beside the
@@ -187,6 +187,7 @@ class ACmix(keras.layers.Layer):
         combine="both",
         shift_size=0,
         reduction=1,
+        layer_norm_epsilon=1e-6,
         batch_norm_options=None,
         **kwargs,
     ):
@@ -195,13 +196,15 @@ class ACmix(keras.layers.Layer):
         _check_option("strides", strides, 1, attention, "local")
         _check_option("shift_size", shift_size, 0, attention, "window")
         _check_option("reduction", reduction, 1, attention, "global")
+        _check_option("layer_norm_epsilon", layer_norm_epsilon, 1e-6, attention, "global")
         _check_option("batch_norm_options", batch_norm_options, None, attention, "patchwise")
         check_choice("combine", combine, COMBINATIONS)
         check_heads(num_heads, filters)
         self.filters, self.num_heads, self.attention = filters, num_heads, attention
         self.attention_kernel_size, self.conv_kernel_size = attention_kernel_size, conv_kernel_size
         self.strides, self.shift, self.combine, self.shift_size = strides, shift, combine, shift_size
-        self.reduction, self.batch_norm_options = reduction, batch_norm_options
+        self.reduction, self.layer_norm_epsilon = reduction, layer_norm_epsilon
+        self.batch_norm_options = batch_norm_options
         returns = {"attention": "attention", "convolution": "projections"}.get(combine, "both")
         self.attention_path = self._make_attention(returns=returns, name="attention", dtype=self.dtype_policy)
         self.convolution_path = None
@@ -225,7 +228,7 @@ class ACmix(keras.layers.Layer):
         if self.attention == "patchwise":
             return SANAttention(self.filters, self.num_heads, size, self.batch_norm_options, **kwargs)
         if self.attention == "global":
-            return GlobalAttention(self.filters, self.num_heads, self.reduction, **kwargs)
+            return GlobalAttention(self.filters, self.num_heads, self.reduction, self.layer_norm_epsilon, **kwargs)
         return LocalAttention(self.filters, self.num_heads, size, self.strides, **kwargs)
 
     def build(self, x_shape, token_shape=None):
@@ -279,6 +282,7 @@ class ACmix(keras.layers.Layer):
             "combine": self.combine,
             "shift_size": self.shift_size,
             "reduction": self.reduction,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
             "batch_norm_options": self.batch_norm_options,
         }
 

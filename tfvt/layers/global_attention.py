@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from tfvt.checks import check_at_least
+from tfvt.layers.attention import attention_macs, multi_head_attention
 from tfvt.layers.local_attention import check_heads
 from tfvt.layers.map_attention import MapAttention
 from tfvt.layers.patches import pad_to_multiple
@@ -74,9 +75,7 @@ class GlobalAttention(MapAttention):
             query, key, value = (
                 ops.concatenate(pair, axis=1) for pair in zip(of_token, (query, key, value), strict=True)
             )
-        heads = (self.num_heads, self.filters // self.num_heads)
-        outputs = ops.dot_product_attention(*(ops.reshape(x, (shape[0], -1, *heads)) for x in (query, key, value)))
-        outputs = self.out(ops.reshape(outputs, (shape[0], -1, self.filters)))
+        outputs = self.out(multi_head_attention(query, key, value, self.num_heads))
         if token is None:
             return ops.reshape(outputs, shape)
         return ops.reshape(outputs[:, 1:], shape), outputs[:, :1]
@@ -91,9 +90,9 @@ class GlobalAttention(MapAttention):
     def macs(self, x, token=None):
         if self.returns == "projections":
             return 0
-        queries = x.shape[1] * x.shape[2] + (token is not None)
         rows, columns = (-(-size // self.reduction) for size in x.shape[1:3])
-        return 2 * queries * (rows * columns + (token is not None)) * self.filters
+        queries, keys = (pixels + (token is not None) for pixels in (x.shape[1] * x.shape[2], rows * columns))
+        return attention_macs(queries, keys, self.filters, self.filters)
 
     def get_config(self):
         return super().get_config() | {

@@ -62,7 +62,7 @@ class PVTBlock(keras.layers.Layer):
         shift, combine: of `ACmix`.
         dropout_rate: behind the mixer and both dense layers of the MLP.
         drop_path_rate: stochastic depth of both residuals.
-        layer_norm_epsilon: of the block's norms.
+        layer_norm_epsilon: of the block's norms and of the reduced map's.
 
     Shapes: map (B, H, W, C) [, token (B, 1, C)] -> the same.
     """
@@ -95,9 +95,10 @@ class PVTBlock(keras.layers.Layer):
 
     def build(self, x_shape, token_shape=None):
         channels = x_shape[-1]
-        options = {"reduction": self.reduction, "name": "mixer", "dtype": self.dtype_policy}
+        options = {"reduction": self.reduction, "layer_norm_epsilon": self.layer_norm_epsilon}
+        options |= {"name": "mixer", "dtype": self.dtype_policy}
         if self.mixer == "attention":
-            self.mix = GlobalAttention(channels, self.num_heads, layer_norm_epsilon=self.layer_norm_epsilon, **options)
+            self.mix = GlobalAttention(channels, self.num_heads, **options)
         else:
             options |= {"shift": self.shift, "combine": self.combine}
             self.mix = ACmix(channels, self.num_heads, "global", **options)
