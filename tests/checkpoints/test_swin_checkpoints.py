@@ -1,5 +1,9 @@
 """Swin and ACmix-Swin under the authors' names, whole. One block with their numbers: tests/layers/test_swin.py."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -70,6 +74,22 @@ def test_the_authors_names_load(name, tmp_path):
     }
     for source_name, ours in pairs.items():
         np.testing.assert_array_equal(ours, state[source_name])
+
+
+def test_safetensors_needs_no_torch(tmp_path):
+    save_file(authors_state(acmix=True), tmp_path / "swin.safetensors")
+    script = f"""
+import sys, tfvt
+model = tfvt.create_model("acmix_swin_tiny", **{TINY})
+report = tfvt.load_checkpoint(model, {str(tmp_path / "swin.safetensors")!r})
+print(len(report.loaded), len(report.fresh), "torch" in sys.modules)
+"""
+    environment = os.environ | {"KERAS_BACKEND": "jax"}
+    result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    loaded, fresh, imported = result.stdout.split()
+    assert int(loaded) > 50
+    assert (fresh, imported) == ("0", "False")
 
 
 def test_acmix_weights_do_not_go_into_a_plain_swin():

@@ -98,12 +98,29 @@ def _read_safetensors(path):
 
 
 def _read_torch(path):
-    import torch
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(f"{path}: reading it needs PyTorch (pip install torch); .safetensors files do not") from error
 
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        objects = f" ({found[1]})" if found else ""
+        raise ValueError(
+            f"it is damaged, or holds Python objects{objects}, which could run code; only tensors are read. "
+            "Whoever trusts it can save its state dict alone"
+        ) from error
     for wrapper in ("state_dict", "model"):  # training scripts put the weights below one of these
-        state = state.get(wrapper, state)
-    return {name: tensor.float().numpy() for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+        state = state.get(wrapper, state) if isinstance(state, dict) else state
+    entries = state.items() if isinstance(state, dict) else ()
+    tensors = {name: tensor for name, tensor in entries if isinstance(tensor, torch.Tensor)}
+    if not tensors:
+        raise ValueError("it holds no tensors by name, neither at the top nor below 'state_dict' or 'model'")
+    # A model that was trained on several devices has this in front of every name.
+    prefix = "module." if all(name.startswith("module.") for name in tensors) else ""
+    return {name.removeprefix(prefix): tensor.float().numpy() for name, tensor in tensors.items()}
 
 
 def _read_keras(path):

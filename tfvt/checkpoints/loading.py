@@ -74,8 +74,9 @@ def load_checkpoint(model, path_or_arrays, *, source="auto", strict=True, resamp
             source's names, in the source's layouts.
         source: "torchvision", "timm" (DeiT too), "huggingface", "google" (`.npz` of vit_jax and big_vision), "tfm"
             (TensorFlow official models), "acmix" (the authors' ACmix-ResNet, or one layer of it), "swin" (the
-            authors' Swin or ACmix-Swin, or one block of it), "san" (one SAN attention layer) or "tfvt" (a `.keras`
-            file of this package, or arrays under the paths of the model's weights); "auto" tells by the names.
+            authors' Swin or ACmix-Swin, or one block of it), "san" (the authors' SAN, patchwise, or one attention
+            layer of it), "pvt" (the authors' PVT) or "tfvt" (a `.keras` file of this package, or arrays under the
+            paths of the model's weights); "auto" tells by the names.
         strict: False lets other tensors than those named above be unused or fresh.
         resample: kernel for position embeddings, one of `tfvt.checkpoints.positions.KERNELS`; "source": the one
             that the source's own family uses ("bilinear" for our own files).
