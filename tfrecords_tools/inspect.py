@@ -1,6 +1,8 @@
 """What a converted set holds, from reading every record of it."""
 
+import os
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from tfvt.data.records import (
     FORMAT,
     HEIGHT,
     LABEL,
+    MASK,
     WIDTH,
     Manifest,
     RecordsError,
@@ -23,7 +26,10 @@ from tfvt.data.records import (
 )
 
 from .progress import image_progress
+from .reading import read_features
+from .sources import UNLABELLED
 
+FEATURES = feature_spec((LABEL, HEIGHT, WIDTH, FORMAT)) | {MASK: tf.io.FixedLenFeature((), tf.string, default_value="")}
 CLASSES_SHOWN = 40  # of more classes, the fullest and the emptiest
 
 
@@ -36,7 +42,7 @@ class SplitReport:
         shards: number of files.
         bytes: their size together.
         class_names: in the order of `class_counts`.
-        class_counts: records of each class, (number of classes,).
+        class_counts: records of each class, (number of classes,); test images and those with masks have none.
         heights, widths: of each record in pixels, (number of records,).
         formats: image format -> records.
     """
@@ -55,72 +61,72 @@ class SplitReport:
         return len(self.heights)
 
 
-def inspect(directory) -> list[SplitReport]:
-    """Reads every record of every split, and checks checksums and labels on the way.
+def inspect(directory, *, workers=None) -> list[SplitReport]:
+    """Reads every record of every split but for its image, and checks checksums and labels on the way.
+
+    Args:
+        directory: of the shards and the manifest.
+        workers: shards read at a time, by default one a processor.
 
     Raises:
         RecordsError: no such set; or damaged shards, all of which are named.
     """
-    manifest = read_manifest(directory)
-    directory = Path(directory)
+    manifest, directory = read_manifest(directory), Path(directory)
+    if workers is not None and workers < 1:
+        raise RecordsError(f"workers must be at least 1, not {workers}")
     for shards in manifest.splits.values():
         check_shards(directory, shards)
     reports, problems = [], []
-    with image_progress() as progress:
+    with image_progress() as progress, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+
+        def read(shard):
+            try:
+                return _read_shard(directory, manifest, split, shard)
+            except RecordsError as error:
+                return error
+            finally:
+                progress.advance(task, shard.records)
+
         for split, shards in manifest.splits.items():
             task = progress.add_task(f"reading {split}", total=sum(shard.records for shard in shards))
-            read = []
-            for shard in shards:
-                try:
-                    read.append(_read_shard(directory, shard, manifest))
-                except RecordsError as error:
-                    problems.append(str(error))
-                progress.advance(task, shard.records)
-            reports.append(_report(split, shards, manifest, read))
+            results = list(pool.map(read, shards))
+            problems += [str(result) for result in results if isinstance(result, RecordsError)]
+            if not problems:
+                reports.append(_report(split, shards, manifest, results))
     if problems:
         raise RecordsError("\n".join([f"{len(problems)} damaged shards in {directory}:", *problems]))
     return reports
 
 
-def _read_shard(directory, shard: Shard, manifest: Manifest) -> dict[str, np.ndarray]:
+def _read_shard(directory, manifest: Manifest, split, shard: Shard) -> dict[str, np.ndarray]:
     """Feature name -> values of the shard's records."""
     path = directory / shard.name
-    names = (LABEL, HEIGHT, WIDTH, FORMAT)
-    parts = []
-    # An unreadable record ends the shard early, and the count tells which one it was.
-    for batch in tf.data.TFRecordDataset(str(path)).ignore_errors().batch(1024):
-        try:
-            parts.append(tf.io.parse_example(batch, feature_spec(names)))
-        except tf.errors.InvalidArgumentError as error:
-            raise RecordsError(f"{path} holds records of another schema: {error.message}") from error
-    values = {name: np.concatenate([part[name].numpy() for part in parts] or [[]]) for name in names}
+    values = read_features(path, FEATURES)
     count = len(values[LABEL])
-    if count < shard.records:
-        raise RecordsError(f"record {count} of {path} is damaged or cut off")
-    if count > shard.records:
+    if count != shard.records:
         raise RecordsError(f"{path} has {count} records, the manifest says {shard.records}")
-    labels = values[LABEL] - manifest.label_offset
-    outside = np.flatnonzero((labels < 0) | (labels >= len(manifest.class_names)))
+    first, last = manifest.label_offset, manifest.label_offset + len(manifest.class_names) - 1
+    labels, masks = values[LABEL], values.pop(MASK)
+    unlabelled = (labels == UNLABELLED) & ((split == "test") | (masks != b""))
+    outside = np.flatnonzero(~unlabelled & ((labels < first) | (labels > last)))
     if len(outside):
-        last = manifest.label_offset + len(manifest.class_names) - 1
-        raise RecordsError(
-            f"record {outside[0]} of {path} has label {values[LABEL][outside[0]]}, "
-            f"not one from {manifest.label_offset} to {last}"
-        )
+        number = outside[0]
+        raise RecordsError(f"record {number} of {path} has label {labels[number]}, not one from {first} to {last}")
     return values
 
 
-def _report(split, shards, manifest, read) -> SplitReport:
+def _report(split, shards, manifest, results) -> SplitReport:
     values = {
-        name: np.concatenate([part[name] for part in read if len(part[name])] or [np.zeros(0, np.int64)])
+        name: np.concatenate([result[name] for result in results])
         for name in (LABEL, HEIGHT, WIDTH, FORMAT)
     }
+    labels = values[LABEL][values[LABEL] != UNLABELLED]
     return SplitReport(
         split=split,
         shards=len(shards),
         bytes=sum(shard.bytes for shard in shards),
         class_names=manifest.class_names,
-        class_counts=np.bincount(values[LABEL] - manifest.label_offset, minlength=len(manifest.class_names)),
+        class_counts=np.bincount(labels - manifest.label_offset, minlength=len(manifest.class_names)),
         heights=values[HEIGHT],
         widths=values[WIDTH],
         formats={name.decode(): count for name, count in sorted(Counter(values[FORMAT].tolist()).items())},
@@ -134,12 +140,16 @@ def print_report(report: SplitReport, console: Console):
     summary.add_row("shards", f"{report.shards:,}")
     summary.add_row("size", f"{report.bytes / 2**20:,.1f} MiB")
     summary.add_row("classes", f"{len(report.class_names):,}")
+    if unlabelled := report.num_examples - report.class_counts.sum():
+        summary.add_row("without label", f"{unlabelled:,}")
     summary.add_row("formats", ", ".join(f"{name} {count:,}" for name, count in report.formats.items()))
     for name, values in (("height", report.heights), ("width", report.widths)):
         if len(values):
             spread = f"{values.min()} / {np.median(values):g} / {values.max()}"
             summary.add_row(f"{name}, min / median / max", spread)
     console.print(summary)
+    if not report.class_counts.any():
+        return
 
     histogram = Table("class", "images", "", show_edge=False)
     shown = np.arange(len(report.class_names))
@@ -148,7 +158,7 @@ def print_report(report: SplitReport, console: Console):
         by_count = np.argsort(-report.class_counts, kind="stable")
         shown = np.concatenate([by_count[:half], by_count[-half:]])
         console.print(f"The {half} classes with the most and the {half} with the fewest images:")
-    largest = max(1, report.class_counts.max())
+    largest = report.class_counts.max()
     for label in shown:
         count = report.class_counts[label]
         histogram.add_row(report.class_names[label], f"{count:,}", "█" * round(30 * count / largest))

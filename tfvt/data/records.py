@@ -23,6 +23,9 @@ WIDTH = "image/width"
 CHANNELS = "image/channels"  # as encoded: 1 grey, 3 RGB, ...; reading gives 3
 COLORSPACE = "image/colorspace"  # "RGB" or "Grayscale"
 FILENAME = "image/filename"  # bytes: file names need not be UTF-8
+MASK = "image/segmentation/class/encoded"  # PNG of the image's size: classes 0, 1, ... and 255 where there is none
+MASK_FORMAT = "image/segmentation/class/format"  # "png"
+VOID = 255  # in a mask: pixels that are neither trained nor scored
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
@@ -169,7 +172,9 @@ def check_shards(directory, shards):
             )
 
 
-def make_example(*, encoded, format, label, synset, text, height, width, channels, colorspace, filename) -> bytes:
+def make_example(
+    *, encoded, format, label, synset, text, height, width, channels, colorspace, filename, mask=None
+) -> bytes:
     """One serialized record.
 
     Args:
@@ -180,6 +185,7 @@ def make_example(*, encoded, format, label, synset, text, height, width, channel
         height, width: in pixels.
         channels, colorspace: as encoded (1 and "Grayscale", 3 and "RGB", ...).
         filename: bytes.
+        mask: segmentation: the class of each pixel, a PNG's bytes.
     """
 
     def strings(value):
@@ -201,6 +207,8 @@ def make_example(*, encoded, format, label, synset, text, height, width, channel
         COLORSPACE: strings(colorspace),
         FILENAME: strings(filename),
     }
+    if mask is not None:
+        features |= {MASK: strings(mask), MASK_FORMAT: strings("png")}
     example = tf.train.Example(features=tf.train.Features(feature=features))
     return example.SerializeToString(deterministic=True)
 

@@ -1,0 +1,122 @@
+"""A picture of records drawn at random, which shows in a glance what counts cannot: wrong labels, rotations, masks."""
+
+import io
+import math
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import tensorflow as tf
+from matplotlib.colors import hsv_to_rgb
+from PIL import Image, ImageDraw, ImageFont
+
+from tfvt.data.records import (
+    ENCODED,
+    LABEL,
+    MASK,
+    SYNSET,
+    TEXT,
+    VOID,
+    Manifest,
+    RecordsError,
+    check_shards,
+    read_manifest,
+)
+
+from .files import write_whole
+from .reading import read_record
+
+CELL, MARGIN, LINE = 160, 8, 15  # pixels: the longer side of an image, around it, a line of its caption
+FONT_SIZE = 11
+GOLDEN_RATIO = 0.618  # of a turn between the hues of two classes, so that neighbours differ much
+
+
+def contact_sheet(directory, path, *, count=64, seed=0):
+    """Writes a PNG with records of all splits, and below each its class and its width x height in pixels.
+
+    Masks lie over their images, a colour for each class, nothing where there is none; below stand the classes, the
+    largest first.
+
+    Args:
+        directory: of the shards and the manifest.
+        path: of the PNG.
+        count: records to show, at most all.
+        seed: decides which ones.
+
+    Raises:
+        RecordsError: no such set, a drawn record that is damaged or has no image that can be decoded, or a path
+            that does not end in .png.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise RecordsError(f"a contact sheet is a PNG, {path} has not that ending")
+    if count < 1:
+        raise RecordsError(f"a contact sheet needs at least one record, not {count}")
+    manifest, directory = read_manifest(directory), Path(directory)
+    shards = [shard for shards in manifest.splits.values() for shard in shards]
+    check_shards(directory, shards)
+    ends = np.cumsum([shard.records for shard in shards])
+    if not len(ends) or not ends[-1]:
+        raise RecordsError(f"{directory} holds no records")
+    drawn = np.random.default_rng(seed).choice(ends[-1], min(count, ends[-1]), replace=False)
+
+    columns = math.ceil(math.sqrt(len(drawn)))
+    width, height = CELL + 2 * MARGIN, CELL + 2 * MARGIN + 2 * LINE
+    sheet = Image.new("RGB", (columns * width, math.ceil(len(drawn) / columns) * height), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), FONT_SIZE)
+    for place, record_id in enumerate(drawn):
+        shard = int(np.searchsorted(ends, record_id, side="right"))
+        number = int(record_id - (ends[shard] - shards[shard].records))
+        image, name = _picture(directory / shards[shard].name, number, manifest)
+        left, top = place % columns * width + MARGIN, place // columns * height + MARGIN
+        caption = (name, f"{image.width} x {image.height}")
+        image.thumbnail((CELL, CELL))
+        sheet.paste(image, (left + (CELL - image.width) // 2, top + (CELL - image.height) // 2))
+        for line, text in enumerate(caption):
+            draw.text((left, top + CELL + 2 + line * LINE), _shortened(text, font), "black", font)
+    file = io.BytesIO()
+    sheet.save(file, "PNG")
+    write_whole(path, file.getvalue())
+
+
+def _picture(path, number, manifest: Manifest):
+    """A record's image, with its mask if it has one, and what it shows."""
+    try:
+        features = tf.train.Example.FromString(read_record(path, number)).features.feature
+        image = Image.open(io.BytesIO(features[ENCODED].bytes_list.value[0])).convert("RGB")
+        if MASK in features:
+            mask = np.asarray(Image.open(io.BytesIO(features[MASK].bytes_list.value[0])))
+            return _overlaid(image, mask), _classes(mask, manifest.class_names)
+        return image, _class_name(features, manifest)
+    except (IndexError, OSError, SyntaxError, ValueError) as error:
+        raise RecordsError(f"record {number} of {path} cannot be shown: {error}") from error
+
+
+def _class_name(features, manifest):
+    label = features[LABEL].int64_list.value[0] - manifest.label_offset
+    for name in (TEXT, SYNSET):
+        if name in features and features[name].bytes_list.value[0]:
+            return features[name].bytes_list.value[0].decode("utf-8", "backslashreplace")
+    return manifest.class_names[label] if 0 <= label < len(manifest.class_names) else "no class"
+
+
+def _overlaid(image, mask):
+    hues = np.arange(256) * GOLDEN_RATIO % 1
+    colors = (255 * hsv_to_rgb(np.stack([hues, np.ones(256), np.ones(256)], -1))).astype(np.uint8)
+    blended = Image.blend(image, Image.fromarray(colors[mask]), 0.5)
+    return Image.composite(image, blended, Image.fromarray(mask == VOID))
+
+
+def _classes(mask, class_names):
+    classes, pixels = np.unique(mask[mask != VOID], return_counts=True)
+    return ", ".join(class_names[index] for index in classes[np.argsort(-pixels)])
+
+
+def _shortened(text, font):
+    text = " ".join(text.split())
+    if font.getlength(text) <= CELL:
+        return text
+    while font.getlength(text + "…") > CELL:
+        text = text[:-1]
+    return text + "…"

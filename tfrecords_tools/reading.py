@@ -1,0 +1,100 @@
+"""Shards as they lie on the disk, whole or damaged: every record, or which one is damaged."""
+
+import os
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from tfvt.data.records import RecordsError
+
+FRAMING = 16  # bytes of a record beside its data: length, checksum of the length; checksum of the data
+
+
+def read_features(path, spec) -> dict[str, np.ndarray]:
+    """Features of a shard's records, feature name -> values in order, without the image bytes being copied.
+
+    Args:
+        path: the shard.
+        spec: feature name -> `tf.io.FixedLenFeature`, all scalars.
+
+    Raises:
+        RecordsError: naming the first record that is damaged or lacks a feature.
+        OSError: the shard cannot be opened.
+    """
+    with open(path, "rb") as file:  # what cannot be opened, `ignore_errors` would try to open for ever
+        size = os.fstat(file.fileno()).st_size
+    parts, count, covered = [], 0, 0
+    for batch in tf.data.TFRecordDataset(str(path)).ignore_errors().batch(1024):
+        try:
+            parts.append({name: value.numpy() for name, value in tf.io.parse_example(batch, spec).items()})
+        except tf.errors.InvalidArgumentError:
+            number, problem = _first_unparsable(batch, spec)
+            raise RecordsError(f"record {count + number} of {path} has not the schema: {problem}") from None
+        count += len(batch)
+        covered += FRAMING * len(batch) + int(tf.reduce_sum(tf.strings.length(batch)))
+    if covered != size:
+        raise RecordsError(f"record {count} of {path} is damaged or cut off")
+    empty = {name: np.zeros(0, feature.dtype.as_numpy_dtype) for name, feature in spec.items()}
+    return {name: np.concatenate([part[name] for part in parts] or [empty[name]]) for name in spec}
+
+
+def _first_unparsable(batch, spec):
+    for number, serialized in enumerate(batch):
+        try:
+            tf.io.parse_single_example(serialized, spec)
+        except tf.errors.InvalidArgumentError as error:
+            return number, error.message
+    raise AssertionError("a batch that does not parse has a record that does not")
+
+
+def read_records(path) -> Iterator[bytes | None]:
+    """A shard's records in order, None in the place of one that is damaged.
+
+    Raises:
+        RecordsError: from the iterator, where a length is damaged or the file ends early, so that nothing tells how
+            many records follow.
+        OSError: the shard cannot be opened.
+    """
+    count = _count(path)
+    number = 0
+    while count is None or number < count:
+        for serialized in _records_from(path, number).as_numpy_iterator():
+            yield serialized
+            number += 1
+        if count is None:
+            raise RecordsError(f"record {number} of {path} is damaged or cut off, and so is all that follows it")
+        if number < count:  # a damaged record ends the stream, and skipping does not look at what it passes over
+            yield None
+            number += 1
+
+
+def read_record(path, number) -> bytes:
+    """One record of a shard, without those before it being read.
+
+    Raises:
+        RecordsError: there is none of that number, or it is damaged.
+        OSError: the shard cannot be opened.
+    """
+    for serialized in _records_from(path, number).take(1).as_numpy_iterator():
+        return serialized
+    raise RecordsError(f"record {number} of {path} is damaged or cut off")
+
+
+def _count(path) -> int | None:
+    """Records in a file whose lengths lead to its very end; None if they do not."""
+    count = position = 0
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        while position + FRAMING <= size:
+            (length,) = struct.unpack("<Q", os.pread(file.fileno(), 8, position))
+            count, position = count + 1, position + length + FRAMING
+    return count if position == size else None
+
+
+def _records_from(path, number) -> tf.data.Dataset:
+    """Serialized records up to the first that is damaged."""
+    with open(path, "rb"):  # as in `read_features`
+        pass
+    return tf.data.TFRecordDataset(str(path)).skip(number).ignore_errors()

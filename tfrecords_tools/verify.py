@@ -1,0 +1,363 @@
+"""Whether a set is what its manifest says, and fit to train on: every byte, record, image and label of it."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import re
+import threading
+from array import array
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from PIL import Image
+from rich.console import Console
+
+from tfvt.data.records import (
+    CHANNELS,
+    COLORSPACE,
+    ENCODED,
+    FILENAME,
+    FORMAT,
+    HEIGHT,
+    LABEL,
+    MANIFEST,
+    MASK,
+    MASK_FORMAT,
+    SYNSET,
+    TEXT,
+    VOID,
+    WIDTH,
+    Manifest,
+    RecordsError,
+    Shard,
+    read_manifest,
+)
+
+from .classes import ClassClaim, contradictions, other_names
+from .files import crc32
+from .progress import image_progress
+from .reading import read_records
+from .sources import UNLABELLED
+
+FINDINGS_SHOWN = 50  # of each kind
+SHARD_PATHS = ("*-?????-of-?????", "*/*-?????-of-?????")  # where shards may lie, listed or not
+REQUIRED = (ENCODED, FORMAT, LABEL, HEIGHT, WIDTH)
+OPTIONAL = (SYNSET, TEXT, CHANNELS, COLORSPACE, FILENAME, MASK, MASK_FORMAT)
+INTEGERS = (LABEL, HEIGHT, WIDTH, CHANNELS)
+FORMATS = {"JPEG": ("JPEG", "JPG"), "PNG": ("PNG",)}  # as other writers spell them
+
+# The damage that libjpeg only warns of, and then makes up pixels for. What it says otherwise does no harm.
+_JPEG_DAMAGE = re.compile(r"Corrupt JPEG data|Premature end")
+# Also said of images that decode well but have something behind them, some of ImageNet's among them.
+_JPEG_SURPLUS = re.compile(r"extraneous bytes before marker")
+
+_TENSORFLOW_CONTEXT = re.compile(r"\{\{.*?\}\} ?| ?\[Op:.*?\]")  # of an error message: which node of the graph
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong in one place.
+
+    Attributes:
+        file: what it is in, relative to the set's folder.
+        record: number of the record in that shard, or None where it concerns the file.
+        text: what it is.
+        warning: whether a set may be like this, as some published ones are.
+    """
+
+    file: str
+    record: int | None
+    text: str
+    warning: bool = False
+
+    def __str__(self):
+        return f"{_place(self.file, self.record)}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was read, split name -> records, and everything that was found."""
+
+    records: dict[str, int]
+    findings: tuple[Finding, ...]
+
+    @property
+    def problems(self) -> list[Finding]:
+        return [finding for finding in self.findings if not finding.warning]
+
+    @property
+    def warnings(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.warning]
+
+
+@dataclass
+class _ShardResult:
+    split: str
+    name: str
+    findings: list[Finding] = field(default_factory=list)
+    claims: dict[ClassClaim, str] = field(default_factory=dict)
+    # Of each record that could be read: its number, the start of its image's hash, its label.
+    numbers: array = field(default_factory=lambda: array("q"))
+    hashes: array = field(default_factory=lambda: array("Q"))
+    labels: array = field(default_factory=lambda: array("q"))
+    count: int = 0
+
+    def add(self, record, text, warning=False):
+        self.findings.append(Finding(self.name, record, text, warning))
+
+
+def verify(directory, *, split=None, workers=None, decode=True) -> Verification:
+    """Reads everything of a set and finds everything that is wrong with it.
+
+    Problems are: shards that are missing, differ from the manifest's size, CRC-32 or number of records, or are not in
+    it; damaged records, and those that lack a feature; images that do not decode, or only with made-up pixels, or have
+    another size or format than their record says; labels out of range; labels that mean different classes in
+    different records or splits. Warnings are: the same image twice; JPEGs with bytes that no pixel needs.
+
+    Args:
+        directory: of the shards and the manifest.
+        split: look at this one only.
+        workers: shards read at a time, by default one a processor.
+        decode: decode the images. Without it only their headers are looked at, which is many times faster.
+
+    Raises:
+        RecordsError: no set there, a manifest that cannot be read, or no such split.
+    """
+    manifest, directory = read_manifest(directory), Path(directory)
+    if split is not None and split not in manifest.splits:
+        raise RecordsError(f"{directory} has no split {split!r}; it has: {', '.join(manifest.splits)}")
+    if workers is not None and workers < 1:
+        raise RecordsError(f"workers must be at least 1, not {workers}")
+    shards = [(name, shard) for name in manifest.splits if split in (None, name) for shard in manifest.splits[name]]
+    stop = threading.Event()
+    with image_progress() as progress, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        task = progress.add_task("verifying", total=sum(shard.records for _, shard in shards))
+
+        def verify_shard(name, shard):
+            return _verify_shard(directory, manifest, name, shard, decode, stop, lambda: progress.advance(task))
+
+        try:
+            results = list(pool.map(verify_shard, *zip(*shards, strict=True))) if shards else []
+        except BaseException:
+            stop.set()
+            raise
+    records = dict.fromkeys((name for name, _ in shards), 0)
+    claims = {}
+    for result in results:
+        records[result.split] += result.count
+        for claim, place in result.claims.items():
+            claims.setdefault(claim, place)
+    findings = [finding for result in results for finding in result.findings]
+    findings += _unlisted(directory, manifest, split)
+    findings += [Finding(MANIFEST, None, text) for text in (*contradictions(claims), *other_names(claims, manifest))]
+    return Verification(records=records, findings=(*findings, *_duplicates(results)))
+
+
+def _place(file, record):
+    return file if record is None else f"record {record} of {file}"
+
+
+def _unlisted(directory, manifest, split):
+    listed = {shard.name for shards in manifest.splits.values() for shard in shards}
+    found = sorted(path.relative_to(directory) for pattern in SHARD_PATHS for path in directory.glob(pattern))
+    for path in found:
+        if str(path) not in listed and split in (None, path.name.split("-")[0]):
+            yield Finding(str(path), None, "is not in the manifest: nothing reads it")
+
+
+def _verify_shard(directory, manifest, split, shard: Shard, decode, stop, advance) -> _ShardResult:
+    result, path = _ShardResult(split, shard.name), directory / shard.name
+    if not path.is_file():
+        result.add(None, "is missing")
+        return result
+    try:
+        size, checksum = path.stat().st_size, crc32(path)
+        if size != shard.bytes:
+            result.add(None, f"has {size} bytes, the manifest says {shard.bytes}")
+        elif checksum != shard.crc32:
+            result.add(None, f"is not the file of the manifest: its CRC-32 is {checksum}, there it is {shard.crc32}")
+        for serialized in read_records(path):
+            if stop.is_set():
+                break
+            if serialized is None:
+                result.add(result.count, "damaged: it cannot be read")
+            else:
+                _verify_record(result, manifest, serialized, decode)
+            result.count += 1
+            advance()
+    except RecordsError:
+        result.add(result.count, "damaged or cut off, and so is all that follows it")
+    except OSError as error:
+        result.add(None, f"cannot be read: {error.strerror}")
+    if result.count != shard.records:
+        result.add(None, f"has {result.count} records, the manifest says {shard.records}")
+    return result
+
+
+def _verify_record(result: _ShardResult, manifest: Manifest, serialized, decode):
+    number = result.count
+    try:
+        values = _features(serialized)
+    except RecordsError as error:
+        result.add(number, str(error))
+        return
+    label, encoded = values[LABEL], values[ENCODED]
+    for text, warning in _image_findings(values, decode):
+        result.add(number, text, warning)
+    if MASK in values and decode:
+        for text in _mask_problems(values, len(manifest.class_names)):
+            result.add(number, text)
+    first, last = manifest.label_offset, manifest.label_offset + len(manifest.class_names) - 1
+    if first <= label <= last:
+        names = (values.get(name, b"").decode("utf-8", "backslashreplace") for name in (SYNSET, TEXT))
+        result.claims.setdefault(ClassClaim(label, *names), _place(result.name, number))
+    elif label != UNLABELLED or not (result.split == "test" or MASK in values):
+        result.add(number, f"its label is {label}, not one from {first} to {last}")
+    result.numbers.append(number)
+    result.labels.append(label)
+    result.hashes.append(int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest()))
+
+
+def _features(serialized) -> dict[str, bytes | int]:
+    """The schema's features.
+
+    Raises:
+        RecordsError: one is missing, or has another type or number of values.
+    """
+    try:
+        features = tf.train.Example.FromString(serialized).features.feature
+    except DecodeError:
+        raise RecordsError("it is no tf.train.Example") from None
+    values = {}
+    for name in REQUIRED + OPTIONAL:
+        if name not in features:
+            if name in REQUIRED:
+                raise RecordsError(f"it lacks {name}")
+            continue
+        kind = "int64_list" if name in INTEGERS else "bytes_list"
+        content = getattr(features[name], kind).value
+        if len(content) != 1:
+            raise RecordsError(f"its {name} is not one value of type {kind.removesuffix('_list')}")
+        values[name] = content[0]
+    return values
+
+
+def _image_findings(values, decode) -> Iterator[tuple[str, bool]]:
+    """(text, whether it is only a warning)."""
+    encoded = values[ENCODED]
+    if encoded.startswith(b"\xff\xd8\xff"):
+        kind, findings = "JPEG", _jpeg_findings
+    elif encoded.startswith(b"\x89PNG\r\n\x1a\n"):
+        kind, findings = "PNG", _png_findings
+    else:
+        yield f"its image is neither JPEG nor PNG: it begins with {encoded[:8]!r}", False
+        return
+    stored = values[FORMAT].decode("utf-8", "backslashreplace")
+    if stored.upper() not in FORMATS[kind]:
+        yield f"its image is a {kind}, its {FORMAT} says {stored!r}", False
+    try:
+        size = _image_size(encoded, kind)
+        stored_size = values[HEIGHT], values[WIDTH]
+        if size != stored_size:
+            yield f"its image has (height, width) {size}, the record says {stored_size}", False
+        if decode:
+            yield from findings(encoded)
+    except tf.errors.OpError as error:
+        yield f"its image does not decode: {_TENSORFLOW_CONTEXT.sub('', error.message)}", False
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's, for damaged PNGs
+        yield f"its image does not decode: {error}", False
+
+
+def _image_size(encoded, kind):
+    if kind == "PNG":
+        return int.from_bytes(encoded[20:24]), int.from_bytes(encoded[16:20])  # width comes first
+    height, width, _ = tf.io.extract_jpeg_shape(encoded).numpy()
+    return int(height), int(width)
+
+
+def _jpeg_findings(encoded):
+    # The pipeline's decoder. At an eighth of the size it reads all compressed data, and calculates few pixels.
+    tf.io.decode_jpeg(encoded, ratio=8)
+    try:  # The same library, in a form that tells its warnings.
+        simplejpeg.decode_jpeg(encoded, "GRAY", min_factor=8)
+    except ValueError as error:
+        if _JPEG_SURPLUS.search(str(error)):
+            yield f"its image may be damaged: {error}", True
+        elif _JPEG_DAMAGE.search(str(error)):
+            yield f"its image decodes with made-up pixels: {error}", False
+
+
+def _png_findings(encoded):
+    Image.open(io.BytesIO(encoded), formats=("PNG",)).verify()  # checksums, of which TensorFlow's decoder makes little
+    tf.io.decode_png(encoded)
+    return ()
+
+
+def _mask_problems(values, num_classes):
+    if values.get(MASK_FORMAT) != b"png":
+        yield f"its {MASK_FORMAT} is {values.get(MASK_FORMAT)}, not b'png'"
+    try:
+        Image.open(io.BytesIO(values[MASK]), formats=("PNG",)).verify()
+        mask = tf.io.decode_png(values[MASK]).numpy()
+    except (tf.errors.OpError, OSError, SyntaxError, ValueError) as error:
+        yield f"its mask does not decode: {_TENSORFLOW_CONTEXT.sub('', str(error))}"
+        return
+    if mask.shape != (values[HEIGHT], values[WIDTH], 1):
+        yield f"its mask has the shape {mask.shape}, its image {(values[HEIGHT], values[WIDTH])}"
+    outside = np.setdiff1d(mask, [*range(num_classes), VOID])
+    if len(outside):
+        yield f"its mask has class {outside[0]}, not one from 0 to {num_classes - 1} or {VOID} for none"
+
+
+def _duplicates(results) -> Iterator[Finding]:
+    """A warning at each record whose image an earlier one has."""
+    if not results:
+        return
+    hashes = np.concatenate([np.array(result.hashes, np.uint64) for result in results])
+    shards = np.repeat(np.arange(len(results)), [len(result.hashes) for result in results])
+    places = np.concatenate([np.arange(len(result.hashes)) for result in results])
+    order = np.argsort(hashes, kind="stable")  # equal ones side by side, the first record first
+    first = 0
+    for index in range(1, len(order)):
+        if hashes[order[index]] != hashes[order[first]]:
+            first = index
+            continue
+        (one, at), (other, other_at) = ((results[shards[i]], places[i]) for i in (order[first], order[index]))
+        text = f"holds the same image as {_place(one.name, one.numbers[at])}"
+        if one.split != other.split:
+            text += ", which is in another split"
+        if one.labels[at] != other.labels[other_at]:
+            text += f", under label {other.labels[other_at]} instead of {one.labels[at]}"
+        yield Finding(other.name, other.numbers[other_at], text, warning=True)
+
+
+def print_verification(verification: Verification, console: Console):
+    """The findings, first the problems, as many as one may want to read; and what there is of each kind."""
+    for kind, findings in (("problem", verification.problems), ("warning", verification.warnings)):
+        for finding in findings[:FINDINGS_SHOWN]:
+            console.print(f"{kind}: {finding}", markup=False, highlight=False, soft_wrap=True)
+        if len(findings) > FINDINGS_SHOWN:
+            console.print(f"... and {len(findings) - FINDINGS_SHOWN:,} more {kind}s")
+    for split, records in verification.records.items():
+        console.print(f"{split}: {records:,} records read")
+    console.print(f"{len(verification.problems):,} problems, {len(verification.warnings):,} warnings")
+
+
+def to_json(verification: Verification) -> str:
+    """All findings, for programs."""
+    content = {
+        "records": verification.records,
+        "problems": [dataclasses.asdict(finding) for finding in verification.problems],
+        "warnings": [dataclasses.asdict(finding) for finding in verification.warnings],
+    }
+    for finding in content["problems"] + content["warnings"]:
+        del finding["warning"]
+    return json.dumps(content, indent=1) + "\n"
