@@ -14,4 +14,9 @@ for folder in BESIDE:
     packages.append(f"tfvt.{folder}")
     packages += [f"tfvt.{folder}.{name}" for name in find_packages(folder)]
 
-setup(packages=packages, package_dir=package_dir, py_modules=["tfvt_cli"], package_data={"tfvt.configs": ["*.yaml"]})
+setup(
+    packages=packages,
+    package_dir=package_dir,
+    py_modules=["tfvt_cli"],
+    package_data={"tfvt.configs": ["*.yaml"], "tfvt.tfrecords_tools": ["layouts/*.yaml"]},
+)

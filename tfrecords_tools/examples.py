@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from tfvt.data.records import make_example
 
-from .images import RejectedImageError, read_image
-from .sources import UNLABELLED, RecordSettings
+from .images import RejectedImageError, read_file, read_image
+from .masks import encode_mask
+from .sources import UNLABELLED, RecordSettings, printable
+from .sources.tfds import read_span
 
 
 @dataclass(frozen=True)
@@ -26,19 +28,34 @@ def shard_examples(settings: RecordSettings, images, label_offset) -> Iterator[b
         images: its `SourceImage`s.
         label_offset: stored label of the first class, 0 or 1; unlabelled images get -1 and empty class names.
     """
-    for image in images:
+    found = read_span(settings.tfds, images) if settings.tfds else ((image, None) for image in images)
+    for image, data in found:
         try:
-            yield _example(settings, image, label_offset)
+            yield _example(settings, image, data, label_offset)
         except RejectedImageError as error:
             yield Reject(file=image.printable, reason=str(error))
 
 
-def _example(settings, image, label_offset):
+def _example(settings, image, data, label_offset):
+    if data is None:
+        data = read_file(image.path, image.offset, image.size if image.member else None)
+    encoded = read_image(data, settings.jpeg)
+    mask = None
+    if settings.mask_ids:
+        mask = encode_mask(_read_mask(image.mask), settings.mask_ids, data)
     labelled = image.label != UNLABELLED
     return make_example(
-        **dataclasses.asdict(read_image(image.path, image.offset, image.size if image.member else None)),
+        **dataclasses.asdict(encoded),
         label=image.label + label_offset if labelled else UNLABELLED,
         synset=settings.class_names[image.label] if labelled else "",
         text=settings.class_texts[image.label] if labelled else "",
         filename=image.filename,
+        mask=mask,
     )
+
+
+def _read_mask(path):
+    try:
+        return read_file(path)
+    except RejectedImageError as error:
+        raise RejectedImageError(f"its mask {printable(path)}: {error}") from error

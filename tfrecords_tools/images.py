@@ -1,4 +1,4 @@
-"""One image file -> what its record holds. Bytes are copied; the few files that readers trip over are re-encoded.
+"""One image -> what its record holds. Bytes are copied; the few files that readers trip over are re-encoded.
 
 Nothing is decoded to learn a size: the header has it, so that conversion waits for the disk and not for the processor.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 JPEG_QUALITY = 95
-ORIENTATION = 0x0112  # EXIF; 1 is upright, 2 to 8 are rotated or mirrored
+ORIENTATION = 0x0112  # EXIF's tag
 GREY_MODES = ("1", "L", "LA")
 
 # Inside a JPEG's compressed data, 0xFF is followed by 0x00 (a data byte), 0xD0-0xD7 (restart) or 0xFF (filling);
@@ -38,25 +38,27 @@ class EncodedImage:
     colorspace: str
 
 
-def read_image(path, offset=0, size=None) -> EncodedImage:
-    """The image in a file, or in `size` bytes of it from `offset` on; JPEG or PNG, whatever its name says.
+def read_image(data, jpeg=False) -> EncodedImage:
+    """The image in a file's bytes: JPEG or PNG, whatever its name says.
 
     Re-encoded are CMYK JPEGs (to RGB), 16-bit PNGs (to 8 bits) and images that EXIF says are rotated (upright, JPEG
-    quality 95). A JPEG counts as complete when its markers lead to the end-of-image marker; damage inside the
-    compressed data that leaves the markers alone shows only when the image is decoded.
+    quality 95); with `jpeg` also every PNG, transparent pixels over white. A JPEG counts as complete when its markers
+    lead to the end-of-image marker; damage inside the compressed data that leaves the markers alone shows only when
+    the image is decoded.
 
     Raises:
-        RejectedImageError: unreadable, not JPEG or PNG, or cut off.
+        RejectedImageError: not JPEG or PNG, or cut off.
     """
-    data = _read(path, offset, size)
     try:
         image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
         kind = "PNG" if image.format == "PNG" else "JPEG"  # MPO: a JPEG with further pictures behind it
         if kind == "JPEG" and not _is_complete_jpeg(data):
             raise RejectedImageError("JPEG is cut off: it has no end-of-image marker")
         if kind == "PNG":
-            _verify_png(data)
-        if image.mode == "CMYK" or _is_16_bit_png(data, kind) or _orientation(image) != 1:
+            verify_png(data)
+        to_jpeg = jpeg and kind == "PNG"
+        if to_jpeg or image.mode == "CMYK" or _is_16_bit_png(data, kind) or orientation(image) != 1:
+            kind = "JPEG" if to_jpeg else kind
             data, image = _reencode(image, kind)
     except Image.UnidentifiedImageError:
         raise RejectedImageError(f"neither JPEG nor PNG: it begins with {data[:8]!r}") from None
@@ -74,7 +76,12 @@ def read_image(path, offset=0, size=None) -> EncodedImage:
     )
 
 
-def _read(path, offset, size):
+def read_file(path, offset=0, size=None) -> bytes:
+    """A whole file, or `size` bytes of it from `offset` on.
+
+    Raises:
+        RejectedImageError: unreadable, empty, or shorter.
+    """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # before it is opened: opening a pipe would wait
             raise RejectedImageError("not a regular file")
@@ -102,8 +109,12 @@ def _is_complete_jpeg(data):
     return False
 
 
-def _verify_png(data):
-    """The checksum of every chunk, up to the last."""
+def verify_png(data):
+    """Checks every chunk, up to the last.
+
+    Raises:
+        RejectedImageError: one is missing, or its checksum is wrong.
+    """
     try:
         Image.open(io.BytesIO(data)).verify()
     except (OSError, SyntaxError) as error:
@@ -114,24 +125,29 @@ def _is_16_bit_png(data, kind):
     return kind == "PNG" and data[24] == 16
 
 
-def _orientation(image):
+def orientation(image) -> int:
+    """EXIF's: 1 is upright, 2 to 8 are mirrored or rotated."""
     if "exif" not in image.info:
         return 1
     try:
-        orientation = image.getexif().get(ORIENTATION, 1)
+        value = image.getexif().get(ORIENTATION, 1)
     except Exception:  # a damaged EXIF block, for which Pillow has many errors, says nothing of rotation
         return 1
-    return orientation if orientation in range(1, 9) else 1
+    return value if value in range(1, 9) else 1
 
 
 def _reencode(image, kind):
-    """(bytes, image): upright, 8 bits, grey or RGB (PNG: also with transparency)."""
+    """(bytes, image): upright, 8 bits, grey or RGB; PNG also with transparency, which JPEG has not: white is behind."""
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # convert("L") would clip at 255
-    if image.mode == "CMYK":
-        image = image.convert("RGB")
+    if kind == "JPEG":
+        mode = "L" if image.mode in GREY_MODES else "RGB"
+        if image.has_transparency_data:
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image.convert("RGBA"))
+        image = image.convert(mode)
     file = io.BytesIO()
     image.save(file, kind, **({"quality": JPEG_QUALITY} if kind == "JPEG" else {}))
     return file.getvalue(), image

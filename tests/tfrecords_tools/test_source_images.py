@@ -1,6 +1,8 @@
 """What becomes of single files: copied, re-encoded or rejected."""
 
+import errno
 import io
+import os
 import struct
 
 import numpy as np
@@ -8,12 +10,7 @@ import pytest
 from image_files import encode, picture
 from PIL import Image
 
-from tfvt.tfrecords_tools.images import RejectedImageError, read_image
-
-
-def read(tmp_path, content, name="image.jpg"):
-    (tmp_path / name).write_bytes(content)
-    return read_image(str(tmp_path / name))
+from tfvt.tfrecords_tools.images import RejectedImageError, read_file, read_image
 
 
 def pixels(image):
@@ -40,28 +37,27 @@ def exif(orientation):
         (encode(np.dstack([picture(0), picture(1)[..., 0]]), "PNG"), "PNG", 4, "RGB"),
     ],
 )
-@pytest.mark.parametrize("name", ["image.jpg", "image.png", "image"])
-def test_good_files_are_copied_byte_for_byte(tmp_path, name, content, format, channels, colorspace):
-    image = read(tmp_path, content, name)
+def test_good_files_are_copied_byte_for_byte(content, format, channels, colorspace):
+    image = read_image(content)
     assert image.encoded == content
     assert (image.format, image.height, image.width) == (format, 16, 24)
     assert (image.channels, image.colorspace) == (channels, colorspace)
 
 
-def test_palette_png_is_copied(tmp_path):
+def test_palette_png_is_copied():
     file = io.BytesIO()
     Image.fromarray(picture(0)).convert("P").save(file, "PNG")
-    image = read(tmp_path, file.getvalue())
+    image = read_image(file.getvalue())
     assert image.encoded == file.getvalue()
     assert (image.channels, image.colorspace) == (3, "RGB")
 
 
-def test_cmyk_jpeg_is_re_encoded_as_rgb(tmp_path):
+def test_cmyk_jpeg_is_re_encoded_as_rgb():
     ink = np.zeros((16, 24, 4), np.uint8)
     ink[:, :8, 0] = 255  # cyan: red 0, green and blue 255
     ink[:, 8:16, 3] = 128  # half black
     ink[:, 16:, 1:3] = 255  # magenta and yellow: red
-    image = read(tmp_path, encode(ink, mode="CMYK", quality=100))
+    image = read_image(encode(ink, mode="CMYK", quality=100))
     assert (image.format, image.channels, image.colorspace) == ("JPEG", 3, "RGB")
     colours = pixels(image)[:, 4::8].astype(int)
     np.testing.assert_allclose(
@@ -79,24 +75,20 @@ def test_cmyk_jpeg_is_re_encoded_as_rgb(tmp_path):
     ],
 )
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_exif_rotation_is_applied(tmp_path, kind, orientation, upright):
+def test_exif_rotation_is_applied(kind, orientation, upright):
     content = encode(picture(0), kind, exif=exif(orientation))
-    image = read(tmp_path, content)
+    image = read_image(content)
     expected = upright(np.asarray(Image.open(io.BytesIO(content))).astype(int))
     assert (image.height, image.width, image.format) == (*expected.shape[:2], kind)
     np.testing.assert_allclose(pixels(image), expected, atol=12 if kind == "JPEG" else 0)
     assert Image.open(io.BytesIO(image.encoded)).getexif().get(0x0112, 1) == 1
 
 
-def test_16_bit_png_keeps_its_high_bytes(tmp_path):
+def test_16_bit_png_keeps_its_high_bytes():
     grey = picture(0)[..., 0]
-    image = read(tmp_path, encode(grey.astype(np.uint16) * 256 + 200, "PNG"))
+    image = read_image(encode(grey.astype(np.uint16) * 256 + 200, "PNG"))
     assert (image.format, image.channels, image.encoded[24]) == ("PNG", 1, 8)
     np.testing.assert_array_equal(pixels(image), grey)
-
-
-def test_name_of_a_png_may_say_jpg(tmp_path):
-    assert read(tmp_path, encode(picture(0), "PNG"), "image.jpg").format == "PNG"
 
 
 JPEG = encode(picture(0, 64, 64), quality=95)
@@ -104,31 +96,30 @@ PNG = encode(picture(0, 64, 64), "PNG")
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])
-def test_truncated_jpeg_is_rejected(tmp_path, kept):
+def test_truncated_jpeg_is_rejected(kept):
     with pytest.raises(RejectedImageError, match="JPEG is cut off: it has no end-of-image marker"):
-        read(tmp_path, JPEG[: max(int(len(JPEG) * kept), 700)])
+        read_image(JPEG[: max(int(len(JPEG) * kept), 700)])
 
 
 @pytest.mark.parametrize("padding", [b"", b"\0" * 500])
-def test_jpeg_without_its_last_two_bytes_is_rejected(tmp_path, padding):
+def test_jpeg_without_its_last_two_bytes_is_rejected(padding):
     with pytest.raises(RejectedImageError, match="cut off"):
-        read(tmp_path, JPEG[:-2] + padding)
+        read_image(JPEG[:-2] + padding)
 
 
-def test_end_marker_of_a_thumbnail_does_not_count(tmp_path):
+def test_end_marker_of_a_thumbnail_does_not_count():
     """A camera's preview sits in a header segment, and is itself a JPEG with an end marker."""
     thumbnail = encode(picture(1, 8, 8))
     segment = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
     content = JPEG[:2] + segment + JPEG[2:]
-    assert read(tmp_path, content).encoded == content
+    assert read_image(content).encoded == content
     with pytest.raises(RejectedImageError, match="cut off"):
-        read(tmp_path, content[:-100])
+        read_image(content[:-100])
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "empty file"),
         (b"hello, world", "neither JPEG nor PNG: it begins with b'hello, w'"),
         (encode(picture(0), "GIF"), "neither JPEG nor PNG: it begins with b'GIF87a"),
         (JPEG[:3], "neither JPEG nor PNG|cut off"),
@@ -136,14 +127,82 @@ def test_end_marker_of_a_thumbnail_does_not_count(tmp_path):
         (PNG[:100] + b"x" + PNG[101:], "PNG is cut off or damaged: .*checksum|broken"),
     ],
 )
-def test_what_is_no_image_is_rejected_with_its_reason(tmp_path, content, reason):
+def test_what_is_no_image_is_rejected_with_its_reason(content, reason):
     with pytest.raises(RejectedImageError, match=reason):
-        read(tmp_path, content)
+        read_image(content)
 
 
-def test_unreadable_files_are_rejected(tmp_path):
+def test_unreadable_files_are_rejected(tmp_path, monkeypatch):
+    file = tmp_path / "image.jpg"
+    file.write_bytes(b"")
+    with pytest.raises(RejectedImageError, match="empty file"):
+        read_file(str(file))
     (tmp_path / "link.jpg").symlink_to(tmp_path / "nowhere")
     with pytest.raises(RejectedImageError, match="cannot be read: No such file"):
-        read_image(str(tmp_path / "link.jpg"))
+        read_file(str(tmp_path / "link.jpg"))
     with pytest.raises(RejectedImageError, match="not a regular file"):
-        read_image("/dev/null")
+        read_file("/dev/null")
+
+    def refuse(path, *_, **__):  # root may read everything: the system's answer to others is given by hand
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(RejectedImageError, match="cannot be read: Permission denied"):
+        read_file(str(file))
+
+
+def test_part_of_a_file(tmp_path):
+    file = tmp_path / "files.tar"
+    file.write_bytes(b"0123456789")
+    assert read_file(str(file), offset=3, size=4) == b"3456"
+    with pytest.raises(RejectedImageError, match=r"files.tar ends 2 bytes before the image does"):
+        read_file(str(file), offset=8, size=4)
+
+
+def transparent(mode):
+    """Left half opaque, right half fully transparent, over black."""
+    colours = picture(0, 32, 64).copy()
+    colours[:, 32:] = 0
+    alpha = np.full((32, 64), 255, np.uint8)
+    alpha[:, 32:] = 0
+    image = Image.fromarray(np.dstack([colours, alpha]), "RGBA")
+    if mode == "P":
+        return image.quantize(64), colours
+    if mode == "RGB":  # a colour that counts as transparent
+        image = image.convert("RGB")
+        image.info["transparency"] = (0, 0, 0)
+        return image, colours
+    return image.convert(mode), np.asarray(Image.fromarray(colours).convert("L")) if mode == "LA" else colours
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("RGBA", 3), ("LA", 1), ("P", 3), ("RGB", 3)])
+def test_jpeg_of_a_transparent_png_is_white_behind(mode, channels):
+    png, colours = transparent(mode)
+    file = io.BytesIO()
+    png.save(file, "PNG")
+    assert read_image(file.getvalue()).format == "PNG"
+    image = read_image(file.getvalue(), jpeg=True)
+    assert (image.format, image.channels, image.encoded[:2]) == ("JPEG", channels, b"\xff\xd8")
+    assert (image.height, image.width) == (32, 64)
+    found = pixels(image).astype(int)
+    np.testing.assert_allclose(found[:, :28], colours[:, :28], atol=40 if mode == "P" else 12)
+    np.testing.assert_allclose(found[:, 36:], 255, atol=6)
+
+
+@pytest.mark.parametrize(
+    ("png", "channels"),
+    [
+        (encode(picture(0, 64, 96), "PNG"), 3),
+        (encode(picture(0, 64, 96)[..., 0], "PNG"), 1),
+        (encode(picture(0, 64, 96)[..., 0].astype(np.uint16) * 256, "PNG"), 1),
+        (encode(picture(0, 64, 96), "PNG", exif=exif(6)), 3),
+    ],
+)
+def test_jpeg_of_a_png(png, channels):
+    image = read_image(png, jpeg=True)
+    assert (image.format, image.channels) == ("JPEG", channels)
+    np.testing.assert_allclose(pixels(image), pixels(read_image(png)).astype(int), atol=12)
+
+
+def test_jpegs_are_copied_where_pngs_are_not():
+    assert read_image(JPEG, jpeg=True).encoded == JPEG

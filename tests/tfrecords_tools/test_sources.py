@@ -63,7 +63,7 @@ def empty(root):
         (empty, r"images is empty; expected INPUT/<split>/<class>/<image file>"),
         (remove(""), r"images is not a folder; expected INPUT"),
         (no_split, r"images has no split folder, it holds cats, dogs; expected INPUT"),
-        (one_class, r"train has one class only \(class0\): classification needs at least two"),
+        (one_class, r"train of .*images has one class only \(class0\): classification needs at least two"),
         (empty_class, r"class folder .*val/class1 holds no images: fill it, or remove it"),
         (fill("train/stray.jpg"), r"train holds files outside class folders: stray.jpg; move each"),
         (remove("val/class1"), r"splits of .*images differ in their classes: train has class1, val has not"),

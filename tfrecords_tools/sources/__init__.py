@@ -1,16 +1,79 @@
-"""What can be converted to records; each kind of source is a module."""
+"""What can be converted to records: each kind of source is a module, `open_source` finds out which one it is."""
+
+import dataclasses
+import os
+
+from tfvt.data.records import RecordsError
 
 from .folder import image_folder
+from .imagenet import imagenet, looks_like_imagenet
+from .segmentation import segmentation
 from .source import UNLABELLED, RecordSettings, Source, SourceImage, printable, some
+from .table import DELIMITERS, image_table
+from .tfds import PREFIX, tfds_dataset
+
+FORMATS = ("folder", "imagenet", "table", "tfds", "segmentation")
+_OPTIONS = {"imagenet": "ground_truth", "tfds": "data_dir", "segmentation": "layout"}
 
 
-def open_source(location) -> Source:
+def open_source(location, format="auto", *, ground_truth=None, data_dir=None, layout=None, jpeg=False) -> Source:
     """The images at a location, listed and not opened.
 
+    Args:
+        location: a folder, a table or `tfds:NAME`.
+        format: one of `FORMATS`; "auto" sees it from the location.
+        ground_truth: ImageNet: development kit or list of synsets, if it does not lie in the folder.
+        data_dir: TFDS: where it keeps its datasets.
+        layout: segmentation: YAML file, or the name of one that comes with tfvt.
+        jpeg: whether PNGs become JPEGs.
+
     Raises:
-        RecordsError: there is no such source, or it is not as it must be.
+        RecordsError: there is no such source, it is not as it must be, or an option is not for it.
     """
-    return image_folder(location)
+    location = os.fspath(location)
+    options = {"ground_truth": ground_truth, "data_dir": data_dir, "layout": layout}
+    if format == "auto":
+        format = "segmentation" if layout else _format(location)
+    if format not in FORMATS:
+        raise RecordsError(f"format {format!r} is none of auto, {', '.join(FORMATS)}")
+    for kind, name in _OPTIONS.items():
+        if options[name] is not None and format != kind:
+            option = f"--{name.replace('_', '-')}"
+            raise RecordsError(f"{option} is for the format {kind}, and {location} is read as {format}")
+    match format:
+        case "folder":
+            source = image_folder(location)
+        case "imagenet":
+            source = imagenet(location, ground_truth)
+        case "table":
+            source = image_table(location)
+        case "tfds":
+            source = tfds_dataset(location, data_dir)
+        case "segmentation":
+            source = segmentation(location, layout)
+    if jpeg:
+        source = dataclasses.replace(source, settings=dataclasses.replace(source.settings, jpeg=True))
+    return source
 
 
-__all__ = ["UNLABELLED", "RecordSettings", "Source", "SourceImage", "image_folder", "open_source", "printable", "some"]
+def _format(location):
+    if location.startswith(PREFIX) or os.path.isfile(os.path.join(location, "dataset_info.json")):
+        return "tfds"
+    if os.path.splitext(location)[1].lower() in DELIMITERS and not os.path.isdir(location):
+        return "table"
+    if os.path.isdir(location) and looks_like_imagenet(location):
+        return "imagenet"
+    return "folder"
+
+
+__all__ = [
+    "FORMATS",
+    "UNLABELLED",
+    "RecordSettings",
+    "Source",
+    "SourceImage",
+    "image_folder",
+    "open_source",
+    "printable",
+    "some",
+]

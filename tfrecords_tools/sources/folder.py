@@ -1,7 +1,6 @@
 """Class folders: `<split>/<class>/<image file>`."""
 
 import os
-from pathlib import Path
 
 from tfvt.data.records import RecordsError
 
@@ -32,7 +31,7 @@ def image_folder(root) -> Source:
         raise RecordsError(f"{root} has both val and validation, which are the same split: merge them")
 
     classes = {name: class_folders(root, folder, left_out) for name, folder in folders.items()}
-    class_names = _common_classes(root, {name: tuple(found) for name, found in classes.items()})
+    class_names = same_classes(root, {name: tuple(found) for name, found in classes.items()})
     splits = {
         split: tuple(
             image
@@ -90,8 +89,13 @@ def _visible(root, folder, left_out):
     return [entry for entry in found if not entry.name.startswith(".")]
 
 
-def _common_classes(root, classes):
-    """The class names that every split has."""
+def same_classes(root, classes) -> tuple[str, ...]:
+    """The class names that every split has, sorted.
+
+    Args:
+        root: for messages.
+        classes: split -> its class names.
+    """
     (first, names), *others = classes.items()
     for other, other_names in others:
         for one, one_names, two, two_names in ((first, names, other, other_names), (other, other_names, first, names)):
@@ -102,7 +106,5 @@ def _common_classes(root, classes):
                     "labels would not mean the same in both"
                 )
     if len(names) < 2:
-        raise RecordsError(
-            f"{Path(root, first)} has one class only ({names[0]}): classification needs at least two class folders"
-        )
+        raise RecordsError(f"{first} of {root} has one class only ({names[0]}): classification needs at least two")
     return tuple(sorted(names))

@@ -47,6 +47,24 @@ class SourceImage:
 
 
 @dataclass(frozen=True)
+class TfdsFeatures:
+    """A prepared TFDS dataset, and the names of its features.
+
+    Attributes:
+        directory: of the dataset's version; not compared, for it may move.
+        name: `name/config:version`, as in `imagenet2012:5.1.0`.
+        image, label: features.
+        filename: feature with the file's name, None if the dataset has none.
+    """
+
+    directory: str = field(compare=False, repr=False)
+    name: str
+    image: str
+    label: str
+    filename: str | None
+
+
+@dataclass(frozen=True)
 class RecordSettings:
     """What the records of a set have in common: small, for it travels to every worker.
 
@@ -54,13 +72,15 @@ class RecordSettings:
         class_names: in the order of the labels; of the pixels' classes if the set has masks.
         class_texts: the classes for human readers, in the same order.
         jpeg: whether PNGs become JPEGs.
-        mask_ids: segmentation: stored id -> class of a pixel, `masks.VOID` for none; None without masks.
+        mask_ids: segmentation: stored id -> class of a pixel, `VOID` for none; None without masks.
+        tfds: where the images are read from if not from files of their own.
     """
 
     class_names: tuple[str, ...]
     class_texts: tuple[str, ...]
     jpeg: bool = False
     mask_ids: dict[int, int] | None = None
+    tfds: TfdsFeatures | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,74 @@
+"""The classes of an image's pixels: a PNG of stored ids -> a PNG of classes."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from .images import RejectedImageError, orientation, verify_png
+
+_UPRIGHT = {  # EXIF orientations that exchange width and height, and what undoes them
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def encode_mask(data, mask_ids, image_data) -> bytes:
+    """An 8-bit grey PNG of the size of the record's image: classes 0, 1, ..., and 255 where a pixel has none.
+
+    A mask of an image that EXIF says is rotated is turned as the image is if it has the size of the stored pixels, and
+    kept if it has the size of the upright image; a size that fits both does not tell, and is rejected.
+
+    Args:
+        data: the mask file's bytes, a PNG of one channel; of a palette the indices count, not the colours.
+        mask_ids: stored id -> class, 255 for none.
+        image_data: bytes of the image file that the mask belongs to, as it is stored.
+
+    Raises:
+        RejectedImageError: not such a PNG, of another size than the image, or with ids that have no class.
+    """
+    image = Image.open(io.BytesIO(image_data))
+    try:
+        mask = Image.open(io.BytesIO(data), formats=("PNG",))
+        verify_png(data)
+        mask.load()
+    except Image.UnidentifiedImageError:
+        raise RejectedImageError(f"its mask is no PNG: it begins with {data[:8]!r}") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise RejectedImageError(f"its mask: {error}") from error
+    except RejectedImageError as error:
+        raise RejectedImageError(f"its mask: {error}") from error
+    if mask.mode not in ("1", "L", "P") and not mask.mode.startswith("I"):
+        raise RejectedImageError(f"its mask has colours ({mask.mode}) instead of one id a pixel")
+    mask = _upright(mask, image)
+    ids = np.asarray(mask).astype(np.int64)
+    stored, inverse = np.unique(ids, return_inverse=True)
+    unknown = [str(number) for number in stored.tolist() if number not in mask_ids]
+    if unknown:
+        raise RejectedImageError(
+            f"its mask has ids that the layout gives no class, {', '.join(unknown[:10])}: add them to its classes or "
+            "to void_label"
+        )
+    classes = np.array([mask_ids[number] for number in stored.tolist()], np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(classes[inverse].reshape(ids.shape)).save(file, "PNG")
+    return file.getvalue()
+
+
+def _upright(mask, image):
+    turn = orientation(image)
+    fits_stored, fits_upright = mask.size == image.size, mask.size == image.size[:: -1 if turn in _UPRIGHT else 1]
+    if not (fits_stored or fits_upright):
+        raise RejectedImageError(
+            f"its mask has {mask.size[0]}x{mask.size[1]} pixels, the image {image.size[0]}x{image.size[1]}"
+        )
+    if turn == 1:
+        return mask
+    if fits_stored and fits_upright:
+        raise RejectedImageError(
+            "EXIF says that it is rotated, and its mask does not tell by its size whether it is, too: turn the image "
+            "upright, or remove the tag"
+        )
+    return mask.transpose(_UPRIGHT[turn]) if fits_stored else mask

@@ -1,0 +1,102 @@
+"""The small YAML file that says where the images and masks of a segmentation set lie, and what their ids mean."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from tfvt.data.records import VOID, RecordsError
+
+from .source import some
+
+LAYOUTS = Path(__file__).parent.parent / "layouts"
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where images and masks lie, and what the ids in the masks mean.
+
+    Attributes:
+        splits: split -> (folder of the images, folder of the masks), relative to the source.
+        class_names: in the order of the classes 0, 1, ...
+        mask_ids: stored id -> class, `VOID` for none.
+    """
+
+    splits: dict[str, tuple[str, str]]
+    class_names: tuple[str, ...]
+    mask_ids: dict[int, int]
+
+
+def read_layout(layout) -> Layout:
+    """A layout from a YAML file, or from one that comes with tfvt by its name, as in `ade20k`.
+
+    Raises:
+        RecordsError: there is no such file, or a key of it is not as it must be.
+    """
+    ready = {path.stem: path for path in sorted(LAYOUTS.glob("*.yaml"))}
+    path = ready.get(os.fspath(layout), Path(layout))
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)  # a SafeLoader
+    except OSError as error:
+        raise RecordsError(
+            f"layout {layout} cannot be read ({error.strerror}): give a YAML file, or one of {', '.join(ready)}"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecordsError(f"layout {path} is no YAML: {error}") from error
+
+    def require(condition, problem):
+        if not condition:
+            raise RecordsError(f"layout {path}: {problem}")
+
+    require(isinstance(content, dict), "expected the keys splits, classes and perhaps void_label")
+    strange = [str(key) for key in content if key not in ("splits", "classes", "void_label")]
+    require(not strange, f"unknown key {some(strange)}; expected splits, classes and perhaps void_label")
+    splits, classes = content.get("splits"), content.get("classes")
+    require(
+        isinstance(splits, dict) and splits and set(splits) <= set(SPLITS),
+        f"splits must have one or more of the keys {', '.join(SPLITS)}",
+    )
+    for split, folders in splits.items():
+        require(
+            isinstance(folders, dict)
+            and set(folders) == {"images", "masks"}
+            and all(isinstance(folder, str) for folder in folders.values()),
+            f"splits: {split} must have the keys images and masks, each with a folder",
+        )
+    require(
+        isinstance(classes, dict) and all(_is_id(number) and isinstance(name, str) for number, name in classes.items()),
+        "classes must give ids of the masks their names, such as 1: wall",
+    )
+    void = content.get("void_label", [])
+    void = void if isinstance(void, list) else [void]
+    require(all(map(_is_id, void)), "void_label must be an id of the masks, or a list of them")
+    both = [str(number) for number in void if number in classes]
+    require(not both, f"the id {some(both)} is a class and void_label")
+    names = tuple(dict.fromkeys(classes.values()))  # ids of one name are one class
+    require(2 <= len(names) <= VOID, f"{len(names)} classes: a mask of 8 bits holds 2 to {VOID}")
+    return Layout(
+        splits={split: (splits[split]["images"], splits[split]["masks"]) for split in SPLITS if split in splits},
+        class_names=names,
+        mask_ids={number: names.index(name) for number, name in classes.items()} | dict.fromkeys(void, VOID),
+    )
+
+
+def _is_id(number):
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 0
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML takes the last of two equal keys; an id that is given twice is a mistake."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in keys:
+                line = key.start_mark.line + 1
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice, again in line {line}")
+            keys.add(key.value)
+        return super().construct_mapping(node, deep)

@@ -1,0 +1,79 @@
+"""Images and masks of one name in two folders."""
+
+import os
+
+from tfvt.data.records import RecordsError
+
+from .layout import read_layout
+from .source import UNLABELLED, RecordSettings, Source, SourceImage, entries, file_size, printable
+
+
+def segmentation(root, layout) -> Source:
+    """Pairs of an image and a PNG of the same name up to the suffix, below the folders that a layout names.
+
+    Args:
+        root: the folder.
+        layout: a YAML file, or the name of one that comes with tfvt.
+
+    Raises:
+        RecordsError: the layout is wrong, a folder is not there, or two files of a folder have one name.
+    """
+    if layout is None:
+        raise RecordsError("the format segmentation needs --layout: a YAML file, or ade20k, coco_stuff or lip")
+    root, described = os.fspath(root), read_layout(layout)
+    if not os.path.isdir(root):
+        raise RecordsError(f"{root} is not a folder; the layout {layout} wants folders below it")
+    left_out = _unnamed(root, "", {os.path.normpath(folder) for pair in described.splits.values() for folder in pair})
+    splits = {}
+    for split, folders in described.splits.items():
+        images, masks = (_by_stem(root, folder, left_out) for folder in folders)
+        left_out += [_relative(root, path) for stem, path in masks.items() if stem not in images]
+        if not set(images) & set(masks):
+            raise RecordsError(
+                f"{split} of {root}: no image in {folders[0]} ({len(images):,} files) has a mask of its name in "
+                f"{folders[1]} ({len(masks):,} files)"
+            )
+        # Where there is no mask, the image is rejected when its turn comes: a file of this name is missing.
+        expected = os.path.join(root, folders[1])
+        splits[split] = tuple(
+            _pair(path, masks.get(stem, os.path.join(expected, f"{stem}.png"))) for stem, path in images.items()
+        )
+    settings = RecordSettings(described.class_names, described.class_names, mask_ids=described.mask_ids)
+    return Source(root=root, settings=settings, splits=splits, left_out=tuple(left_out))
+
+
+def _pair(image, mask) -> SourceImage:
+    return SourceImage(image, file_size(image), UNLABELLED, mask=mask, mask_size=file_size(mask))
+
+
+def _unnamed(root, folder, named) -> list[str]:
+    """What no split's folder holds."""
+    found = []
+    for entry in entries(os.path.join(root, folder)):
+        path = os.path.join(folder, entry.name)
+        if any(name.startswith(f"{path}{os.sep}") for name in named):
+            found += _unnamed(root, path, named)
+        elif path not in named:
+            found.append(printable(path))
+    return found
+
+
+def _by_stem(root, folder, left_out) -> dict[str, str]:
+    """File name up to the suffix -> path."""
+    files = {}
+    for entry in entries(os.path.join(root, folder)):
+        stem = os.path.splitext(entry.name)[0]
+        if entry.name.startswith(".") or entry.is_dir():
+            left_out.append(_relative(root, entry.path))
+        elif stem in files:
+            raise RecordsError(
+                f"{_relative(root, files[stem])} and {_relative(root, entry.path)} differ in their suffix only: which "
+                "of them is meant cannot be known"
+            )
+        else:
+            files[stem] = entry.path
+    return files
+
+
+def _relative(root, path):
+    return printable(os.path.relpath(path, root))

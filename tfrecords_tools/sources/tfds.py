@@ -1,0 +1,120 @@
+"""Any prepared dataset of TensorFlow Datasets: the images' bytes as they are stored, never decoded on the way."""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from tfvt.data.records import RecordsError
+
+from .source import UNLABELLED, RecordSettings, Source, SourceImage, TfdsFeatures, some
+
+PREFIX = "tfds:"
+SPLITS = ("train", "validation", "test")
+FILENAMES = ("file_name", "filename", "image/filename")
+
+
+def tfds_dataset(location, data_dir=None) -> Source:
+    """A dataset of TFDS that is prepared on this disk; nothing is downloaded.
+
+    Records can only be read in sequence, so that shards are spans of the splits in the order in which TFDS stored them.
+
+    Args:
+        location: `tfds:NAME[/CONFIG][:VERSION]`, or the folder of a dataset's version.
+        data_dir: where TFDS keeps its datasets, by default `~/tensorflow_datasets`.
+
+    Raises:
+        RecordsError: TensorFlow Datasets is not installed, the dataset is not prepared, or it is not one of images
+            with a label each.
+    """
+    tfds = _import()
+    builder = _builder(tfds, os.fspath(location), data_dir)
+    directory, features = os.fspath(builder.data_path), builder.info.features
+    image = _only(builder, tfds.features.Image, "image")
+    label = _only(builder, tfds.features.ClassLabel, "class label")
+    if features[image].np_dtype != np.uint8:
+        raise RecordsError(f"pixels of {builder.info.full_name} are {np.dtype(features[image].np_dtype)}, not uint8")
+    filename = next((name for name in FILENAMES if name in features), None)
+    splits, left_out = {}, []
+    for name, split in builder.info.splits.items():
+        if name not in SPLITS or not split.num_examples:
+            left_out.append(f"split {name} ({split.num_examples} examples)")
+            continue
+        size = split.num_bytes // split.num_examples  # on average: what each has, only reading would tell
+        path = os.path.join(directory, name)
+        splits[name] = tuple(SourceImage(path, size, UNLABELLED, index) for index in range(split.num_examples))
+    if not splits:
+        raise RecordsError(f"{builder.info.full_name} has none of the splits {', '.join(SPLITS)}: {some(left_out)}")
+    names = tuple(features[label].names)
+    described = TfdsFeatures(directory, builder.info.full_name, image, label, filename)
+    return Source(
+        root=directory,
+        settings=RecordSettings(names, names, tfds=described),
+        splits={name: splits[name] for name in SPLITS if name in splits},
+        left_out=tuple(left_out),
+        keeps_order=True,
+    )
+
+
+def read_span(described: TfdsFeatures, images) -> Iterator[tuple[SourceImage, bytes]]:
+    """(image with its label and file name, bytes) of images that follow one another in a split.
+
+    Raises:
+        RecordsError: fewer can be read, or a label is none of the dataset's classes.
+    """
+    tfds = _import()
+    split, first, count = os.path.basename(images[0].path), images[0].offset, len(images)
+    wanted = {name: True for name in (described.image, described.label, described.filename) if name}
+    dataset = tfds.builder_from_directory(described.directory).as_dataset(
+        split=tfds.core.ReadInstruction(split, from_=first, to=first + count, unit="abs"),
+        decoders=tfds.decode.PartialDecoding(wanted, {described.image: tfds.decode.SkipDecoding()}),
+        read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
+    )
+    examples = dataset.as_numpy_iterator()
+    for image in images:
+        try:
+            example = next(examples, None)
+        except Exception as error:  # of TensorFlow, for damaged files
+            raise RecordsError(
+                f"example {image.offset} of {described.name}, split {split}, or one before it, cannot be read: prepare "
+                f"the dataset again ({error})"
+            ) from error
+        if example is None:
+            raise RecordsError(f"{described.name} ends at example {image.offset} of split {split}: prepare it again")
+        filename = example[described.filename] if described.filename else b"%b-%08d" % (split.encode(), image.offset)
+        label = int(example[described.label])
+        yield dataclasses.replace(image, member=os.fsdecode(filename), label=label), example[described.image]
+
+
+def _import():
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise RecordsError("this source needs TensorFlow Datasets: pip install 'tfvt[tfds]'") from error
+    return tfds
+
+
+def _builder(tfds, location, data_dir):
+    try:
+        if not location.startswith(PREFIX):
+            return tfds.builder_from_directory(location)
+        builder = tfds.builder(location.removeprefix(PREFIX), **({"data_dir": data_dir} if data_dir else {}))
+    except Exception as error:  # TFDS has many errors for names, versions and folders that it does not know
+        raise RecordsError(f"TensorFlow Datasets cannot open {location}: {str(error).strip()}") from error
+    if not builder.is_prepared():
+        raise RecordsError(
+            f"{builder.info.full_name} is not in {builder.data_path}: name its place with --data-dir, or prepare it "
+            f"with `tfds build {builder.name}`"
+        )
+    return builder
+
+
+def _only(builder, kind, what):
+    names = [name for name, feature in builder.info.features.items() if isinstance(feature, kind)]
+    if len(names) != 1:
+        raise RecordsError(
+            f"{builder.info.full_name} has {len(names)} features that are a {what}, and must have one; its features: "
+            f"{', '.join(builder.info.features)}"
+        )
+    return names[0]
