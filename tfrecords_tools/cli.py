@@ -1,4 +1,4 @@
-"""`tfvt records convert` and `tfvt records inspect`."""
+"""`tfvt records`: image files to TFRecord shards, and what is in them."""
 
 import argparse
 import sys
@@ -11,48 +11,29 @@ def main(argv) -> int:
     from tfvt.data.records import RecordsError  # TensorFlow takes seconds to import: not for a --help
 
     try:
-        arguments.run(arguments)
+        return arguments.run(arguments) or 0
     except (RecordsError, OSError) as error:
         print(f"tfvt records {arguments.command}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parser():
     parser = argparse.ArgumentParser(prog="tfvt records", description="Image files to TFRecord shards.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{convert,inspect}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{convert,inspect,verify,index}")
 
     convert = commands.add_parser(
         "convert",
-        help="write images as records",
-        description="Write images as records. INPUT is a folder <split>/<class>/<file> with splits train and "
-        "validation (or val); a folder with ImageNet's tars or what they unpack to; a CSV or TSV file of path, label "
-        "and perhaps split; tfds:NAME, a dataset of TensorFlow Datasets; or, with --layout, a folder of images and "
-        "masks. An interrupted conversion goes on where it stopped when the same command is run again.",
+        help="write an image folder as records",
+        description="Write an image folder <split>/<class>/<file> as records. An interrupted conversion goes on "
+        "where it stopped when the same command is run again.",
     )
     convert.set_defaults(run=_convert)
-    convert.add_argument("input", metavar="INPUT", help="where the images are")
+    convert.add_argument("input", metavar="INPUT", help="folder with train/<class>/... and validation/ or val/")
     convert.add_argument("output", metavar="OUTPUT", help="folder for the shards and manifest.json")
-    convert.add_argument(
-        "--format",
-        default="auto",
-        choices=("auto", "folder", "imagenet", "table", "tfds", "segmentation"),
-        help="what INPUT is (default: auto, which sees it)",
-    )
-    convert.add_argument(
-        "--ground-truth",
-        metavar="PATH",
-        help="ImageNet: development kit or list of synsets (default: looked for in INPUT)",
-    )
-    convert.add_argument("--data-dir", metavar="DIR", help="TFDS: where it keeps its datasets")
-    convert.add_argument("--layout", metavar="FILE", help="images and masks: a YAML file, or ade20k, coco_stuff or lip")
-    convert.add_argument("--jpeg", action="store_true", help="make JPEGs of PNGs, of quality 95 (default: keep them)")
-    convert.add_argument(
-        "--shards", type=int, metavar="N", help="files a split (default: one per 128 MiB; ImageNet: 1024 and 128)"
-    )
+    convert.add_argument("--shards", type=int, metavar="N", help="files a split (default: one per 128 MiB)")
     convert.add_argument(
         "--label-offset", type=int, default=0, choices=(0, 1), help="stored label of the first class (default: 0)"
     )
@@ -68,25 +49,49 @@ def _parser():
         description="Read every record, check it, and print counts, classes, image sizes and formats.",
     )
     inspect.set_defaults(run=_inspect)
-    inspect.add_argument("directory", metavar="DIRECTORY", help="OUTPUT of a conversion")
+    inspect.add_argument("directory", metavar="DIRECTORY", help="folder with shards and manifest.json")
+    inspect.add_argument("--workers", type=int, metavar="N", help="shards at a time (default: one a processor)")
+    inspect.add_argument("--contact-sheet", metavar="FILE.png", help="write a picture of records drawn at random, too")
+    inspect.add_argument("-n", type=int, default=64, metavar="N", help="records in the picture (default: 64)")
+    inspect.add_argument("--seed", type=int, default=0, metavar="N", help="which records it shows (default: 0)")
+
+    verify = commands.add_parser(
+        "verify",
+        help="find everything that is wrong with records",
+        description="Read and decode everything, and list what is wrong. The exit status is 1 if there is a problem; "
+        "warnings (the same image twice, say) do not count, unless with --strict.",
+    )
+    verify.set_defaults(run=_verify)
+    verify.add_argument("directory", metavar="DIRECTORY", help="folder with shards and manifest.json")
+    verify.add_argument("--split", metavar="NAME", help="only this one")
+    verify.add_argument("--workers", type=int, metavar="N", help="shards at a time (default: one a processor)")
+    verify.add_argument("--no-decode", dest="decode", action="store_false", help="look at the images' headers only")
+    verify.add_argument("--strict", action="store_true", help="exit status 1 for warnings, too")
+    verify.add_argument("--json", metavar="FILE", help="write all findings as JSON, too")
+
+    index = commands.add_parser(
+        "index",
+        help="write the manifest of shards that have none",
+        description="Read shards <split>-00000-of-0000N that slim, imagenet_to_gcs or a lost conversion left, in "
+        "DIRECTORY or in its folders train and validation, and write their manifest.json.",
+    )
+    index.set_defaults(run=_index)
+    index.add_argument("directory", metavar="DIRECTORY", help="folder with shards")
+    index.add_argument(
+        "--label-offset", type=int, choices=(0, 1), help="stored label of the first class, where the labels do not tell"
+    )
+    index.add_argument("--class-names", metavar="FILE", help="one name a line (default: as the records say)")
+    index.add_argument("--workers", type=int, metavar="N", help="shards at a time (default: one a processor)")
+    index.add_argument("--overwrite", action="store_true", help="replace the manifest")
     return parser
 
 
 def _convert(arguments):
     from .convert import convert
-    from .sources import open_source
 
     start = time.monotonic()
-    source = open_source(
-        arguments.input,
-        arguments.format,
-        ground_truth=arguments.ground_truth,
-        data_dir=arguments.data_dir,
-        layout=arguments.layout,
-        jpeg=arguments.jpeg,
-    )
     manifest = convert(
-        source,
+        arguments.input,
         arguments.output,
         shards=arguments.shards,
         label_offset=arguments.label_offset,
@@ -94,17 +99,53 @@ def _convert(arguments):
         max_rejects=arguments.max_rejects,
         overwrite=arguments.overwrite,
     )
+    _print_manifest(manifest)
+    print(f"{len(manifest.class_names):,} classes; {arguments.output} ready in {time.monotonic() - start:.1f} s")
+
+
+def _print_manifest(manifest):
     for split, shards in manifest.splits.items():
         images, size = sum(shard.records for shard in shards), sum(shard.bytes for shard in shards)
         print(f"{split}: {images:,} images in {len(shards):,} shards, {size / 2**20:,.1f} MiB")
-    print(f"{len(manifest.class_names):,} classes; {arguments.output} ready in {time.monotonic() - start:.1f} s")
 
 
 def _inspect(arguments):
     from rich.console import Console
 
+    from .contact_sheet import contact_sheet
     from .inspect import inspect, print_report
 
     console = Console()
-    for report in inspect(arguments.directory):
+    for report in inspect(arguments.directory, workers=arguments.workers):
         print_report(report, console)
+    if arguments.contact_sheet:
+        contact_sheet(arguments.directory, arguments.contact_sheet, count=arguments.n, seed=arguments.seed)
+
+
+def _verify(arguments):
+    from rich.console import Console
+
+    from .files import write_whole
+    from .verify import print_verification, to_json, verify
+
+    verification = verify(
+        arguments.directory, split=arguments.split, workers=arguments.workers, decode=arguments.decode
+    )
+    if arguments.json:
+        write_whole(arguments.json, to_json(verification).encode())
+    print_verification(verification, Console())
+    return 1 if verification.problems or (arguments.strict and verification.warnings) else 0
+
+
+def _index(arguments):
+    from .index import index, read_class_names
+
+    manifest = index(
+        arguments.directory,
+        label_offset=arguments.label_offset,
+        class_names=read_class_names(arguments.class_names) if arguments.class_names else None,
+        workers=arguments.workers,
+        overwrite=arguments.overwrite,
+    )
+    _print_manifest(manifest)
+    print(f"{len(manifest.class_names):,} classes, labels from {manifest.label_offset}")
