@@ -26,14 +26,32 @@ def _parser():
 
     convert = commands.add_parser(
         "convert",
-        help="write an image folder as records",
-        description="Write an image folder <split>/<class>/<file> as records. An interrupted conversion goes on "
-        "where it stopped when the same command is run again.",
+        help="write images as records",
+        description="Write images as records. INPUT is a folder <split>/<class>/<file> with splits train and "
+        "validation (or val); a folder with ImageNet's tars or what they unpack to; a CSV or TSV file of path, label "
+        "and perhaps split; tfds:NAME, a dataset of TensorFlow Datasets; or, with --layout, a folder of images and "
+        "masks. An interrupted conversion goes on where it stopped when the same command is run again.",
     )
     convert.set_defaults(run=_convert)
-    convert.add_argument("input", metavar="INPUT", help="folder with train/<class>/... and validation/ or val/")
+    convert.add_argument("input", metavar="INPUT", help="where the images are")
     convert.add_argument("output", metavar="OUTPUT", help="folder for the shards and manifest.json")
-    convert.add_argument("--shards", type=int, metavar="N", help="files a split (default: one per 128 MiB)")
+    convert.add_argument(
+        "--format",
+        default="auto",
+        choices=("auto", "folder", "imagenet", "table", "tfds", "segmentation"),
+        help="what INPUT is (default: auto, which sees it)",
+    )
+    convert.add_argument(
+        "--ground-truth",
+        metavar="PATH",
+        help="ImageNet: development kit or list of synsets (default: looked for in INPUT)",
+    )
+    convert.add_argument("--data-dir", metavar="DIR", help="TFDS: where it keeps its datasets")
+    convert.add_argument("--layout", metavar="FILE", help="images and masks: a YAML file, or ade20k, coco_stuff or lip")
+    convert.add_argument("--jpeg", action="store_true", help="make JPEGs of PNGs, of quality 95 (default: keep them)")
+    convert.add_argument(
+        "--shards", type=int, metavar="N", help="files a split (default: one per 128 MiB; ImageNet: 1024 and 128)"
+    )
     convert.add_argument(
         "--label-offset", type=int, default=0, choices=(0, 1), help="stored label of the first class (default: 0)"
     )
@@ -88,10 +106,19 @@ def _parser():
 
 def _convert(arguments):
     from .convert import convert
+    from .sources import open_source
 
     start = time.monotonic()
-    manifest = convert(
+    source = open_source(
         arguments.input,
+        arguments.format,
+        ground_truth=arguments.ground_truth,
+        data_dir=arguments.data_dir,
+        layout=arguments.layout,
+        jpeg=arguments.jpeg,
+    )
+    manifest = convert(
+        source,
         arguments.output,
         shards=arguments.shards,
         label_offset=arguments.label_offset,

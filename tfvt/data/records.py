@@ -180,7 +180,7 @@ def make_example(
     Args:
         encoded: the image file's bytes.
         format: "JPEG" or "PNG".
-        label: as stored, that is with the manifest's label offset added.
+        label: as stored, that is with the manifest's label offset added; -1 for none.
         synset, text: the class, as an identifier and for human readers.
         height, width: in pixels.
         channels, colorspace: as encoded (1 and "Grayscale", 3 and "RGB", ...).
