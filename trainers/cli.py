@@ -77,6 +77,13 @@ def _export(arguments: Sequence[str]) -> int:
     return export(arguments)
 
 
+def _visualize(arguments: Sequence[str]) -> int:
+    """Pictures of what runs have learned: rates RUN..."""
+    from .visualize import visualize
+
+    return visualize(arguments)
+
+
 def _models(arguments: Sequence[str]) -> int:
     """The names of models: [PATTERN]"""
     import tfvt
@@ -130,6 +137,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "evaluate": _evaluate,
     "predict": _predict,
     "export": _export,
+    "visualize": _visualize,
     "models": _models,
     "profile": _profile,
     "records": _records,

@@ -1,6 +1,16 @@
-"""What a model costs and what it looks at; runs on every Keras backend."""
+"""What a model costs, what it looks at and what it prefers; runs on every Keras backend."""
 
 from tfvt.analysis.attention import draw_token_attention, foreground_attention, token_attention
 from tfvt.analysis.profile import Profile, profile
+from tfvt.analysis.rates import PathRates, draw_path_rates, path_rates
 
-__all__ = ["Profile", "draw_token_attention", "foreground_attention", "profile", "token_attention"]
+__all__ = [
+    "PathRates",
+    "Profile",
+    "draw_path_rates",
+    "draw_token_attention",
+    "foreground_attention",
+    "path_rates",
+    "profile",
+    "token_attention",
+]
