@@ -6,7 +6,6 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import tensorflow as tf
 from matplotlib.colors import hsv_to_rgb
 from PIL import Image, ImageDraw, ImageFont
 
@@ -24,7 +23,7 @@ from tfvt.data.records import (
 )
 
 from .files import write_whole
-from .reading import read_record
+from .reading import parse_features, read_record
 
 CELL, MARGIN, LINE = 160, 8, 15  # pixels: the longer side of an image, around it, a line of its caption
 FONT_SIZE = 11
@@ -83,21 +82,21 @@ def contact_sheet(directory, path, *, count=64, seed=0):
 def _picture(path, number, manifest: Manifest):
     """A record's image, with its mask if it has one, and what it shows."""
     try:
-        features = tf.train.Example.FromString(read_record(path, number)).features.feature
-        image = Image.open(io.BytesIO(features[ENCODED].bytes_list.value[0])).convert("RGB")
-        if MASK in features:
-            mask = np.asarray(Image.open(io.BytesIO(features[MASK].bytes_list.value[0])))
+        values = parse_features(read_record(path, number), (ENCODED, LABEL), (TEXT, SYNSET, MASK))
+        image = Image.open(io.BytesIO(values[ENCODED])).convert("RGB")
+        if MASK in values:
+            mask = np.asarray(Image.open(io.BytesIO(values[MASK])))
             return _overlaid(image, mask), _classes(mask, manifest.class_names)
-        return image, _class_name(features, manifest)
-    except (IndexError, OSError, SyntaxError, ValueError) as error:
+        return image, _class_name(values, manifest)
+    except (RecordsError, OSError, SyntaxError, ValueError, IndexError) as error:
         raise RecordsError(f"record {number} of {path} cannot be shown: {error}") from error
 
 
-def _class_name(features, manifest):
-    label = features[LABEL].int64_list.value[0] - manifest.label_offset
-    for name in (TEXT, SYNSET):
-        if name in features and features[name].bytes_list.value[0]:
-            return features[name].bytes_list.value[0].decode("utf-8", "backslashreplace")
+def _class_name(values, manifest):
+    name = values.get(TEXT) or values.get(SYNSET)
+    if name:
+        return name.decode("utf-8", "backslashreplace")
+    label = values[LABEL] - manifest.label_offset
     return manifest.class_names[label] if 0 <= label < len(manifest.class_names) else "no class"
 
 

@@ -6,10 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
-from tfvt.data.records import RecordsError
+from tfvt.data.records import RecordsError, feature_spec
 
 FRAMING = 16  # bytes of a record beside its data: length, checksum of the length; checksum of the data
+
+# The second where TensorFlow puts a record's bytes into its error message.
+_UNPARSABLE = (tf.errors.InvalidArgumentError, UnicodeDecodeError)
 
 
 def read_features(path, spec) -> dict[str, np.ndarray]:
@@ -29,7 +33,7 @@ def read_features(path, spec) -> dict[str, np.ndarray]:
     for batch in tf.data.TFRecordDataset(str(path)).ignore_errors().batch(1024):
         try:
             parts.append({name: value.numpy() for name, value in tf.io.parse_example(batch, spec).items()})
-        except tf.errors.InvalidArgumentError:
+        except _UNPARSABLE:
             number, problem = _first_unparsable(batch, spec)
             raise RecordsError(f"record {count + number} of {path} has not the schema: {problem}") from None
         count += len(batch)
@@ -41,12 +45,41 @@ def read_features(path, spec) -> dict[str, np.ndarray]:
 
 
 def _first_unparsable(batch, spec):
+    required = [name for name, feature in spec.items() if feature.default_value is None]
     for number, serialized in enumerate(batch):
         try:
             tf.io.parse_single_example(serialized, spec)
-        except tf.errors.InvalidArgumentError as error:
-            return number, error.message
+        except _UNPARSABLE:
+            try:
+                parse_features(serialized.numpy(), required, set(spec) - set(required))
+            except RecordsError as error:
+                return number, error
+            return number, "TensorFlow cannot parse it"
     raise AssertionError("a batch that does not parse has a record that does not")
+
+
+def parse_features(serialized, required, optional) -> dict[str, bytes | int]:
+    """A record's features of those names; of the optional ones those that it has.
+
+    Raises:
+        RecordsError: it is no record, or one of the features is missing, or has another type or number of values.
+    """
+    try:
+        features = tf.train.Example.FromString(serialized).features.feature
+    except DecodeError:
+        raise RecordsError("it is no tf.train.Example") from None
+    values = {}
+    for name, feature in feature_spec((*required, *optional)).items():
+        if name not in features:
+            if name in required:
+                raise RecordsError(f"it lacks {name}")
+            continue
+        kind = "int64" if feature.dtype == tf.int64 else "bytes"
+        content = getattr(features[name], f"{kind}_list").value
+        if len(content) != 1:
+            raise RecordsError(f"its {name} is not one value of type {kind}")
+        values[name] = content[0]
+    return values
 
 
 def read_records(path) -> Iterator[bytes | None]:

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 import tensorflow as tf
-from google.protobuf.message import DecodeError
 from PIL import Image
 from rich.console import Console
 
@@ -44,14 +43,13 @@ from tfvt.data.records import (
 from .classes import ClassClaim, contradictions, other_names
 from .files import crc32
 from .progress import image_progress
-from .reading import read_records
+from .reading import parse_features, read_records
 from .sources import UNLABELLED
 
 FINDINGS_SHOWN = 50  # of each kind
 SHARD_PATHS = ("*-?????-of-?????", "*/*-?????-of-?????")  # where shards may lie, listed or not
 REQUIRED = (ENCODED, FORMAT, LABEL, HEIGHT, WIDTH)
 OPTIONAL = (SYNSET, TEXT, CHANNELS, COLORSPACE, FILENAME, MASK, MASK_FORMAT)
-INTEGERS = (LABEL, HEIGHT, WIDTH, CHANNELS)
 FORMATS = {"JPEG": ("JPEG", "JPG"), "PNG": ("PNG",)}  # as other writers spell them
 
 # The damage that libjpeg only warns of, and then makes up pixels for. What it says otherwise does no harm.
@@ -205,7 +203,7 @@ def _verify_shard(directory, manifest, split, shard: Shard, decode, stop, advanc
 def _verify_record(result: _ShardResult, manifest: Manifest, serialized, decode):
     number = result.count
     try:
-        values = _features(serialized)
+        values = parse_features(serialized, REQUIRED, OPTIONAL)
     except RecordsError as error:
         result.add(number, str(error))
         return
@@ -224,30 +222,6 @@ def _verify_record(result: _ShardResult, manifest: Manifest, serialized, decode)
     result.numbers.append(number)
     result.labels.append(label)
     result.hashes.append(int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest()))
-
-
-def _features(serialized) -> dict[str, bytes | int]:
-    """The schema's features.
-
-    Raises:
-        RecordsError: one is missing, or has another type or number of values.
-    """
-    try:
-        features = tf.train.Example.FromString(serialized).features.feature
-    except DecodeError:
-        raise RecordsError("it is no tf.train.Example") from None
-    values = {}
-    for name in REQUIRED + OPTIONAL:
-        if name not in features:
-            if name in REQUIRED:
-                raise RecordsError(f"it lacks {name}")
-            continue
-        kind = "int64_list" if name in INTEGERS else "bytes_list"
-        content = getattr(features[name], kind).value
-        if len(content) != 1:
-            raise RecordsError(f"its {name} is not one value of type {kind.removesuffix('_list')}")
-        values[name] = content[0]
-    return values
 
 
 def _image_findings(values, decode) -> Iterator[tuple[str, bool]]:

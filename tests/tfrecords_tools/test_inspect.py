@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from image_files import encode, picture, write_folder
+from PIL import Image
+from record_sets import example, write_set
 
 from tfvt.data.records import RecordsError
 from tfvt.tfrecords_tools.cli import main
+from tfvt.tfrecords_tools.contact_sheet import contact_sheet
 from tfvt.tfrecords_tools.convert import convert
 from tfvt.tfrecords_tools.inspect import inspect
 
@@ -101,3 +105,113 @@ def test_no_command_is_a_usage_error(capsys):
         main([])
     assert raised.value.code == 2
     assert "convert" in capsys.readouterr().err
+
+
+def test_segmentation_set_has_no_class_histogram(tmp_path, capsys):
+    mask = encode(np.zeros((16, 24), np.uint8), "PNG")
+    write_set(tmp_path, {"train": [example(number, label=-1, synset="", text="", mask=mask) for number in range(3)]})
+    (report,) = inspect(tmp_path)
+    assert (report.num_examples, report.class_counts.tolist()) == (3, [0, 0])
+    assert main(["inspect", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "without label" in printed
+    assert "█" not in printed
+
+
+def test_label_minus_1_of_a_training_image_is_refused(tmp_path):
+    write_set(tmp_path, {"train": [example(0), example(label=-1)]})
+    with pytest.raises(RecordsError, match=r"record 1 of .*train-00000-of-00001 has label -1, not one from 0 to 1"):
+        inspect(tmp_path)
+
+
+def test_first_record_of_another_schema_is_named(tmp_path):
+    write_set(tmp_path, {"train": [example(0), example(1), b"\x0a\xff", example(3)]})
+    with pytest.raises(
+        RecordsError, match=r"record 2 of .*00000-of-00001 has not the schema: it is no tf.train.Example"
+    ):
+        inspect(tmp_path)
+
+
+BLACK, GREY = np.zeros((40, 40, 3), np.uint8), np.full((20, 60, 3), 128, np.uint8)
+
+
+def sheet(directory, **options):
+    contact_sheet(directory, directory / "sheet.png", **options)
+    return np.asarray(Image.open(directory / "sheet.png")).astype(int)
+
+
+def test_contact_sheet_shows_each_record_and_what_it_is(tmp_path):
+    pictures = [
+        example(0, encoded=encode(pixels, "PNG"), format="PNG", height=len(pixels), width=len(pixels[0]), text=text)
+        for pixels, text in ((BLACK, ""), (GREY, "a bird of passage, or one that stays"))
+    ]
+    pixels = sheet(write_set(tmp_path, {"train": pictures[:1], "validation": pictures[1:]}))
+    assert pixels.shape == (206, 352, 3), "two cells side by side"
+    black = np.argwhere((pixels[8:168] == 0).all(-1))
+    assert len(black) == 40 * 40
+    grey = np.argwhere((pixels[8:168] == 128).all(-1))
+    assert len(grey) == 20 * 60
+    assert (pixels[168:] < 255).any(axis=(0, 2)).sum() > 150, "captions"
+    assert len(np.unique(pixels[170:185, :176])) > 2, "a synset stands where there is no text"
+
+
+def test_contact_sheet_draws_at_random(tmp_path):
+    shades = [np.full((4, 4, 3), 4 * number, np.uint8) for number in range(40)]
+    encoded = [encode(shade, "PNG") for shade in shades]
+    values = {"format": "PNG", "height": 4, "width": 4}
+    directory = write_set(tmp_path, {"train": [example(i, encoded=e, **values) for i, e in enumerate(encoded)]})
+
+    def shown(**options):
+        pixels = sheet(directory, **options)
+        rows, columns = (size // cell for size, cell in zip(pixels.shape, (206, 176), strict=False))
+        centers = [pixels[206 * row + 88, 176 * column + 88, 0] for row in range(rows) for column in range(columns)]
+        return [int(center) // 4 for center in centers if center < 255]
+
+    drawn = shown(count=9, seed=1)
+    assert drawn == np.random.default_rng(1).choice(40, 9, replace=False).tolist()
+    assert shown(count=9, seed=2) != drawn
+    assert sorted(shown(count=64)) == list(range(40)), "no more than there are"
+
+
+def test_contact_sheet_lays_masks_over_their_images(tmp_path):
+    mask = np.full((40, 40), 255, np.uint8)
+    mask[:10], mask[10:20] = 0, 1
+    values = {"encoded": encode(BLACK, "PNG"), "format": "PNG", "height": 40, "width": 40}
+    masked = example(label=-1, synset="", text="", mask=encode(mask, "PNG"), **values)
+    pixels = sheet(write_set(tmp_path, {"train": [masked]}))
+    image = pixels[68:108, 68:108]
+    assert (image[20:] == 0).all(), "where there is no class, the image"
+    first, second = image[5, 5], image[15, 5]
+    assert first.max() == second.max() == 127, "half of a full colour over black"
+    assert (image[:10] == first).all()
+    assert (image[10:20] == second).all()
+    assert (first != second).any()
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "path", "options", "message"),
+    [
+        (example(encoded=b"none"), "sheet.png", {}, r"record 0 of .*00000-of-00001 cannot be shown: cannot identify"),
+        (b"\x0a\xff", "sheet.png", {}, r"record 0 of .*00000-of-00001 cannot be shown: it is no tf.train.Example"),
+        (
+            example(mask=encode(np.full((16, 24), 7, np.uint8), "PNG")),
+            "sheet.png",
+            {},
+            "record 0 of .* cannot be shown",
+        ),
+        (example(), "sheet.jpg", {}, "a contact sheet is a PNG, .*sheet.jpg has not that ending"),
+        (example(), "sheet.png", {"count": 0}, "needs at least one record, not 0"),
+    ],
+)
+def test_contact_sheet_that_cannot_be(tmp_path, spoilt, path, options, message):
+    write_set(tmp_path, {"train": [spoilt]})
+    with pytest.raises(RecordsError, match=message):
+        contact_sheet(tmp_path, tmp_path / path, **options)
+    assert not (tmp_path / path).exists()
+
+
+def test_contact_sheet_on_the_command_line(output, tmp_path):
+    path = tmp_path / "sheet.png"
+    assert main(["inspect", str(output), "--contact-sheet", str(path), "-n", "5", "--seed", "3"]) == 0
+    with Image.open(path) as image:
+        assert image.size == (3 * 176, 2 * 206)
