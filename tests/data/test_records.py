@@ -47,8 +47,17 @@ def _truncate(path):
     path.write_bytes(path.read_bytes()[:-7])
 
 
-def _set_schema(path):
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 99}))
+def _set(key, value):
+    return lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+
+
+def _set_shard(**values):
+    def change(path):
+        content = json.loads(path.read_text())
+        content["splits"]["train"][0] |= values
+        path.write_text(json.dumps(content))
+
+    return change
 
 
 @pytest.mark.parametrize(
@@ -64,7 +73,16 @@ def _set_schema(path):
         ("manifest.json", lambda path: path.write_text("{"), r"manifest.json is damaged .*convert"),
         ("manifest.json", lambda path: path.write_text("[]"), r"manifest.json is damaged"),
         ("manifest.json", lambda path: path.write_text('{"schema": 1}'), r"manifest.json is damaged .*'splits'"),
-        ("manifest.json", _set_schema, r"schema version 99, this tfvt reads 1"),
+        ("manifest.json", _set("schema", 99), r"schema version 99, this tfvt reads 1"),
+        ("manifest.json", _set("label_offset", 2), r"manifest.json is damaged \(label_offset is 2, not 0 or 1\)"),
+        ("manifest.json", _set("label_offset", True), r"manifest.json is damaged \(label_offset is True"),
+        ("manifest.json", _set("class_names", ["cat", 1]), r"manifest.json is damaged \(class_names are not all texts"),
+        ("manifest.json", _set_shard(records=1.5), r"\(records of shard train-00000-of-00002 is 1.5\)"),
+        ("manifest.json", _set_shard(bytes=-1), r"\(bytes of shard train-00000-of-00002 is -1\)"),
+        ("manifest.json", _set_shard(crc32=None), r"\(crc32 of shard train-00000-of-00002 is None\)"),
+        ("manifest.json", _set_shard(name="../train"), r"\(shard '../train' lies outside the folder\)"),
+        ("manifest.json", _set_shard(name="/train"), r"\(shard '/train' lies outside the folder\)"),
+        ("manifest.json", _set_shard(name="train-00001-of-00002"), r"\(shard train-00001-of-00002 is listed twice\)"),
     ],
 )
 def test_damaged_set_is_refused(tmp_path, file, damage, message):
@@ -87,8 +105,9 @@ def test_reading_a_span_needs_no_python(records):
     assert [(int(i), bytes(s)) for i, s in span.as_numpy_iterator()] == [(i, record(i)) for i in (11, 12, 13)]
     graph = tf.raw_ops.DatasetToGraphV2(input_dataset=tf.data.experimental.to_variant(span))
     graph = tf.compat.v1.GraphDef.FromString(graph.numpy())
-    operations = {node.op for function in graph.library.function for node in function.node_def}
-    assert "Assert" in operations
+    functions = [function.node_def for function in graph.library.function]
+    operations = {node.op for nodes in (graph.node, *functions) for node in nodes}
+    assert "TFRecordDatasetV2" in operations
     assert not {operation for operation in operations if "PyFunc" in operation}
 
 

@@ -29,6 +29,7 @@ VOID = 255  # in a mask: pixels that are neither trained nor scored
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
+REPAIR = "convert the images again, or write it again with `tfvt records index --overwrite`"
 
 
 class RecordsError(ValueError):
@@ -138,19 +139,42 @@ def read_manifest(directory) -> Manifest:
     if not path.is_file():
         raise RecordsError(
             f"no {MANIFEST} in {directory}: it holds no records, or their conversion did not finish; "
-            f"run `tfvt records convert INPUT {directory}` (again)"
+            f"run `tfvt records convert INPUT {directory}` (again), or `tfvt records index {directory}` if shards came "
+            "without it"
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema"] != SCHEMA_VERSION:
             raise RecordsError(
-                f"{path} has schema version {content['schema']}, this tfvt reads {SCHEMA_VERSION}: "
-                "convert the images again"
+                f"{path} has schema version {content['schema']}, this tfvt reads {SCHEMA_VERSION}: {REPAIR}"
             )
         splits = {name: tuple(Shard(**shard) for shard in shards) for name, shards in content.pop("splits").items()}
         return Manifest(class_names=tuple(content.pop("class_names")), splits=splits, **content)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise RecordsError(f"{path} is damaged ({error}): convert the images again") from error
+        raise RecordsError(f"{path} is damaged ({error}): {REPAIR}") from error
+    if problem := _impossible(manifest):
+        raise RecordsError(f"{path} is damaged ({problem}): {REPAIR}")
+    return manifest
+
+
+def _impossible(manifest: Manifest) -> str | None:
+    """What no manifest has; a wrong type would otherwise show where it is used, in an error that does not name it."""
+    if not all(isinstance(name, str) for name in manifest.class_names):
+        return "class_names are not all texts"
+    if type(manifest.label_offset) is not int or manifest.label_offset not in (0, 1):
+        return f"label_offset is {manifest.label_offset!r}, not 0 or 1"
+    shards = [shard for shards in manifest.splits.values() for shard in shards]
+    for shard in shards:
+        if not isinstance(shard.name, str) or Path(shard.name).is_absolute() or ".." in Path(shard.name).parts:
+            return f"shard {shard.name!r} lies outside the folder"
+        for name in ("records", "bytes", "crc32"):
+            value = getattr(shard, name)
+            if type(value) is not int or value < 0:
+                return f"{name} of shard {shard.name} is {value!r}"
+    names = [shard.name for shard in shards]
+    if len(set(names)) < len(names):
+        return f"shard {next(name for name in names if names.count(name) > 1)} is listed twice"
+    return None
 
 
 def check_shards(directory, shards):
