@@ -149,7 +149,7 @@ def read_manifest(directory) -> Manifest:
                 f"{path} has schema version {content['schema']}, this tfvt reads {SCHEMA_VERSION}: {REPAIR}"
             )
         splits = {name: tuple(Shard(**shard) for shard in shards) for name, shards in content.pop("splits").items()}
-        return Manifest(class_names=tuple(content.pop("class_names")), splits=splits, **content)
+        manifest = Manifest(class_names=tuple(content.pop("class_names")), splits=splits, **content)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise RecordsError(f"{path} is damaged ({error}): {REPAIR}") from error
     if problem := _impossible(manifest):
