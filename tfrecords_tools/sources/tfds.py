@@ -31,8 +31,8 @@ def tfds_dataset(location, data_dir=None) -> Source:
     tfds = _import()
     builder = _builder(tfds, os.fspath(location), data_dir)
     directory, features = os.fspath(builder.data_path), builder.info.features
-    image = _only(builder, tfds.features.Image, "image")
-    label = _only(builder, tfds.features.ClassLabel, "class label")
+    image = _only(builder, tfds.features.Image)
+    label = _only(builder, tfds.features.ClassLabel)
     if features[image].np_dtype != np.uint8:
         raise RecordsError(f"pixels of {builder.info.full_name} are {np.dtype(features[image].np_dtype)}, not uint8")
     filename = next((name for name in FILENAMES if name in features), None)
@@ -101,20 +101,21 @@ def _builder(tfds, location, data_dir):
             return tfds.builder_from_directory(location)
         builder = tfds.builder(location.removeprefix(PREFIX), **({"data_dir": data_dir} if data_dir else {}))
     except Exception as error:  # TFDS has many errors for names, versions and folders that it does not know
-        raise RecordsError(f"TensorFlow Datasets cannot open {location}: {str(error).strip()}") from error
+        summary = str(error).strip().split("\n")[0]  # what follows may list every dataset there is
+        raise RecordsError(f"TensorFlow Datasets cannot open {location}: {summary}") from error
     if not builder.is_prepared():
         raise RecordsError(
-            f"{builder.info.full_name} is not in {builder.data_path}: name its place with --data-dir, or prepare it "
+            f"{builder.name}:{builder.version} is not in {builder.data_path}: name its place with --data-dir, or prepare it "
             f"with `tfds build {builder.name}`"
         )
     return builder
 
 
-def _only(builder, kind, what):
+def _only(builder, kind):
     names = [name for name, feature in builder.info.features.items() if isinstance(feature, kind)]
     if len(names) != 1:
         raise RecordsError(
-            f"{builder.info.full_name} has {len(names)} features that are a {what}, and must have one; its features: "
-            f"{', '.join(builder.info.features)}"
+            f"{builder.info.full_name} has {len(names)} features of the kind {kind.__name__}, and must have one; "
+            f"its features: {', '.join(sorted(builder.info.features))}"
         )
     return names[0]
