@@ -107,7 +107,7 @@ def test_reading_a_span_needs_no_python(records):
     graph = tf.compat.v1.GraphDef.FromString(graph.numpy())
     functions = [function.node_def for function in graph.library.function]
     operations = {node.op for nodes in (graph.node, *functions) for node in nodes}
-    assert "TFRecordDatasetV2" in operations
+    assert "TFRecordDataset" in operations
     assert not {operation for operation in operations if "PyFunc" in operation}
 
 
