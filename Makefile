@@ -26,7 +26,7 @@ test-torch: $(VENV)/.parity  ## the backend-neutral tests on PyTorch
 test-all: $(VENV)/.test  ## every registry name through every contract, and the slow tests
 	$(BIN)/python -m pytest -m 'not parity'
 
-test-parity: $(VENV)/.parity  ## beside code that others wrote (PyTorch, transformers, official models)
+test-parity: $(VENV)/.parity  ## beside code that others wrote (PyTorch, transformers, official models, ONNX)
 	$(BIN)/python -m pytest -m parity
 
 lint: $(VENV)/.test  ## ruff: rules and format
@@ -67,7 +67,7 @@ $(VENV)/.test: $(INPUTS) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.parity: $(VENV)/.test
-	@echo "Installing PyTorch and transformers into $(VENV) ..."
+	@echo "Installing PyTorch, transformers and ONNX into $(VENV) ..."
 	@# Not the whole extra: timm needs torchvision, which has no build that loads beside a CPU build of PyTorch.
-	@$(PIP) torch transformers
+	@$(PIP) torch transformers onnx onnxruntime tf2onnx
 	@touch $@

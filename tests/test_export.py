@@ -61,6 +61,29 @@ print(json.dumps(answers))
 """
 
 
+FUNNEL = {"blocks": ({"layers": 1, "hidden_dim": 64}, {"layers": 1, "hidden_dim": 64, "stride": 2})}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("funnel_vit_base16_6_6", FUNNEL),
+        ("funnel_vit_base16_6_6", FUNNEL | {"pool_over": "grid", "features": ("P4",)}),
+        ("acmix_pvt_tiny", {}),
+        ("acmix_swin_tiny", {}),
+        *(pytest.param(name, {}, marks=pytest.mark.slow) for name in tfvt.list_models()),
+    ],
+)
+def test_a_graph_takes_any_number_of_images(name, options):
+    """Static lengths must not come from a static batch size: an exported model has none."""
+    model = tfvt.create_model(name, input_shape=contracts.image_shape(name), **options)
+    images = contracts.random_images((2, *contracts.image_shape(name)))
+    graph = tf.function(lambda x: model(x, training=False))
+    graph = graph.get_concrete_function(tf.TensorSpec((None, *images.shape[1:]), tf.float32))
+    for expected, actual in zip(contracts.arrays(model(images)), contracts.arrays(graph(images)), strict=True):
+        np.testing.assert_allclose(actual, expected, atol=1e-4 * max(1, np.abs(expected).max()))
+
+
 @pytest.mark.parametrize("name", contracts.SMALLEST.values())
 def test_another_process_gives_the_models_numbers(name, files, tmp_path):
     shape = contracts.image_shape(name)

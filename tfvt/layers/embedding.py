@@ -24,8 +24,9 @@ class TokenEmbedding(keras.layers.Layer):
         )
 
     def call(self, patches):
-        batch_size, channels = ops.shape(patches)[0], patches.shape[-1]
-        tokens = ops.reshape(patches + self.patch_positions, (batch_size, -1, channels))
+        batch_size, (height, width, channels) = ops.shape(patches)[0], self.patch_positions.shape
+        # Not -1 for the length: beside an unknown batch size it would be unknown as well, inside an exported model.
+        tokens = ops.reshape(patches + self.patch_positions, (batch_size, height * width, channels))
         first = ops.broadcast_to(self.class_token + self.class_position, (batch_size, 1, channels))
         return ops.concatenate([ops.cast(first, tokens.dtype), tokens], axis=1)
 

@@ -42,8 +42,7 @@ class FunnelPooling(keras.layers.Layer):
         # A window at the edge is a rectangle as well, so that the mean of its rows' means is its mean.
         for axis, size in zip((1, 2), self.window, strict=True):
             patches = self._pool_axis(patches, axis, size)
-        patches = ops.reshape(patches, (ops.shape(x)[0], -1, x.shape[-1]))
-        return ops.concatenate([x[:, :1], patches], axis=1)
+        return _with_class_token(x, patches)
 
     def _pool_axis(self, x, axis, size):
         if size == 1:
@@ -92,9 +91,7 @@ class FunnelUpsampling(keras.layers.Layer):
         patches = ops.reshape(x[:, 1:], (ops.shape(x)[0], *pooled, x.shape[-1]))
         for axis, size in zip((1, 2), self.window, strict=True):
             patches = ops.repeat(patches, size, axis=axis)
-        patches = patches[:, : self.grid[0], : self.grid[1]]
-        patches = ops.reshape(patches, (ops.shape(x)[0], -1, x.shape[-1]))
-        return ops.concatenate([x[:, :1], patches], axis=1)
+        return _with_class_token(x, patches[:, : self.grid[0], : self.grid[1]])
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], 1 + self.grid[0] * self.grid[1], input_shape[-1])
@@ -106,3 +103,10 @@ class FunnelUpsampling(keras.layers.Layer):
 def _check_tokens(layer, x, grid):
     if x.shape[1] != 1 + grid[0] * grid[1]:
         raise ValueError(f"{layer.name}: {x.shape[1]} tokens, expected a class token and a grid of {grid}")
+
+
+def _with_class_token(x, patches):
+    """The class token of x (B, 1 + N, C) in front of the patches (B, rows, columns, C), row by row."""
+    # Not -1 for the length: beside an unknown batch size it would be unknown as well, inside an exported model.
+    batch_size, (rows, columns, channels) = ops.shape(x)[0], patches.shape[1:]
+    return ops.concatenate([x[:, :1], ops.reshape(patches, (batch_size, rows * columns, channels))], axis=1)
