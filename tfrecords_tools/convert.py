@@ -1,65 +1,42 @@
 """Image files -> TFRecord shards and a manifest; can be killed at any moment and run again.
 
 A shard is written under `OUTPUT/.partial/` and gets its name when it is complete and on the disk; the manifest comes
-last. What shard holds what is decided before the first byte is written, so the number of workers and the
-interruptions leave no trace in the files.
+last. What shard holds what is decided before the first byte is written (plan.py), and one function writes a shard
+(shards.py), whoever calls it: threads or processes of this machine (workers.py), or Apache Beam (beam.py). So the
+number of workers and the interruptions leave no trace in the files.
 """
 
+import contextlib
 import dataclasses
-import hashlib
+import errno
+import fcntl
+import functools
 import json
 import os
 import re
 import shutil
-import threading
-import zlib
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
-from itertools import pairwise
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import tensorflow as tf
+from tfvt.data.records import MANIFEST, Manifest, RecordsError, check_shards, read_manifest
 
-from tfvt.data.order import permutation
-from tfvt.data.records import (
-    MANIFEST,
-    SCHEMA_VERSION,
-    Manifest,
-    RecordsError,
-    Shard,
-    check_shards,
-    read_manifest,
-)
-
-from .examples import Reject, shard_examples
+from . import workers as local_workers
+from .files import TEMPORARY, write_whole
+from .plan import plan_shards, source_digest
 from .progress import image_progress, note
-from .sources import Source, SourceImage, open_source, some
+from .shards import PARTIAL, Finished, read_finished
+from .sources import Source, open_source, some
 
-SHARD_BYTES = 128 * 2**20
-SHUFFLE_SEED = 0  # of the order inside a split: folders are sorted by class, shards must not be
-PARTIAL = ".partial"
 REJECTS = "rejects.json"
+BEGUN = "source_sha256"  # in .partial: what is being converted
+LOCK = "lock"  # in .partial: held while a conversion is at work
 SHARD_NAME = re.compile(r"(train|validation|test)-\d{5,}-of-\d{5,}")
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-@dataclass(frozen=True)
-class ShardPlan:
-    """A shard's file name and split, and the images that go into it, in order."""
-
-    name: str
-    split: str
-    images: tuple[SourceImage, ...]
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A written shard, and the images that gave no record."""
-
-    shard: Shard
-    rejects: tuple[Reject, ...]
-
-
-def convert(source, output, *, shards=None, label_offset=0, workers=None, max_rejects=0, overwrite=False) -> Manifest:
+def convert(
+    source, output, *, shards=None, label_offset=0, workers=None, max_rejects=0, overwrite=False, beam=None
+) -> Manifest:
     """Write the images of a source as records.
 
     Args:
@@ -67,21 +44,26 @@ def convert(source, output, *, shards=None, label_offset=0, workers=None, max_re
         output: folder for shards and manifest; the same conversion, interrupted, goes on where it stopped.
         shards: files a split, at most one an image; by default one per 128 MiB of images.
         label_offset: stored label of the first class, 0 or 1.
-        workers: shards written at a time, by default one a processor.
+        workers: shards written at a time, by default one a processor. Many images are written by processes: a script
+            that calls this keeps its own work under `if __name__ == "__main__":`.
         max_rejects: images that may be left out before the conversion counts as failed.
         overwrite: replace what `output` holds.
+        beam: options of an Apache Beam pipeline (`["--runner=FlinkRunner", ...]`), which then writes the shards.
 
     Returns:
         The manifest.
 
     Raises:
-        RecordsError: the source is not as it must be, `output` holds something else, or too many rejects.
+        RecordsError: the source is not as it must be, `output` holds something else, is being written to or full, or
+            too many rejects.
     """
     for name, value, least in (("shards", shards, 1), ("workers", workers, 1), ("max_rejects", max_rejects, 0)):
         if value is not None and value < least:
             raise RecordsError(f"{name} must be at least {least}, not {value}")
     if label_offset not in (0, 1):
         raise RecordsError(f"label_offset must be 0 or 1, not {label_offset}")
+    if beam is not None and workers is not None:
+        raise RecordsError("workers are of this machine: say in the options of Beam's runner how many it shall use")
     if not isinstance(source, Source):
         source = open_source(source)
     output = Path(output)
@@ -90,67 +72,56 @@ def convert(source, output, *, shards=None, label_offset=0, workers=None, max_re
 
     if source.left_out:
         note(f"left out, because the source has no place for them: {some(source.left_out)}")
-    plan = _plan(source, shards)
-    digest = _digest(source, plan, label_offset)
-    existing = _prepare(output, digest, overwrite)
-    if existing is not None:
+    plan = plan_shards(source, shards)
+    digest = source_digest(source, plan, label_offset)
+    if not overwrite and (existing := _existing(output, digest)):
         note(f"{output} already holds this conversion, complete; nothing to do")
         return existing
-    finished = _write_shards(source, plan, output, label_offset, workers or os.cpu_count())
-    _check_rejects(output, [reject for one in finished for reject in one.rejects], max_rejects)
-    splits = {
-        split: tuple(one.shard for one, planned in zip(finished, plan, strict=True) if planned.split == split)
-        for split in source.splits
-    }
-    manifest = Manifest(
-        class_names=source.settings.class_names, label_offset=label_offset, splits=splits, source_sha256=digest
-    )
-    _write_text(output / MANIFEST, output / PARTIAL, manifest.to_json())
-    shutil.rmtree(output / PARTIAL)
+    write_shards = _writer(workers or os.cpu_count(), beam)
+    with _locked(output), image_progress() as progress:
+        task = progress.add_task("converting", total=sum(len(planned.images) for planned in plan))
+        found = [] if overwrite else _find(output, plan, functools.partial(progress.advance, task))
+        finished = {one.shard.name: one for one in found}
+        pending = [planned for planned in plan if planned.name not in finished]
+        old_files = _old_files(output) if overwrite else []
+        _check_space(output, source.settings, pending, old_files)
+        for path in old_files:
+            path.unlink()
+        write_whole(output / PARTIAL / BEGUN, digest.encode())
+        done = progress.tasks[task].completed
+        with _room_needed(output):
+            written = write_shards(
+                source.settings,
+                pending,
+                output,
+                label_offset,
+                report=lambda images: progress.update(task, completed=done + images),
+            )
+            finished |= {one.shard.name: one for one in written}
+            rejects = [reject for planned in plan for reject in finished[planned.name].rejects]
+            _check_rejects(output, rejects, max_rejects)
+            splits = {
+                split: tuple(finished[planned.name].shard for planned in plan if planned.split == split)
+                for split in source.splits
+            }
+            manifest = Manifest(
+                class_names=source.settings.class_names, label_offset=label_offset, splits=splits, source_sha256=digest
+            )
+            write_whole(output / MANIFEST, manifest.to_json().encode())
+        shutil.rmtree(output / PARTIAL)
     return manifest
 
 
-def _plan(source: Source, shards) -> list[ShardPlan]:
-    plan = []
-    for split, images in source.splits.items():
-        count = shards or source.shards.get(split) or -(-sum(image.size for image in images) // SHARD_BYTES)
-        count = max(1, min(count, len(images)))
-        ordered = images
-        if not source.keeps_order:
-            ordered = [images[index] for index in permutation(len(images), SHUFFLE_SEED)]
-        bounds = [len(images) * shard // count for shard in range(count + 1)]
-        for shard, (begin, end) in enumerate(pairwise(bounds)):
-            name = f"{split}-{shard:05d}-of-{count:05d}"
-            plan.append(ShardPlan(name=name, split=split, images=tuple(ordered[begin:end])))
-    return plan
-
-
-def _digest(source: Source, plan, label_offset):
-    """Hash of all that decides the shards' bytes, but for the contents of files whose size stayed the same."""
-    digest = hashlib.sha256(repr((SCHEMA_VERSION, label_offset, source.settings)).encode())
-    for shard in plan:
-        digest.update(f"\n{shard.name}\n".encode())
-        for image in shard.images:
-            digest.update(image.identity(source.root) + b"\n")
-    return digest.hexdigest()
-
-
-def _prepare(output, digest, overwrite) -> Manifest | None:
-    """Makes `output` ready to be written to; the manifest if this very conversion is already there.
+def _existing(output, digest) -> Manifest | None:
+    """The manifest if this very conversion is already there, complete; None if it is to be begun or gone on with.
 
     Raises:
-        RecordsError: `output` holds something else, and it is not to be overwritten.
+        RecordsError: `output` holds something else.
     """
-    partial, begun = output / PARTIAL, output / PARTIAL / "source_sha256"
     if output.exists() and not output.is_dir():
         raise RecordsError(f"output {output} is a file: choose a folder")
-    output.mkdir(parents=True, exist_ok=True)
-    old_shards = [path for path in output.iterdir() if SHARD_NAME.fullmatch(path.name)]
-    if overwrite:
-        for path in (output / MANIFEST, output / REJECTS, *old_shards):  # the manifest first: no half set is left
-            path.unlink(missing_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
-    elif (output / MANIFEST).exists():
+    begun = output / PARTIAL / BEGUN
+    if (output / MANIFEST).exists():
         manifest = read_manifest(output)
         if manifest.source_sha256 != digest:
             raise RecordsError(
@@ -160,78 +131,93 @@ def _prepare(output, digest, overwrite) -> Manifest | None:
         for shards in manifest.splits.values():
             check_shards(output, shards)
         return manifest
-    elif begun.exists() and begun.read_text() != digest:
+    if begun.exists():
+        if begun.read_text() != digest:
+            raise RecordsError(
+                f"{output} holds an unfinished conversion of other images or with other settings: finish it as it was "
+                "begun, or replace it with --overwrite"
+            )
+    elif shards := [path for path in _old_files(output) if SHARD_NAME.fullmatch(path.name)]:
         raise RecordsError(
-            f"{output} holds an unfinished conversion of other images or with other settings: finish it as it was "
-            "begun, or replace it with --overwrite"
-        )
-    elif old_shards and not begun.exists():
-        raise RecordsError(
-            f"{output} holds shards without a manifest, such as {old_shards[0].name}: choose another folder, or "
+            f"{output} holds shards without a manifest, such as {shards[0].name}: choose another folder, or "
             "replace them with --overwrite"
         )
-    partial.mkdir(exist_ok=True)
-    _write_text(begun, partial, digest)
     return None
 
 
-def _write_shards(source, plan, output, label_offset, workers) -> list[Finished]:
-    """Threads suffice: files are read, and images re-encoded, outside Python's global lock."""
-    stop = threading.Event()
-    with image_progress() as progress, ThreadPoolExecutor(workers) as pool:
-        task = progress.add_task("converting", total=sum(len(shard.images) for shard in plan))
+def _old_files(output):
+    """What conversions have written, in the order in which it may go: no manifest is left that lacks its shards."""
+    if not output.is_dir():
+        return []
+    shards = [path for path in output.iterdir() if SHARD_NAME.fullmatch(path.name)]
+    reports = [path for path in (output / PARTIAL).glob("*") if path.name != LOCK]
+    return [path for path in (output / MANIFEST, output / REJECTS) if path.exists()] + shards + reports
 
-        def write(shard):
-            finished = _read_finished(output, shard)
-            if finished is None:
-                return _write_shard(source, shard, output, label_offset, stop, lambda: progress.advance(task))
-            progress.advance(task, len(shard.images))
-            return finished
 
-        futures = [pool.submit(write, shard) for shard in plan]
+def _writer(workers, beam):
+    """Who writes the shards."""
+    if beam is None:
+        return functools.partial(local_workers.write_shards, workers=workers)
+    try:
+        from .beam import write_shards
+    except ImportError as error:
+        raise RecordsError(f"Beam is not installed ({error}): pip install 'tfvt[beam]'") from None
+    return functools.partial(write_shards, options=beam)
+
+
+@contextlib.contextmanager
+def _locked(output):
+    """Keeps other conversions out of the folder, and removes the temporary files that a killed one left there."""
+    (output / PARTIAL).mkdir(parents=True, exist_ok=True)
+    with open(output / PARTIAL / LOCK, "w") as lock:
         try:
-            for future in as_completed(futures):
-                future.result()
-        except BaseException:  # also Ctrl-C: leave the shards at work unfinished, they are not named yet
-            stop.set()
-            pool.shutdown(cancel_futures=True)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RecordsError(
+                f"another conversion is writing into {output}: wait until it has ended, or choose another folder"
+            ) from None
+        except OSError as error:  # some network file systems
+            note(f"{output} cannot be locked ({error.strerror}): see to it that no other conversion writes there")
+        for path in [*output.glob(TEMPORARY), *(output / PARTIAL).glob(TEMPORARY)]:
+            path.unlink()
+        yield
+
+
+def _find(output, plan, advance) -> list[Finished]:
+    """What an earlier, interrupted run of the same conversion finished."""
+    found = []
+    with ThreadPoolExecutor() as pool:  # checksums are computed outside Python's lock
+        for planned, finished in zip(plan, pool.map(functools.partial(read_finished, output), plan), strict=True):
+            if finished is not None:
+                found.append(finished)
+                advance(len(planned.images))
+    return found
+
+
+def _check_space(output, settings, pending, old_files):
+    """Refuses what cannot fit. What is re-encoded takes less than its file, so that nothing can be said of it."""
+    needed = sum(image.size + image.mask_size for planned in pending for image in planned.images)
+    free = shutil.disk_usage(output).free + sum(path.stat().st_size for path in old_files)
+    if needed > free and not settings.jpeg:
+        raise RecordsError(
+            f"{output} has {free / 2**20:,.0f} MiB free, and the {len(pending)} shards to be written take some "
+            f"{needed / 2**20:,.0f} MiB: make room, or choose another folder"
+        )
+
+
+@contextlib.contextmanager
+def _room_needed(output):
+    """Says what to do when the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
             raise
-    return [future.result() for future in futures]
-
-
-def _read_finished(output, planned) -> Finished | None:
-    """What an earlier, interrupted run wrote, if it is there and whole."""
-    report, path = output / PARTIAL / f"{planned.name}.json", output / planned.name
-    if not (report.exists() and path.exists()):
-        return None
-    content = json.loads(report.read_text())
-    shard = Shard(**content["shard"])
-    if path.stat().st_size != shard.bytes or _crc32(path) != shard.crc32:
-        return None
-    return Finished(shard=shard, rejects=tuple(Reject(**reject) for reject in content["rejects"]))
-
-
-def _write_shard(source, planned, output, label_offset, stop, advance) -> Finished:
-    temporary = output / PARTIAL / planned.name
-    rejects, records = [], 0
-    with tf.io.TFRecordWriter(str(temporary)) as writer:
-        for example in shard_examples(source.settings, planned.images, label_offset):
-            if stop.is_set():
-                raise InterruptedError(f"{planned.name} was not finished")
-            if isinstance(example, Reject):
-                rejects.append(example)
-            else:
-                writer.write(example)
-                records += 1
-            advance()
-    _fsync(temporary)
-    shard = Shard(name=planned.name, records=records, bytes=temporary.stat().st_size, crc32=_crc32(temporary))
-    finished = Finished(shard=shard, rejects=tuple(rejects))
-    report = output / PARTIAL / f"{planned.name}.json"
-    _write_text(report, output / PARTIAL, json.dumps(dataclasses.asdict(finished)))
-    temporary.rename(output / planned.name)
-    _fsync(output)
-    return finished
+        free = shutil.disk_usage(output).free
+        raise RecordsError(
+            f"{output} is full ({free / 2**20:,.0f} MiB free): make room and run the same command again, which keeps "
+            "the shards that are finished and goes on from there"
+        ) from error
 
 
 def _check_rejects(output, rejects, max_rejects):
@@ -239,7 +225,7 @@ def _check_rejects(output, rejects, max_rejects):
     if not rejects:
         return
     text = json.dumps([dataclasses.asdict(reject) for reject in rejects], indent=1) + "\n"
-    _write_text(output / REJECTS, output / PARTIAL, text)
+    write_whole(output / REJECTS, text.encode())
     if len(rejects) > max_rejects:
         lines = [f"  {reject.file}: {reject.reason}" for reject in rejects[:20]]
         raise RecordsError(
@@ -249,28 +235,3 @@ def _check_rejects(output, rejects, max_rejects):
             f"leave them out with --max-rejects {len(rejects)}"
         )
     note(f"{len(rejects)} images are left out, see {output / REJECTS}")
-
-
-def _crc32(path):
-    checksum = 0
-    with open(path, "rb") as file:
-        while chunk := file.read(2**20):
-            checksum = zlib.crc32(chunk, checksum)
-    return checksum
-
-
-def _write_text(path, folder, text):
-    """Atomic: a reader sees the old file or the new one."""
-    temporary = folder / f"{path.name}.new"
-    temporary.write_text(text, encoding="utf-8")
-    _fsync(temporary)
-    temporary.rename(path)
-    _fsync(path.parent)
-
-
-def _fsync(path):
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,8 +3,6 @@
 import collections
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from hypothesis import strategies as st
 from image_files import contents, encode, picture, read_records, write_folder
 
 from tfvt.data.records import RecordsError, open_records
-from tfvt.tfrecords_tools import convert as convert_module
+from tfvt.tfrecords_tools import plan
 from tfvt.tfrecords_tools.convert import convert
 
 
@@ -47,7 +45,7 @@ def test_default_is_a_shard_for_128_mib(tmp_path, monkeypatch):
     size = sum(path.stat().st_size for path in source.rglob("*.jpg"))
     convert(source, tmp_path / "one")
     assert open_records(tmp_path / "one", "train").shard_counts == (10,)
-    monkeypatch.setattr(convert_module, "SHARD_BYTES", size // 3)
+    monkeypatch.setattr(plan, "SHARD_BYTES", size // 3)
     convert(source, tmp_path / "four")
     assert open_records(tmp_path / "four", "train").shard_counts == (2, 3, 2, 3)
     convert(source, tmp_path / "many", shards=100)
@@ -166,6 +164,7 @@ def test_damaged_finished_conversion_is_named(tmp_path):
         ({"workers": 0}, "workers must be at least 1"),
         ({"max_rejects": -1}, "max_rejects must be at least 0"),
         ({"label_offset": 2}, "label_offset must be 0 or 1, not 2"),
+        ({"workers": 2, "beam": []}, "workers are of this machine: say in the options of Beam's runner"),
     ],
 )
 def test_bad_settings_are_named(tmp_path, options, message):
@@ -177,45 +176,3 @@ def test_output_inside_the_source_is_refused(tmp_path):
     source = write_folder(tmp_path / "images")
     with pytest.raises(RecordsError, match="lies inside the source"):
         convert(source, source / "records")
-
-
-KILLED = """
-import os, signal, sys
-from tfvt.tfrecords_tools import convert, examples
-
-read, seen = examples.read_image, []
-
-def read_and_die(*arguments):
-    seen.append(1)
-    if len(seen) == 9:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return read(*arguments)
-
-examples.read_image = read_and_die
-convert.convert(sys.argv[1], sys.argv[2], shards=4, workers=1)
-"""
-
-
-def test_killed_conversion_goes_on_and_leaves_no_trace(tmp_path, monkeypatch):
-    """Kill -9 at the ninth of 14 images: some shards are done, one is half written."""
-    source, output = write_folder(tmp_path / "images", counts=(4, 3)), tmp_path / "records"
-    killed = subprocess.run([sys.executable, "-c", KILLED, source, output], capture_output=True, check=False)
-    assert killed.returncode == -9, killed.stderr.decode()
-    convert(source, tmp_path / "fresh", shards=4)
-    fresh, left = contents(tmp_path / "fresh"), contents(output)
-    # 1, 2, 2, 2 images in the shards of train, then 1 and the killed one in validation.
-    assert sorted(left) == [*(f"train-0000{shard}-of-00004" for shard in range(4)), "validation-00000-of-00004"]
-    assert all(left[name] == fresh[name] for name in left), "what has a shard's name is a whole shard"
-
-    (output / "train-00001-of-00004").write_bytes(b"damaged since")
-    rewritten = []
-    write_shard = convert_module._write_shard
-    monkeypatch.setattr(
-        convert_module,
-        "_write_shard",
-        lambda *arguments: rewritten.append(arguments[1].name) or write_shard(*arguments),
-    )
-    convert(source, output, shards=4)
-    assert contents(output) == fresh
-    assert not (output / ".partial").exists()
-    assert sorted(rewritten) == ["train-00001-of-00004", *(f"validation-0000{shard}-of-00004" for shard in (1, 2, 3))]

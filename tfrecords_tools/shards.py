@@ -1,0 +1,101 @@
+"""One shard of a conversion: written under a temporary name, and named when it is whole and on the disk."""
+
+import dataclasses
+import errno
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import tensorflow as tf
+
+from tfvt.data.records import Shard
+
+from .examples import Reject, shard_examples
+from .files import fsync, temporary_name, write_whole
+from .sources import SourceImage
+
+PARTIAL = ".partial"  # below the output: what an unfinished conversion leaves for the next run
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """A shard's file name and split, and the images that go into it, in order."""
+
+    name: str
+    split: str
+    images: tuple[SourceImage, ...]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A written shard, and the images that gave no record."""
+
+    shard: Shard
+    rejects: tuple[Reject, ...]
+
+
+def write_shard(settings, output, label_offset, advance, planned: ShardPlan) -> Finished:
+    """Write a shard, and beside it in `.partial` a report for the run that ends or resumes the conversion.
+
+    Any number of processes may write one shard at the same time, as Beam's runners do: each has a temporary file of
+    its own, and renames the same bytes.
+
+    Args:
+        settings: of the source.
+        output: folder of the conversion, with its `.partial`.
+        label_offset: stored label of the first class.
+        advance: called after every image; what it raises ends the writing.
+        planned: the shard.
+
+    Raises:
+        OSError: the shard cannot be written; nothing is left of it.
+    """
+    output = Path(output)
+    temporary = output / PARTIAL / temporary_name(planned.name)
+    rejects, records = [], 0
+    try:
+        with tf.io.TFRecordWriter(str(temporary)) as writer:
+            for example in shard_examples(settings, planned.images, label_offset):
+                if isinstance(example, Reject):
+                    rejects.append(example)
+                else:
+                    writer.write(example)
+                    records += 1
+                advance()
+        fsync(temporary)
+        shard = Shard(name=planned.name, records=records, bytes=temporary.stat().st_size, crc32=_crc32(temporary))
+        finished = Finished(shard=shard, rejects=tuple(rejects))
+        write_whole(_report(output, planned), json.dumps(dataclasses.asdict(finished)).encode())
+        temporary.rename(output / planned.name)
+        fsync(output)
+    except tf.errors.OpError as error:
+        full = isinstance(error, tf.errors.ResourceExhaustedError)
+        raise OSError(errno.ENOSPC if full else errno.EIO, error.message, str(temporary)) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return finished
+
+
+def read_finished(output, planned: ShardPlan, *, checksum=True) -> Finished | None:
+    """What `write_shard` wrote, if it is there and whole: its size and, unless not wanted, its checksum."""
+    report, path = _report(output, planned), output / planned.name
+    if not (report.exists() and path.exists()):
+        return None
+    content = json.loads(report.read_text(encoding="utf-8"))
+    shard = Shard(**content["shard"])
+    if path.stat().st_size != shard.bytes or (checksum and _crc32(path) != shard.crc32):
+        return None
+    return Finished(shard=shard, rejects=tuple(Reject(**reject) for reject in content["rejects"]))
+
+
+def _report(output, planned):
+    return output / PARTIAL / f"{planned.name}.json"
+
+
+def _crc32(path):
+    checksum = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(2**20):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum

@@ -1,0 +1,101 @@
+"""Shards written at the same time by workers of this machine: processes for many images, threads for few."""
+
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.connection import wait as wait_for_object
+
+from tfvt.data.records import RecordsError
+
+from .shards import Finished, ShardPlan, write_shard
+
+# A worker process has to import TensorFlow, which takes as long as converting so many JPEGs. Threads are there at
+# once, and share Python's lock.
+IMAGES_WORTH_PROCESSES = 20_000
+SECONDS_BETWEEN_REPORTS = 0.1
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What workers and their parent share: how many images are done, and whether to stop."""
+
+    done: object  # multiprocessing's Value and Event are functions, not types
+    stop: object
+
+    def advance(self):
+        """One more image.
+
+        Raises:
+            InterruptedError: the parent wants no more.
+        """
+        if self.stop.is_set():
+            raise InterruptedError("stopped before the shard was finished")
+        with self.done.get_lock():
+            self.done.value += 1
+
+
+def write_shards(settings, plan: list[ShardPlan], output, label_offset, workers, report) -> list[Finished]:
+    """Write the planned shards; returns them in any order.
+
+    Args:
+        settings: of the source.
+        plan: the shards.
+        output: folder of the conversion.
+        label_offset: stored label of the first class.
+        workers: shards at a time.
+        report: called now and then with the number of images that are done.
+
+    Raises:
+        OSError: a shard cannot be written.
+        RecordsError: a worker was killed.
+    """
+    context = multiprocessing.get_context("spawn")  # a process that has TensorFlow imported does not survive a fork
+    shared = Shared(done=context.Value("q", 0), stop=context.Event())
+    if workers == 1 or sum(len(planned.images) for planned in plan) < IMAGES_WORTH_PROCESSES:
+        pool = ThreadPoolExecutor(workers)
+        write = functools.partial(write_shard, settings, output, label_offset, shared.advance)
+    else:
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(shared,))
+        write = functools.partial(_write_in_process, settings, output, label_offset)
+    try:
+        futures = waiting = {pool.submit(write, planned) for planned in plan}
+        while waiting:
+            finished, waiting = wait(waiting, SECONDS_BETWEEN_REPORTS, return_when=FIRST_COMPLETED)
+            report(shared.done.value)
+            for future in finished:
+                future.result()  # raises what the worker raised
+    except BrokenProcessPool:
+        raise RecordsError(
+            "a worker process was killed, perhaps because memory ran out: run the same command again, which goes on "
+            f"from here, with fewer than {workers} workers"
+        ) from None
+    finally:  # also Ctrl-C: shards at work are left unfinished, and take their temporary files with them
+        shared.stop.set()
+        pool.shutdown(cancel_futures=True)
+    return [future.result() for future in futures]
+
+
+_shared: Shared  # of a worker process
+
+
+def _begin(shared):
+    global _shared
+    _shared = shared
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which stops its workers
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # each worker would take a share of the GPU's memory
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    """A parent that was killed cannot stop its workers, and their queue would keep them waiting for ever."""
+    wait_for_object([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+def _write_in_process(settings, output, label_offset, planned):
+    return write_shard(settings, output, label_offset, _shared.advance, planned)
