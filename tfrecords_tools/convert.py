@@ -66,6 +66,8 @@ def convert(
         raise RecordsError("workers are of this machine: say in the options of Beam's runner how many it shall use")
     if not isinstance(source, Source):
         source = open_source(source)
+    if label_offset and source.settings.mask_ids:
+        raise RecordsError("label_offset is of images that have a class: the classes of a mask's pixels begin with 0")
     output = Path(output)
     if output.resolve().is_relative_to(Path(source.root).resolve()):
         raise RecordsError(f"output {output} lies inside the source {source.root}: choose a folder outside")

@@ -75,6 +75,12 @@ def test_records(tmp_path, layout, capsys):
     assert len(read_records(output, "validation")) == 2
 
 
+def test_masks_have_no_label_offset(tmp_path, layout):
+    source = open_source(write_pairs(tmp_path / "pairs"), layout=layout)
+    with pytest.raises(RecordsError, match="the classes of a mask's pixels begin with 0"):
+        convert(source, tmp_path / "records", label_offset=1)
+
+
 def test_classes_are_the_names_in_the_order_of_the_layout(tmp_path, layout):
     settings = open_source(write_pairs(tmp_path / "pairs"), layout=layout).settings
     assert settings.class_names == ("road", "car", "sky")

@@ -8,7 +8,7 @@ from tfvt.data.records import RecordsError
 UNLABELLED = -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourceImage:
     """One image, by where its bytes lie.
 
