@@ -27,11 +27,11 @@ from tfvt.data.records import (
 from .classes import ClassClaim, contradictions, other_names
 from .files import crc32, write_whole
 from .reading import read_features
+from .shards import PARTIAL
 from .sources import UNLABELLED, some
 
 SPLITS = ("train", "validation", "test")
 SHARD_NAME = re.compile(r"\w+-\d{5,}-of-(?P<total>\d{5,})")
-UNFINISHED = ".partial"  # what a conversion has begun and not completed
 NAME = tf.io.FixedLenFeature((), tf.string, default_value="")
 FEATURES = feature_spec((LABEL, FORMAT, HEIGHT, WIDTH)) | {SYNSET: NAME, TEXT: NAME}
 
@@ -112,7 +112,7 @@ def _find_shards(directory, overwrite) -> dict[str, list[Path]]:
         raise RecordsError(f"no folder {directory}")
     if (directory / MANIFEST).exists() and not overwrite:
         raise RecordsError(f"{directory} has a {MANIFEST} already: replace it with --overwrite")
-    if (directory / UNFINISHED).exists():
+    if (directory / PARTIAL).exists():
         raise RecordsError(f"{directory} holds an unfinished conversion: run `tfvt records convert` again to finish it")
     found = {}
     for split in SPLITS:

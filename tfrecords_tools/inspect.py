@@ -116,10 +116,9 @@ def _read_shard(directory, manifest: Manifest, split, shard: Shard) -> dict[str,
 
 
 def _report(split, shards, manifest, results) -> SplitReport:
-    values = {
-        name: np.concatenate([result[name] for result in results])
-        for name in (LABEL, HEIGHT, WIDTH, FORMAT)
-    }
+    names = (LABEL, HEIGHT, WIDTH, FORMAT)
+    none = [np.zeros(0, np.int64)]
+    values = {name: np.concatenate([result[name] for result in results] or none) for name in names}
     labels = values[LABEL][values[LABEL] != UNLABELLED]
     return SplitReport(
         split=split,

@@ -3,7 +3,6 @@
 import dataclasses
 import errno
 import json
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import tensorflow as tf
 from tfvt.data.records import Shard
 
 from .examples import Reject, shard_examples
-from .files import fsync, temporary_name, write_whole
+from .files import crc32, fsync, temporary_name, write_whole
 from .sources import SourceImage
 
 PARTIAL = ".partial"  # below the output: what an unfinished conversion leaves for the next run
@@ -64,7 +63,7 @@ def write_shard(settings, output, label_offset, advance, planned: ShardPlan) -> 
                     records += 1
                 advance()
         fsync(temporary)
-        shard = Shard(name=planned.name, records=records, bytes=temporary.stat().st_size, crc32=_crc32(temporary))
+        shard = Shard(name=planned.name, records=records, bytes=temporary.stat().st_size, crc32=crc32(temporary))
         finished = Finished(shard=shard, rejects=tuple(rejects))
         write_whole(_report(output, planned), json.dumps(dataclasses.asdict(finished)).encode())
         temporary.rename(output / planned.name)
@@ -84,18 +83,10 @@ def read_finished(output, planned: ShardPlan, *, checksum=True) -> Finished | No
         return None
     content = json.loads(report.read_text(encoding="utf-8"))
     shard = Shard(**content["shard"])
-    if path.stat().st_size != shard.bytes or (checksum and _crc32(path) != shard.crc32):
+    if path.stat().st_size != shard.bytes or (checksum and crc32(path) != shard.crc32):
         return None
     return Finished(shard=shard, rejects=tuple(Reject(**reject) for reject in content["rejects"]))
 
 
 def _report(output, planned):
     return output / PARTIAL / f"{planned.name}.json"
-
-
-def _crc32(path):
-    checksum = 0
-    with open(path, "rb") as file:
-        while chunk := file.read(2**20):
-            checksum = zlib.crc32(chunk, checksum)
-    return checksum
