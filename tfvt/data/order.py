@@ -4,122 +4,157 @@ TFRecord files are read in sequence, so a permutation of all records would cost 
 the shards, read groups of them in a fixed round-robin, cut that reading order into blocks, and permute each block.
 A block knows which part of which shard it needs, so a resumed run opens no shard that lies before it. A set of at
 most one block is permuted wholly.
+
+All of it is stateless TensorFlow graph code: it runs inside the input pipeline, on whatever machine that runs.
 """
 
-import dataclasses
 from dataclasses import dataclass
 
-import numpy as np
+import tensorflow as tf
 
 BLOCK_SIZE = 16_384
 GROUP_SIZE = 16
 
-# Which of an epoch's permutations a key is for; what follows in the key tells shards and blocks apart.
-_SHARDS, _BLOCKS = 0, 1
+# What the run's seed is paired with; a new use takes a new number, the others stay.
+AUGMENTATION_STREAM, ORDER_STREAM, MIXING_STREAM = 0, 1, 2
 
 
 @dataclass(frozen=True)
-class Block:
-    """What one block reads and how it is permuted.
+class Share:
+    """Which samples of the stream one reader gets.
 
     Attributes:
-        shards, starts, counts: parts of shards; the i-th is `counts[i]` records of shard `shards[i]`, from its
-            record `starts[i]` on.
-        permutation: position k of the block holds the record that is `permutation[k]`-th by id.
+        start_step: the global step that the reader begins at.
+        step_stride: of the steps from there on, every so many-th.
+        num_input_pipelines, input_pipeline_id: of the rows of each batch, part `input_pipeline_id` of
+            `num_input_pipelines` equal ones.
     """
 
-    shards: np.ndarray
-    starts: np.ndarray
-    counts: np.ndarray
-    permutation: np.ndarray
+    start_step: int = 0
+    step_stride: int = 1
+    num_input_pipelines: int = 1
+    input_pipeline_id: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it leaves out nothing from its first step on."""
+        return self.step_stride == 1 and self.num_input_pipelines == 1
 
 
 @dataclass(frozen=True)
 class Order:
     """The training order over shards of `shard_counts` records.
 
-    A record's id is its place in the split: the records in all shards before its own, plus its place there.
+    A record's id is its place in the split: the records in all shards before its own, plus its place there. Each
+    record is followed by its repetitions; the epoch is as long as without, so that it uses fewer records.
+
+    Attributes:
+        shard_counts: records in each shard.
+        seed: non-negative.
+        batch_size: samples of a step, over all input pipelines.
+        repeats: samples made of a record, one after the other.
+        block_size: records that are permuted together.
+        group_size: shards that are read in turn.
     """
 
     shard_counts: tuple[int, ...]
     seed: int
     batch_size: int
+    repeats: int = 1
     block_size: int = BLOCK_SIZE
     group_size: int = GROUP_SIZE
-
-    @property
-    def blocks_per_epoch(self) -> int:
-        return -(-sum(self.shard_counts) // self.block_size)
 
     @property
     def steps_per_epoch(self) -> int:
         return sum(self.shard_counts) // self.batch_size
 
+    @property
+    def samples_per_epoch(self) -> int:
+        """What fills whole batches; the rest of the order is left out."""
+        return self.steps_per_epoch * self.batch_size
+
+    @property
+    def blocks_per_epoch(self) -> int:
+        """Blocks that an epoch uses at least one record of."""
+        return -(-self.samples_per_epoch // (self.block_size * self.repeats))
+
     def first_block(self, start_step: int) -> int:
         """The number, counted over all epochs, of the block that global step `start_step` begins in."""
         epoch, step = divmod(start_step, self.steps_per_epoch)
-        return epoch * self.blocks_per_epoch + step * self.batch_size // self.block_size
+        return epoch * self.blocks_per_epoch + step * self.batch_size // (self.block_size * self.repeats)
 
-    def training_block(self, number: int, start_step: int) -> tuple[int, Block]:
-        """Epoch and block of that number, without what is not trained on.
+    def samples(self, number, share: Share):
+        """What `share` gets of block `number` (scalar int64 tensor, counted over all epochs).
 
-        Left out are the positions before `start_step` and those of the epoch's incomplete batch.
+        Returns:
+            epoch: scalar int64.
+            ids, copies: int64 (samples,), in the order of training; `copies` counts a record's repetitions from 0.
+            parts: (shards, starts, counts), each int64 (parts,): `counts[i]` records of shard `shards[i]` from its
+                record `starts[i]` on are what has to be read. All of the block: some of it may be nobody's.
         """
-        epoch, index = divmod(number, self.blocks_per_epoch)
-        start_epoch, step = divmod(start_step, self.steps_per_epoch)
-        begin = index * self.block_size
-        skipped = max(0, step * self.batch_size - begin) if epoch == start_epoch else 0
-        used = max(0, self.steps_per_epoch * self.batch_size - begin)
-        block = self.block(epoch, index)
-        kept = block.permutation[skipped:used]
-        if not len(kept):
-            return epoch, Block(shards=kept, starts=kept, counts=kept, permutation=kept)  # nothing to read
-        return epoch, dataclasses.replace(block, permutation=kept)
+        epoch, index = number // self.blocks_per_epoch, number % self.blocks_per_epoch
+        parts = self.parts(epoch, index)
+        samples = tf.reduce_sum(parts[2]) * self.repeats
+        begin = index * self.block_size * self.repeats
+        places = tf.range(begin, tf.minimum(begin + samples, self.samples_per_epoch))
+        step = epoch * self.steps_per_epoch + places // self.batch_size
+        row = places % self.batch_size
+        rows = self.batch_size // share.num_input_pipelines
+        wanted = (step >= share.start_step) & ((step - share.start_step) % share.step_stride == 0)
+        wanted &= row // rows == share.input_pipeline_id
+        places = tf.boolean_mask(places, wanted)
+        ids = tf.gather(self.block_ids(epoch, index, parts), (places - begin) // self.repeats)
+        return epoch, ids, places % self.repeats, parts
 
-    def block(self, epoch: int, index: int) -> Block:
-        """Block number `index` (from 0) of an epoch."""
-        shards = permutation(len(self.shard_counts), self.seed, epoch, _SHARDS)
-        counts = np.asarray(self.shard_counts, np.int64)[shards]
+    def block_ids(self, epoch, index, parts):
+        """The records of block `index` of an epoch, int64 (records,), in the order of training."""
+        shards, starts, counts = parts
+        first_ids = tf.gather(tf.cumsum(tf.constant(self.shard_counts, tf.int64), exclusive=True), shards) + starts
+        ends = tf.cumsum(counts)
+        within = tf.range(tf.reduce_sum(counts)) - tf.repeat(ends - counts, counts)
+        ids = tf.sort(tf.repeat(first_ids, counts) + within)
+        return tf.gather(ids, permutation(tf.size(ids), self._seed(epoch, 1 + index)))
+
+    def parts(self, epoch, index):
+        """The parts (shards, starts, counts) of shards that block `index` (from 0) of an epoch consists of."""
+        shards = permutation(len(self.shard_counts), self._seed(epoch, 0))
+        counts = tf.gather(tf.constant(self.shard_counts, tf.int64), shards)
         begin = index * self.block_size
-        end = min(begin + self.block_size, sum(self.shard_counts))
         starts = _taken(counts, self.group_size, begin)
-        taken = _taken(counts, self.group_size, end) - starts
-        read = np.flatnonzero(taken)
-        return Block(
-            shards=shards[read],
-            starts=starts[read],
-            counts=taken[read],
-            permutation=permutation(end - begin, self.seed, epoch, _BLOCKS, index),
-        )
+        taken = _taken(counts, self.group_size, tf.minimum(begin + self.block_size, sum(self.shard_counts))) - starts
+        return tuple(tf.boolean_mask(values, taken > 0) for values in (shards, starts, taken))
+
+    def _seed(self, epoch, number):
+        """Of the epoch's permutation `number`: 0 is that of the shards, 1, 2, ... those of the blocks."""
+        seed = tf.constant([self.seed, ORDER_STREAM], tf.int64)
+        for value in (epoch, number):
+            seed = tf.random.fold_in(seed, tf.cast(value, tf.int64))
+        return seed
 
 
-def permutation(size: int, *key: int) -> np.ndarray:
-    """A permutation of range(size), int64, that depends on nothing but the key (non-negative integers).
-
-    Philox' raw output and the stable sort are the same on every platform and in every version of NumPy, which
-    `Generator.permutation` does not promise.
-    """
-    bits = np.random.Philox(np.random.SeedSequence(key)).random_raw(size)
-    return np.argsort(bits, kind="stable").astype(np.int64)
+def permutation(size, seed):
+    """A permutation of range(size), int64 (size,), that depends on nothing but `seed` (integer tensor (2,))."""
+    bits = tf.random.stateless_uniform([size], seed, None, None, tf.int64, alg="philox")
+    return tf.cast(tf.argsort(bits, stable=True), tf.int64)
 
 
 def _taken(counts, group_size, records):
-    """How many records of each shard are among the first `records` of the reading order, as int64."""
-    taken = np.zeros_like(counts)
-    for begin in range(0, len(counts), group_size):
-        group = slice(begin, begin + group_size)
-        taken[group] = _taken_round_robin(counts[group], records)
-        records -= taken[group].sum()
-    return taken
+    """How many records of each shard are among the first `records` of the reading order, int64 like `counts`."""
+    groups = tf.reshape(tf.pad(counts, [[0, -len(counts) % group_size]]), (-1, group_size))
+    totals = tf.reduce_sum(groups, axis=1)
+    ends = tf.cumsum(totals)
+    current = tf.minimum(tf.searchsorted(ends, records[None], side="right")[0], len(totals) - 1)
+    in_current = _taken_round_robin(groups[current], records - (ends[current] - totals[current]))
+    earlier = tf.range(len(totals)) < current
+    taken = tf.tensor_scatter_nd_update(tf.where(earlier[:, None], groups, 0), [[current]], in_current[None])
+    return tf.reshape(taken, [-1])[: len(counts)]
 
 
 def _taken_round_robin(counts, records):
     """The same inside one group: one record of each shard in turn; a shard that has no more drops out."""
-    if records >= counts.sum():
-        return counts
-    after_rounds = np.minimum(counts[:, None], np.arange(counts.max() + 1)).sum(axis=0)
-    rounds = np.searchsorted(after_rounds, records, side="right") - 1
-    taken = np.minimum(counts, rounds)
-    in_last_round = np.flatnonzero(counts > rounds)[: records - after_rounds[rounds]]
-    taken[in_last_round] += 1
-    return taken
+    rounds = tf.range(tf.reduce_max(counts) + 1)
+    after_rounds = tf.reduce_sum(tf.minimum(counts[:, None], rounds), axis=0)
+    whole = tf.searchsorted(after_rounds, records[None], side="right")[0] - 1
+    in_next = counts > tf.cast(whole, tf.int64)
+    is_read = in_next & (tf.cumsum(tf.cast(in_next, tf.int64)) <= records - after_rounds[whole])
+    return tf.minimum(counts, tf.cast(whole, tf.int64)) + tf.cast(is_read, tf.int64)

@@ -246,53 +246,43 @@ def feature_spec(names) -> dict[str, tf.io.FixedLenFeature]:
 def read_span(records: RecordSet, shard, start, count) -> tf.data.Dataset:
     """(id, serialized) of `count` records of shard number `shard` from its record `start` on.
 
-    The arguments are scalar int64 tensors; `id` is the record's place in the split.
+    The arguments are scalar int64 tensors; `id` is the record's place in the split. Where the shard is cut off or
+    damaged, `serialized` is empty from there on: TensorFlow's own error would not name the record, `fail` does.
 
     Raises:
-        tf.errors.InvalidArgumentError: from the iterator; the shard is cut off or damaged. It names shard and
-            record, which TensorFlow's own error does not.
         tf.errors.OpError: from the iterator; the shard cannot be opened. It names the shard.
     """
-
     path = tf.gather(tf.constant(records.shard_paths), shard)
-    first_id = tf.gather(tf.constant(_first_ids(records), tf.int64), shard) + start
+    first_id = tf.gather(tf.constant(first_ids(records), tf.int64), shard) + start
     # `ignore_errors` ends a damaged shard early, but would try for ever to open one that is not there. Reading one
     # byte of it first, to no purpose, is an error that names it.
     opened = tf.data.FixedLengthRecordDataset(path, record_bytes=1, buffer_size=1).take(1).filter(lambda _: False)
     readable = opened.concatenate(tf.data.TFRecordDataset(path).skip(start).ignore_errors())
     unreadable = tf.data.Dataset.from_tensors("").repeat()  # takes the place of what cannot be read
-
-    def check(record_id, serialized):
-        problem = "or one before it is damaged or cut off"
-        with require(tf.not_equal(serialized, ""), records, record_id, problem):
-            return record_id, tf.identity(serialized)
-
-    ids = tf.data.Dataset.range(first_id, first_id + count)
-    return tf.data.Dataset.zip(ids, readable.concatenate(unreadable)).map(check)
+    return tf.data.Dataset.zip(tf.data.Dataset.range(first_id, first_id + count), readable.concatenate(unreadable))
 
 
-def require(condition, records: RecordSet, record_id, problem):
-    """A context in which a record's problem, unless the condition holds, is an error that names shard and record.
-
-    Args:
-        condition: scalar bool tensor.
-        records: the set.
-        record_id: scalar int64 tensor.
-        problem: continues the sentence "record 7 of train-00000-of-00002 ...".
-    """
-
-    def complain():
-        first_ids = tf.constant(_first_ids(records), tf.int64)
-        # The last shard that begins at or before the id: an empty shard begins where the next one does.
-        shard = tf.searchsorted(first_ids, record_id[None], side="right")[0] - 1
-        index = tf.strings.as_string(record_id - tf.gather(first_ids, shard))
-        path = tf.gather(tf.constant(records.shard_paths), shard)
-        hint = f"(`tfvt records inspect {records.directory}` checks the whole set)"
-        message = tf.strings.join(["record ", index, " of ", path, " ", problem, " ", hint])
-        return tf.debugging.Assert(False, [message], summarize=1)
-
-    return tf.control_dependencies([tf.cond(condition, tf.no_op, complain)])
+def locate(records: RecordSet, record_id):
+    """Shard number and place in that shard, scalar int64 tensors, of the record with that id."""
+    begins = tf.constant(first_ids(records), tf.int64)
+    # The last shard that begins at or before the id: an empty shard begins where the next one does.
+    shard = tf.searchsorted(begins, record_id[None], side="right", out_type=tf.int64)[0] - 1
+    return shard, record_id - tf.gather(begins, shard)
 
 
-def _first_ids(records):
+def describe(records: RecordSet, record_id, problem):
+    """The sentence "record 7 of train-00000-of-00002 <problem>", a scalar string tensor."""
+    shard, index = locate(records, record_id)
+    path = tf.gather(tf.constant(records.shard_paths), shard)
+    return tf.strings.join(["record ", tf.strings.as_string(index), " of ", path, " ", problem])
+
+
+def fail(records: RecordSet, record_id, problem):
+    """An operation that raises `InvalidArgumentError` with the sentence of `describe`."""
+    hint = f" (`tfvt records inspect {records.directory}` checks the whole set)"
+    return tf.debugging.Assert(False, [tf.strings.join([describe(records, record_id, problem), hint])], summarize=1)
+
+
+def first_ids(records: RecordSet) -> list[int]:
+    """The id of each shard's first record."""
     return list(itertools.accumulate(records.shard_counts[:-1], initial=0))
