@@ -1,6 +1,8 @@
 """`tfvt records index`: foreign shards get a manifest that says what they are, or an error that says why not."""
 
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 from foreign_shards import CLASSES, imagenet_to_gcs_features, serialize, slim_features, write_shards
@@ -13,6 +15,7 @@ from tfvt.tfrecords_tools.index import index
 from tfvt.tfrecords_tools.inspect import inspect
 from tfvt.tfrecords_tools.verify import verify
 
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "records.md"
 SYNSETS = tuple(synset for synset, _ in CLASSES)
 
 
@@ -264,3 +267,17 @@ def test_command_line(tmp_path, capsys):
         names.write_bytes(text)
         assert main(["index", str(tmp_path), "--class-names", str(names), "--overwrite"]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_documented_commands_run_as_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    convert(write_folder(Path("images")), "OUTPUT", shards=2)
+    for split, number in (("train", 1024), ("validation", 128)):
+        slim(Path("DIRECTORY", split), range(4), split, shards=number)
+    text = DOCUMENTATION.read_text(encoding="utf-8")
+    commands = [shlex.split(line) for line in re.findall(r"(?m)^tfvt records ((?:inspect|verify|index) .*)$", text)]
+    assert {command[0] for command in commands} == {"inspect", "verify", "index"}
+    for command in commands:
+        assert main(command) == 0, f"{command}: {capsys.readouterr().err}"
+    assert main(["verify", "DIRECTORY"]) == 0
+    assert Path("sheet.png").exists()
