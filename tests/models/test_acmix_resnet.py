@@ -45,6 +45,12 @@ def test_the_least_size_is_named_and_works(name, least):
     assert tfvt.create_model(name, input_shape=(least, least, 3), num_classes=3).output_shape == (None, 3)
 
 
+def test_a_model_for_any_size_names_the_least_map():
+    model = tfvt.create_model("acmix_resnet26", input_shape=(None, None, 3), **TINY)
+    with pytest.raises(ValueError, match="map of 3x16 cannot be reflected for windows of 7x7: expected at least 4x4"):
+        model(contracts.random_images((1, 24, 128, 3)))
+
+
 def authors_state(model):
     """A tiny ACmix-ResNet's state dict by the authors' naming, all values drawn."""
     rng, state = np.random.default_rng(0), {}

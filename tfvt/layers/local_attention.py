@@ -181,6 +181,7 @@ class LocalAttention(MapAttention):
 
 def reflect(x, kernel_size):
     """`x` (B, H, W, C) with half a kernel of reflected pixels on each side."""
+    check_reflection(x.shape, kernel_size)  # again: a layer that was built for any size is called with one
     padding = kernel_size // 2
     return ops.pad(x, [[0, 0], [padding, padding], [padding, padding], [0, 0]], mode="reflect")
 
