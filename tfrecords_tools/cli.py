@@ -1,7 +1,9 @@
 """`tfvt records`: image files to TFRecord shards, and what is in them."""
 
 import argparse
+import signal
 import sys
+import threading
 import time
 
 
@@ -22,7 +24,7 @@ def main(argv) -> int:
 
 def _parser():
     parser = argparse.ArgumentParser(prog="tfvt records", description="Image files to TFRecord shards.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{convert,inspect,verify,index}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{convert,inspect,verify,index,serve}")
 
     convert = commands.add_parser(
         "convert",
@@ -60,6 +62,13 @@ def _parser():
         "--max-rejects", type=int, default=0, metavar="N", help="bad images to leave out before failing (default: 0)"
     )
     convert.add_argument("--overwrite", action="store_true", help="replace what OUTPUT holds")
+    convert.add_argument(
+        "--beam",
+        nargs=argparse.REMAINDER,
+        metavar="OPTION",
+        help="write the shards by an Apache Beam pipeline; all that follows goes to Beam and its runner, such as "
+        "--runner=DataflowRunner",
+    )
 
     inspect = commands.add_parser(
         "inspect",
@@ -101,6 +110,20 @@ def _parser():
     index.add_argument("--class-names", metavar="FILE", help="one name a line (default: as the records say)")
     index.add_argument("--workers", type=int, metavar="N", help="shards at a time (default: one a processor)")
     index.add_argument("--overwrite", action="store_true", help="replace the manifest")
+
+    serve = commands.add_parser(
+        "serve",
+        help="read, decode and augment on this machine for training on others",
+        description="Start a tf.data service dispatcher and its worker, which prepare batches for every training "
+        "that names their address (data.servers), until Ctrl-C. They read the records at the paths that "
+        "the training gives: both machines need the same folder at the same place.",
+    )
+    serve.set_defaults(run=_serve)
+    serve.add_argument(
+        "--host", default="localhost", help="name under which the training reaches this machine (default: localhost)"
+    )
+    serve.add_argument("--port", type=int, default=0, help="of the dispatcher (default: any that is free)")
+    serve.add_argument("--worker-port", type=int, default=0, help="of the worker (default: any that is free)")
     return parser
 
 
@@ -125,6 +148,7 @@ def _convert(arguments):
         workers=arguments.workers,
         max_rejects=arguments.max_rejects,
         overwrite=arguments.overwrite,
+        beam=arguments.beam,
     )
     _print_manifest(manifest)
     print(f"{len(manifest.class_names):,} classes; {arguments.output} ready in {time.monotonic() - start:.1f} s")
@@ -176,3 +200,15 @@ def _index(arguments):
     )
     _print_manifest(manifest)
     print(f"{len(manifest.class_names):,} classes, labels from {manifest.label_offset}")
+
+
+def _serve(arguments):
+    from tfvt.data.service import Server
+
+    server = Server(host=arguments.host, port=arguments.port, worker_port=arguments.worker_port)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    print(f"serving at {server.address}; Ctrl-C stops", flush=True)
+    stop.wait()
+    server.stop()

@@ -57,17 +57,20 @@ class Server:
 
     Attributes:
         address: what clients give as one of `servers`.
+
+    Raises:
+        OSError: a port is taken.
     """
 
     def __init__(self, *, port: int = 0, worker_port: int = 0, host: str = "localhost"):
         service = tf.data.experimental.service
-        self.dispatcher = service.DispatchServer(service.DispatcherConfig(port=port))
-        port = self.dispatcher.target.rpartition(":")[2]
-        self.worker = service.WorkerServer(
-            service.WorkerConfig(
-                dispatcher_address=f"localhost:{port}", worker_address=f"{host}:%port%", port=worker_port
-            )
-        )
+        try:
+            self.dispatcher = service.DispatchServer(service.DispatcherConfig(port=port))
+            port = int(self.dispatcher.target.rpartition(":")[2])
+            worker = service.WorkerConfig(f"localhost:{port}", worker_address=f"{host}:%port%", port=worker_port)
+            self.worker = service.WorkerServer(worker)
+        except (tf.errors.OpError, RuntimeError) as error:
+            raise OSError(f"cannot serve at ports {port} and {worker_port}: {error}") from error
         self.address = f"grpc://{host}:{port}"
 
     def stop(self) -> None:

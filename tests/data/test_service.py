@@ -1,0 +1,99 @@
+"""Batches that other processes make: the very stream of this one, and their errors."""
+
+import contextlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from record_files import record, write_records
+
+from tfvt.data.images import TrainPreprocessing
+from tfvt.data.mixing import Mixing
+from tfvt.data.pipeline import train_dataset
+from tfvt.data.service import Server
+
+SMALL = TrainPreprocessing((8, 6))
+
+
+def batches(records, count, **options):
+    return list(train_dataset(records, SMALL, **options).take(count).as_numpy_iterator())
+
+
+def assert_equal_streams(found, expected):
+    for batch, other in zip(found, expected, strict=True):
+        assert batch.keys() == other.keys()
+        assert all(batch[name].tobytes() == other[name].tobytes() for name in batch)
+
+
+@contextlib.contextmanager
+def serving(count):
+    """Addresses of that many servers in this process."""
+    servers = [Server() for _ in range(count)]
+    try:
+        yield [server.address for server in servers]
+    finally:
+        for server in servers:
+            server.stop()
+
+
+@pytest.fixture
+def processes():
+    """Addresses of two servers in processes of their own."""
+    command = "import sys; from tfvt.trainers.cli import main; sys.exit(main(['records', 'serve']))"
+    started = [
+        subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    try:
+        lines = [process.stdout.readline() for process in started]
+        yield [re.fullmatch(r"serving at (grpc://localhost:\d+); Ctrl-C stops\n", line)[1] for line in lines]
+        for process, number in zip(started, (signal.SIGINT, signal.SIGTERM), strict=True):
+            process.send_signal(number)
+            assert process.wait(timeout=60) == 0
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def test_two_servers_give_the_stream_and_each_record_once_an_epoch(records, processes):
+    options = {"batch_size": 4, "seed": 2, "block_size": 6}
+    found = batches(records, 10, servers=processes, **options)
+    assert_equal_streams(found, batches(records, 10, **options))
+    for epoch in np.reshape([batch["id"] for batch in found], (2, 20)).tolist():
+        assert len(set(epoch)) == 20
+
+
+def test_stream_is_that_of_any_number_of_servers_entered_anywhere(records):
+    options = {"batch_size": 4, "seed": 2, "repeats": 2, "mixing": Mixing(1.0, 1.0), "skip_damaged": True}
+    options |= {"num_input_pipelines": 2, "input_pipeline_id": 1}
+    expected = batches(records, 8, **options)
+    with serving(3) as servers:
+        assert_equal_streams(batches(records, 5, start_step=3, servers=servers, **options), expected[3:])
+
+
+def test_damaged_record_on_a_server_is_named(tmp_path):
+    records = write_records(tmp_path, (3,), replaced={1: record(1, encoded=b"no image")})
+    with (
+        serving(1) as servers,
+        pytest.raises(tf.errors.InvalidArgumentError, match=r"record 1 of .*train-00000-of-00001 holds no image"),
+    ):
+        batches(records, 3, batch_size=1, seed=0, servers=servers)
+
+
+def test_wrong_and_silent_addresses_are_named(records):
+    options = {"batch_size": 4, "seed": 0}
+    for address in ("localhost:5000", "grpc://localhost", "grpc://:5000", "grpc://localhost:http"):
+        with pytest.raises(ValueError, match=f"servers: '{address}' is no address of the form grpc://host:port"):
+            train_dataset(records, SMALL, servers=[address], **options)
+    with socket.create_server(("localhost", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"cannot serve at ports {port} and 0"):
+            Server(port=port)
+    with pytest.raises(ValueError, match=rf"no server at grpc://localhost:{port} .*tfvt records serve"):
+        train_dataset(records, SMALL, servers=[f"grpc://localhost:{port}"], **options)
