@@ -28,6 +28,7 @@ class EpochRow:
 
     Training figures are means over the epoch's steps, on augmented images with the weights of each step and with
     label smoothing in the loss. Validation figures are without either, with averaged weights where they are on.
+    Skipped are samples whose record was damaged.
     """
 
     epoch: int
@@ -36,9 +37,11 @@ class EpochRow:
     train_loss: float
     train_top1: float
     train_top5: float
+    train_skipped: int
     validation_loss: float | None
     validation_top1: float | None
     validation_top5: float | None
+    validation_skipped: int | None
     steps_per_second: float | None
     images_per_second: float | None
     peak_memory_mib: float
@@ -47,6 +50,10 @@ class EpochRow:
         text = f"epoch {self.epoch}: train loss {self.train_loss:.4f}, top-1 {self.train_top1:.2%}"
         if self.validation_loss is not None:
             text += f"; validation loss {self.validation_loss:.4f}, top-1 {self.validation_top1:.2%}"
+        if self.train_skipped or self.validation_skipped:
+            text += (
+                f"; skipped as damaged: {self.train_skipped} in training, {self.validation_skipped or 0} in validation"
+            )
         if self.images_per_second is not None:
             text += f"; {self.images_per_second:.0f} images/s"
         return text

@@ -16,7 +16,7 @@ from tfvt.data.records import RecordsError, RecordSet, open_records
 
 from .callbacks import EpochRow, RunLog
 from .checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
-from .distribution import Metrics, TensorFlowEngine
+from .distribution import Metrics, TensorFlowEngine, readable_batches
 from .errors import UsageError
 from .recipe import Recipe
 from .run import Run, Serving, write_model, write_serving
@@ -115,9 +115,7 @@ class ClassificationTrainer:
         self.steps_per_epoch = steps_per_epoch(self.splits.train, recipe.data.batch_size)
         self.num_steps = recipe.epochs * self.steps_per_epoch
         self.engine = TensorFlowEngine(recipe, self.splits.train.num_classes, self.steps_per_epoch)
-        self.validation_batches = eval_dataset(
-            self.splits.validation, recipe.data.evaluation, batch_size=recipe.data.batch_size
-        )
+        self.validation_batches = self.engine.distribute(self._eval_dataset)
         self.step = 0  # updates done
         self.epoch = 0  # epochs trained, evaluated and logged
         self.last_row: EpochRow | None = None
@@ -139,7 +137,7 @@ class ClassificationTrainer:
         log = RunLog(self.run, self.console, self.recipe.data.batch_size, self.num_steps, self.epoch)
         with log, StopRequest() as stop:
             try:
-                batches = self.engine.distribute(self._train_dataset())
+                batches = readable_batches(self.engine.distribute(self._train_dataset))
                 while self.epoch < self.recipe.epochs:
                     rate = self._train_epoch(batches, stop, log)
                     self._finish_epoch(rate, stop, log)
@@ -184,7 +182,7 @@ class ClassificationTrainer:
 
     def _evaluate(self, stop: StopRequest) -> Metrics:
         self.engine.evaluator.reset()
-        for batch in self.engine.distribute(self.validation_batches):
+        for batch in readable_batches(self.validation_batches):
             self.engine.evaluator.step(batch)
             stop.check()
         return self.engine.evaluator.metrics()
@@ -198,15 +196,17 @@ class ClassificationTrainer:
             train_loss=train.loss,
             train_top1=train.top1,
             train_top5=train.top5,
+            train_skipped=self.steps_per_epoch * self.recipe.data.batch_size - train.num_images,
             validation_loss=validation.loss if validation else None,
             validation_top1=validation.top1 if validation else None,
             validation_top5=validation.top5 if validation else None,
+            validation_skipped=self.splits.validation.num_examples - validation.num_images if validation else None,
             steps_per_second=steps_per_second,
             images_per_second=steps_per_second and steps_per_second * self.recipe.data.batch_size,
             peak_memory_mib=self.engine.peak_memory(),
         )
 
-    def _train_dataset(self):
+    def _train_dataset(self, num_input_pipelines, input_pipeline_id):
         data = self.recipe.data
         return train_dataset(
             self.splits.train,
@@ -214,6 +214,23 @@ class ClassificationTrainer:
             batch_size=data.batch_size,
             seed=self.recipe.seed,
             start_step=self.step,
+            repeats=data.repeats,
+            mixing=data.mixing,
+            skip_damaged=data.skip_damaged,
+            num_input_pipelines=num_input_pipelines,
+            input_pipeline_id=input_pipeline_id,
+            servers=data.servers,
+        )
+
+    def _eval_dataset(self, num_input_pipelines, input_pipeline_id):
+        data = self.recipe.data
+        return eval_dataset(
+            self.splits.validation,
+            data.evaluation,
+            batch_size=data.batch_size,
+            skip_damaged=data.skip_damaged,
+            num_input_pipelines=num_input_pipelines,
+            input_pipeline_id=input_pipeline_id,
         )
 
     def _save(self) -> None:

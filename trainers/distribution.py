@@ -8,7 +8,7 @@ tf.distribute, it clips gradients before they are reduced and cannot resume with
 import re
 import resource
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import keras
@@ -169,14 +169,27 @@ class TensorFlowEngine:
         """The model to evaluate and to keep: with averaged weights where the recipe asks for them."""
         return self.average or self.model
 
-    def distribute(self, dataset: tf.data.Dataset) -> Iterator:
-        """The batches of `dataset`, each split over the devices."""
-        return readable_batches(self.strategy.experimental_distribute_dataset(dataset))
+    def distribute(self, make_dataset: Callable[[int, int], tf.data.Dataset]) -> Iterable:
+        """Batches split over the devices; each iteration begins anew.
+
+        Args:
+            make_dataset: called once on each host with the number of input pipelines and this one's number; gives
+                the rows of each global batch that are this pipeline's.
+        """
+        batch_size, replicas = self.recipe.data.batch_size, self.strategy.num_replicas_in_sync
+
+        def host_batches(context):
+            batches = make_dataset(context.num_input_pipelines, context.input_pipeline_id)
+            if replicas == context.num_input_pipelines:
+                return batches
+            return batches.rebatch(batch_size // replicas, drop_remainder=True)
+
+        return self.strategy.distribute_datasets_from_function(host_batches)
 
     @tf.function
     def train_step(self, batch) -> None:
-        """One update from a global batch {"image", "label"}."""
-        self.strategy.run(self._replica_step, args=(batch["image"], batch["label"]))
+        """One update from a global batch {"image", "label"}, if it has them by "target" (soft labels) and "weight"."""
+        self.strategy.run(self._replica_step, args=(batch,))
 
     def train_metrics(self) -> Metrics:
         """Means since the last reset over the training batches, as augmented, with the weights of each step."""
@@ -215,9 +228,9 @@ class TensorFlowEngine:
         bytes_per_unit = 1 if sys.platform == "darwin" else 2**10
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * bytes_per_unit / 2**20
 
-    def _replica_step(self, images, labels):
+    def _replica_step(self, batch):
         context = tf.distribute.get_replica_context()
-        gradients = self._gradients(images, labels)
+        gradients = self._gradients(batch)
         if self.strategy.num_replicas_in_sync > 1:
             gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
             self._average_moving_statistics(context)
@@ -226,13 +239,15 @@ class TensorFlowEngine:
         if self.average:
             self._update_average()
 
-    def _local_gradients(self, images, labels):
-        """Gradients of this device's share of the global batch's mean loss."""
+    def _local_gradients(self, batch):
+        """Gradients of this device's share of the global batch's mean loss; rows of weight 0 add nothing to it."""
+        labels = tf.argmax(batch["target"], axis=-1, output_type=tf.int32) if "target" in batch else batch["label"]
         with tf.GradientTape() as tape:
-            logits = tf.cast(self.model(images, training=True), tf.float32)
-            losses = cross_entropy(labels, logits, self.recipe.label_smoothing)
-            loss = tf.reduce_sum(losses) / self.recipe.data.batch_size
-        self.totals.add(losses, labels, logits, tf.ones_like(losses))
+            logits = tf.cast(self.model(batch["image"], training=True), tf.float32)
+            losses = cross_entropy(batch.get("target", labels), logits, self.recipe.label_smoothing)
+            weights = batch.get("weight", tf.ones_like(losses))
+            loss = tf.reduce_sum(weights * losses) / self.recipe.data.batch_size
+        self.totals.add(losses, labels, logits, weights)
         gradients = tape.gradient(
             loss, self.model.trainable_variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
@@ -253,9 +268,13 @@ class TensorFlowEngine:
             average.assign(average + (1 - decay) * (tf.convert_to_tensor(weight) - tf.convert_to_tensor(average)))
 
 
-def cross_entropy(labels, logits, label_smoothing: float):
-    """Soft-max cross entropy (B,) of `logits` (B, classes) with integer `labels` (B,)."""
-    targets = tf.one_hot(labels, logits.shape[-1])
+def cross_entropy(targets, logits, label_smoothing: float):
+    """Soft-max cross entropy (B,) of `logits` (B, classes) with integer labels (B,) or shares of classes (B, classes).
+
+    Smoothing is linear in the targets: those of mixed images are smoothed as their labels would have been.
+    """
+    if targets.dtype.is_integer:
+        targets = tf.one_hot(targets, logits.shape[-1])
     return keras.losses.categorical_crossentropy(targets, logits, from_logits=True, label_smoothing=label_smoothing)
 
 

@@ -16,6 +16,8 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from tfvt.data.images import EvalPreprocessing, TrainPreprocessing
+from tfvt.data.mixing import Mixing
+from tfvt.data.service import check_address
 
 from .errors import UsageError, one_line, parser_error, unknown_key
 from .options import check_options
@@ -42,6 +44,7 @@ SHARE = (lambda value: 0 <= value < 1, "at least 0 and below 1")
 # The values that a key can take, where its type allows others.
 RANGES = {
     "data.batch_size": AT_LEAST_1,
+    "data.repeats": AT_LEAST_1,
     "optimizer.learning_rate": POSITIVE,
     "optimizer.weight_decay": NOT_NEGATIVE,
     "optimizer.clip_global_norm": POSITIVE,
@@ -89,8 +92,12 @@ class DataRecipe:
         batch_size: images per step, over all devices together.
         train_split: the split to train on.
         validation_split: the split to evaluate on.
-        train: random crop and flip of training images.
+        train: random crop, flip and other augmentation of training images.
+        mixing: MixUp and CutMix of training batches.
+        repeats: differently augmented samples of each training image that is drawn; an epoch keeps its length.
         evaluation: centre crop for evaluation, prediction and export.
+        skip_damaged: leave out, count and name records that cannot be read or decoded; false: stop at the first.
+        servers: addresses (grpc://host:port) of `tfvt records serve` that prepare the training batches.
     """
 
     records: str
@@ -98,7 +105,15 @@ class DataRecipe:
     train_split: str = "train"
     validation_split: str = "validation"
     train: TrainPreprocessing = field(default_factory=TrainPreprocessing)
+    mixing: Mixing = field(default_factory=Mixing)
+    repeats: int = 1
     evaluation: EvalPreprocessing = field(default_factory=EvalPreprocessing)
+    skip_damaged: bool = False
+    servers: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for server in self.servers:
+            check_address(server)
 
 
 @dataclass(frozen=True)

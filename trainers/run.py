@@ -92,7 +92,9 @@ def start_run(run: Run, recipe: Recipe) -> None:
 
 
 def check_same_recipe(run: Run, recipe: Recipe) -> None:
-    """Refuse to continue a run with another recipe; the records may have moved, a checkpoint knows their digest.
+    """Refuse to continue a run with another recipe.
+
+    The records may have moved, a checkpoint knows their digest; the stream is the same whichever servers prepare it.
 
     Raises:
         UsageError: the recipes differ; the message names the keys.
@@ -102,7 +104,7 @@ def check_same_recipe(run: Run, recipe: Recipe) -> None:
     different = [
         f"{key}: {began.get(key)!r} -> {now.get(key)!r}"
         for key in began | now
-        if key != "data.records" and began.get(key) != now.get(key)
+        if key not in ("data.records", "data.servers") and began.get(key) != now.get(key)
     ]
     if different:
         raise UsageError(

@@ -47,7 +47,7 @@ def train(config, flags):
     configure_process(recipe)
     engine = TensorFlowEngine(recipe, num_classes=6, steps_per_epoch=6)
     losses = []
-    for batch in engine.distribute(batches()):
+    for batch in engine.distribute(lambda *_: batches()):
         engine.train_step(batch)
         losses.append(engine.train_metrics().loss)
     variables = [*engine.model.variables, *engine.optimizer.variables, *engine.average.weights]
