@@ -5,6 +5,7 @@ Every function is a pure function of image and seed. Operations and magnitudes a
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -93,6 +94,14 @@ IMAGENET_POLICY = (
 )
 
 
+RANDAUGMENT_OPERATIONS = operations(translate_pixels=100.0)
+AUTOAUGMENT_OPERATIONS = {
+    name: operation
+    for name, operation in operations(translate_pixels=250.0).items()
+    if name in {name for policy in IMAGENET_POLICY for name, _, _ in policy}
+}
+
+
 def auto_augment(image, seed):
     """AutoAugment with the ImageNet policy (Cubuk et al. 2019, arXiv:1805.09501; the released policy "v0").
 
@@ -105,19 +114,7 @@ def auto_augment(image, seed):
     Returns:
         uint8 (H, W, 3).
     """
-    known = operations(translate_pixels=250.0)
-    used = sorted({name for policy in IMAGENET_POLICY for name, _, _ in policy})
-    indices = tf.constant([[used.index(name) for name, _, _ in policy] for policy in IMAGENET_POLICY])
-    chances = tf.constant([[chance for _, chance, _ in policy] for policy in IMAGENET_POLICY])
-    levels = tf.constant([[level for _, _, level in policy] for policy in IMAGENET_POLICY], tf.float64)
-    # A row of random numbers for each of the two operations; the first row also draws the sub-policy.
-    draws = tf.random.stateless_uniform((2, 5), seed)
-    chosen = tf.cast(draws[0, 4] * len(IMAGENET_POLICY), tf.int32)
-    for position in range(2):
-        drawn = draws[position]
-        index = tf.where(drawn[0] < chances[chosen, position], indices[chosen, position], len(used))
-        image = _apply(image, [known[name] for name in used], index, levels[chosen, position], drawn[1:4])
-    return image
+    return apply_drawn(image, list(AUTOAUGMENT_OPERATIONS.values()), draw_auto_augment(seed), layers=2)
 
 
 def rand_augment(image, seed, *, layers=2, magnitude=9.0, magnitude_std=0.0, probability=1.0):
@@ -135,36 +132,62 @@ def rand_augment(image, seed, *, layers=2, magnitude=9.0, magnitude_std=0.0, pro
     Returns:
         uint8 (H, W, 3).
     """
-    known = list(operations(translate_pixels=100.0).values())
+    drawn = draw_rand_augment(seed, layers, magnitude, magnitude_std, probability)
+    return apply_drawn(image, list(RANDAUGMENT_OPERATIONS.values()), drawn, layers)
+
+
+def draw_auto_augment(seed):
+    """What `apply_drawn` takes, of AUTOAUGMENT_OPERATIONS in two layers."""
+    names = list(AUTOAUGMENT_OPERATIONS)
+    draws = tf.random.stateless_uniform((2, 5), seed)
+    policy = tf.cast(draws[0, 0] * len(IMAGENET_POLICY), tf.int32)
+    index = tf.constant([[names.index(name) for name, _, _ in policy] for policy in IMAGENET_POLICY])[policy]
+    chance = tf.constant([[chance for _, chance, _ in policy] for policy in IMAGENET_POLICY])[policy]
+    level = tf.constant([[level for _, _, level in policy] for policy in IMAGENET_POLICY], tf.float64)[policy]
+    index = tf.where(draws[:, 1] < chance, index, len(names))
+    return index, arguments(list(AUTOAUGMENT_OPERATIONS.values()), index, level, draws[:, 2]), draws[:, 3:]
+
+
+def draw_rand_augment(seed, layers, magnitude, magnitude_std, probability):
+    """What `apply_drawn` takes, of RANDAUGMENT_OPERATIONS."""
+    known = list(RANDAUGMENT_OPERATIONS.values())
     draws = tf.random.stateless_uniform((layers, 5), tf.random.fold_in(seed, 0))
-    levels = tf.fill((layers,), tf.constant(magnitude, tf.float64))
+    level = tf.fill((layers,), tf.constant(magnitude, tf.float64))
     if magnitude_std:
         noise = tf.random.stateless_normal((layers,), tf.random.fold_in(seed, 1), dtype=tf.float64)
-        levels = tf.clip_by_value(levels + magnitude_std * noise, 0.0, max(magnitude, MAX_LEVEL))
-    for layer in range(layers):
-        drawn = draws[layer]
-        index = tf.cast(drawn[4] * (len(known) + 1), tf.int32)
-        index = tf.where(drawn[0] < probability, index, len(known))
-        image = _apply(image, known, index, levels[layer], drawn[1:4])
-    return image
+        level = tf.clip_by_value(level + magnitude_std * noise, 0.0, max(magnitude, MAX_LEVEL))
+    index = tf.cast(draws[:, 0] * (len(known) + 1), tf.int32)
+    index = tf.where(draws[:, 1] < probability, index, len(known))
+    return index, arguments(known, index, level, draws[:, 2]), draws[:, 3:]
 
 
-def _apply(image, known, index, level, draws):
-    """Operation number `index` of the known ones, or nothing if there are not so many, at a level (float64)."""
-    argument = argument_of(known, index, level, draws[0])
-    branches = [lambda apply=operation.apply: apply(image, argument, draws[1:]) for operation in known]
-    return tf.ensure_shape(tf.switch_case(index, branches, default=lambda: tf.identity(image)), image.shape)
-
-
-def argument_of(known, index, level, draw):
-    """What a level (float64) means to an operation, float32; `draw` below 0.5 makes it negative if it has a sign."""
+def arguments(known, index, level, draws):
+    """What levels (float64) mean to the operations of an index, float32; a draw below 0.5 makes it negative."""
     scale, offset = (np.array([getattr(op, part) for op in known] + [0.0]) for part in ("scale", "offset"))
     whole, signed = (np.array([getattr(op, part) for op in known] + [False]) for part in ("whole", "signed"))
     # In double precision, as Python has it: 0.7 * 110 must not become 76 when it is cut off.
     argument = level / MAX_LEVEL * tf.gather(scale, index) + tf.gather(offset, index)
     argument = tf.where(tf.gather(whole, index), tf.floor(argument), argument)
-    argument = tf.where(tf.gather(signed, index) & (draw < 0.5), -argument, argument)
+    argument = tf.where(tf.gather(signed, index) & (draws < 0.5), -argument, argument)
     return tf.cast(argument, tf.float32)
+
+
+def apply_drawn(image, known, drawn, layers):
+    """One known operation after the other.
+
+    Args:
+        image: uint8 (H, W, 3).
+        known: list of `Operation`.
+        drawn: for each layer the place of its operation in the list (past its end: none), int32 (layers,); its
+            argument, float32 (layers,); a place in the image, float32 (layers, 2) in [0, 1).
+        layers: how many.
+    """
+    for index, argument, center in zip(*(tf.unstack(part, layers) for part in drawn), strict=True):
+        branches = [partial(operation.apply, image, argument, center) for operation in known]
+        image = tf.ensure_shape(
+            tf.switch_case(index, branches, default=partial(tf.identity, image)), (*image.shape[:2], 3)
+        )
+    return image
 
 
 def color_jitter(image, seed, strength: float):
