@@ -28,6 +28,7 @@ from .shards import PARTIAL, Finished, read_finished
 from .sources import Source, open_source, some
 
 REJECTS = "rejects.json"
+LEFT_OUT = "left_out.json"  # names below the source that are no part of it
 BEGUN = "source_sha256"  # in .partial: what is being converted
 LOCK = "lock"  # in .partial: held while a conversion is at work
 SHARD_NAME = re.compile(r"(train|validation|test)-\d{5,}-of-\d{5,}")
@@ -73,7 +74,8 @@ def convert(
         raise RecordsError(f"output {output} lies inside the source {source.root}: choose a folder outside")
 
     if source.left_out:
-        note(f"left out, because the source has no place for them: {some(source.left_out)}")
+        names = some(source.left_out)
+        note(f"left out, because the source has no place for them: {names} ({output / LEFT_OUT} lists them all)")
     plan = plan_shards(source, shards)
     digest = source_digest(source, plan, label_offset)
     if not overwrite and (existing := _existing(output, digest)):
@@ -90,6 +92,7 @@ def convert(
         for path in old_files:
             path.unlink()
         write_whole(output / PARTIAL / BEGUN, digest.encode())
+        _write_list(output / LEFT_OUT, source.left_out)
         done = progress.tasks[task].completed
         with _room_needed(output):
             written = write_shards(
@@ -153,7 +156,8 @@ def _old_files(output):
         return []
     shards = [path for path in output.iterdir() if SHARD_NAME.fullmatch(path.name)]
     reports = [path for path in (output / PARTIAL).glob("*") if path.name != LOCK]
-    return [path for path in (output / MANIFEST, output / REJECTS) if path.exists()] + shards + reports
+    lists = [output / name for name in (MANIFEST, REJECTS, LEFT_OUT)]
+    return [path for path in lists if path.exists()] + shards + reports
 
 
 def _writer(workers, beam):
@@ -223,11 +227,9 @@ def _room_needed(output):
 
 
 def _check_rejects(output, rejects, max_rejects):
-    (output / REJECTS).unlink(missing_ok=True)
+    _write_list(output / REJECTS, [dataclasses.asdict(reject) for reject in rejects])
     if not rejects:
         return
-    text = json.dumps([dataclasses.asdict(reject) for reject in rejects], indent=1) + "\n"
-    write_whole(output / REJECTS, text.encode())
     if len(rejects) > max_rejects:
         lines = [f"  {reject.file}: {reject.reason}" for reject in rejects[:20]]
         raise RecordsError(
@@ -237,3 +239,10 @@ def _check_rejects(output, rejects, max_rejects):
             f"leave them out with --max-rejects {len(rejects)}"
         )
     note(f"{len(rejects)} images are left out, see {output / REJECTS}")
+
+
+def _write_list(path, entries):
+    """As JSON; there is no file where there are no entries."""
+    path.unlink(missing_ok=True)
+    if entries:
+        write_whole(path, (json.dumps(entries, indent=1) + "\n").encode())

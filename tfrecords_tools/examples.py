@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tfvt.data.records import make_example
+from tfvt.data.records import RecordsError, make_example
 
 from .images import RejectedImageError, read_file, read_image
 from .masks import encode_mask
@@ -27,6 +27,9 @@ def shard_examples(settings: RecordSettings, images, label_offset) -> Iterator[b
         settings: of the source.
         images: its `SourceImage`s.
         label_offset: stored label of the first class, 0 or 1; unlabelled images get -1 and empty class names.
+
+    Raises:
+        RecordsError: a label is none of the classes, or what holds many images cannot be read on.
     """
     found = read_span(settings.tfds, images) if settings.tfds else ((image, None) for image in images)
     for image, data in found:
@@ -43,6 +46,8 @@ def _example(settings, image, data, label_offset):
     mask = None
     if settings.mask_ids:
         mask = encode_mask(_read_mask(image.mask), settings.mask_ids, data)
+    if not UNLABELLED <= image.label < len(settings.class_names):
+        raise RecordsError(f"{image.printable} has label {image.label}: there are {len(settings.class_names)} classes")
     labelled = image.label != UNLABELLED
     return make_example(
         **dataclasses.asdict(encoded),

@@ -1,5 +1,6 @@
 """The one function that every writer of shards calls: a record or a reason for each image, wherever its bytes lie."""
 
+import json
 import os
 import pickle
 import tempfile
@@ -148,6 +149,9 @@ def test_no_file_of_any_tree_is_lost(classes, splits, strangers):
             return
         event("left out something" if source.left_out else "left out nothing")
         convert(source, output, max_rejects=1000)
+        listed = output / "left_out.json"
+        assert (json.loads(listed.read_text()) if source.left_out else []) == list(source.left_out)
+        assert listed.exists() == bool(source.left_out)
         found, parts = accounted(root, output, source)
         assert found == every_file(root)
         assert sum(map(len, parts)) == len(found), "none is in two places"

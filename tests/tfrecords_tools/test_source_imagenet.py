@@ -1,7 +1,9 @@
 """ImageNet as it is distributed: what is found in tars and folders, and what is said of those that are damaged."""
 
 import dataclasses
+import errno
 import gzip
+import os
 import re
 import shutil
 
@@ -272,6 +274,30 @@ def test_a_damaged_header_is_no_silent_end(tmp_path):
         RecordsError, match=re.escape(f"val.tar is cut off or damaged at byte {second:,}, after 1 files")
     ):
         open_source(root, "imagenet")
+
+
+def test_a_tar_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    root = write_tars(tmp_path)
+    opened = open
+
+    def refuse(path, *arguments, **options):
+        if str(path).endswith(VALIDATION):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(RecordsError, match=r"img_val.tar cannot be read: Permission denied"):
+        open_source(root)
+
+
+def test_names_that_are_not_utf8_pass_through_tars(tmp_path):
+    root = write_tars(tmp_path / "imagenet")
+    name = os.fsdecode(b"n01440764_\xff.JPEG")
+    extra = [("n01440764.tar", tar([(name, encode(picture(3)))]))]
+    (root / TRAIN).write_bytes(train_tar(extra, skip=["n01440764"]))
+    convert(open_source(root), tmp_path / "records")
+    names = {record["image/filename"] for record in read_records(tmp_path / "records", "train")}
+    assert b"n01440764_\xff.JPEG" in names
 
 
 def test_strangers_are_left_out_and_named(tmp_path):

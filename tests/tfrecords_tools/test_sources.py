@@ -1,5 +1,7 @@
 """Which folders are sources, and what is said of those that are not."""
 
+import errno
+import os
 import shutil
 
 import pytest
@@ -77,6 +79,30 @@ def test_other_folders_are_refused(tmp_path, spoil, message):
     spoil(root)
     with pytest.raises(RecordsError, match=message):
         image_folder(root)
+
+
+def test_folders_that_may_not_be_listed_are_named(tmp_path, monkeypatch):
+    root = write_folder(tmp_path / "images")
+    scandir = os.scandir
+
+    def refuse(path):  # root may list everything: the system's answer to others is given by hand
+        if path == str(root / "train" / "class1"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(RecordsError, match=r"images/train/class1 cannot be listed: Permission denied"):
+        image_folder(root)
+
+
+def test_class_names_that_are_one_text_are_refused(tmp_path):
+    """A byte that is not UTF-8, and its spelling: as text both are the same, and one class would be lost."""
+    for name in (b"\xff", rb"\xff"):
+        folder = tmp_path / "train" / os.fsdecode(name)
+        folder.mkdir(parents=True)
+        (folder / "0.jpg").write_bytes(encode(picture(0)))
+    with pytest.raises(RecordsError, match=r"two class folders of .*train have the same name as text, \\xff"):
+        image_folder(tmp_path)
 
 
 def test_empty_split_is_refused(tmp_path):

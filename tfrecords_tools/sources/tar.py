@@ -33,7 +33,7 @@ class TarIndex:
 
     def __init__(self, path):
         self.path = path
-        self.left_out = []  # names of links, devices and hidden files
+        self.left_out = []  # names of links, devices, hidden files and files with holes
         try:
             self._file = open(path, "rb")  # noqa: SIM115 - closed by `__exit__`
         except OSError as error:
@@ -56,7 +56,7 @@ class TarIndex:
                 for info in tar:
                     if info.isdir():
                         continue
-                    if not info.isreg() or os.path.basename(info.name).startswith("."):
+                    if not info.isreg() or info.issparse() or os.path.basename(info.name).startswith("."):
                         self.left_out.append(printable(f"{os.path.basename(self.path)}:{info.name}"))
                         continue
                     if info.name in found:

@@ -105,8 +105,8 @@ def _builder(tfds, location, data_dir):
         raise RecordsError(f"TensorFlow Datasets cannot open {location}: {summary}") from error
     if not builder.is_prepared():
         raise RecordsError(
-            f"{builder.name}:{builder.version} is not in {builder.data_path}: name its place with --data-dir, or prepare it "
-            f"with `tfds build {builder.name}`"
+            f"{builder.name}:{builder.version} is not in {builder.data_path}: name its place with --data-dir, or "
+            f"prepare it with `tfds build {builder.name}`"
         )
     return builder
 
