@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from tfvt.data.geometry import paste
+
 
 @dataclass(frozen=True)
 class Mixing:
@@ -119,7 +121,7 @@ def beta(alpha: float, shape, seed):
 def mixup_images(images, share):
     """`share` (B,) of each image of (B, H, W, C) and the rest of its partner from the other end of the batch."""
     share = tf.reshape(share, (-1, 1, 1, 1))
-    return share * images + (1.0 - share) * images[::-1]
+    return share * images + (1.0 - share) * tf.reverse(images, [0])
 
 
 def cutmix_boxes(share, centers, image_shape):
@@ -138,11 +140,16 @@ def cutmix_boxes(share, centers, image_shape):
 
 def cutmix_images(images, boxes):
     """Each image of (B, H, W, C) with its partner's pixels in its box, int32 (4, B), and the share (B,) it keeps."""
-    height, width = tf.shape(images)[1], tf.shape(images)[2]
-    top, left, bottom, right = tf.unstack(boxes[:, :, None])
-    rows, columns = tf.range(height)[None], tf.range(width)[None]
-    in_rows, in_columns = (top <= rows) & (rows < bottom), (left <= columns) & (columns < right)
-    inside = in_rows[:, :, None, None] & in_columns[:, None, :, None]
+
+    def cut_and_paste(sample):
+        image, partner, (top, left, bottom, right) = sample[0], sample[1], tf.unstack(sample[2])
+        return paste(image, partner[top:bottom, left:right], top, left)
+
+    # Copies of rows, which are several times as quick as a choice for every pixel.
+    mixed = tf.map_fn(
+        cut_and_paste,
+        (images, tf.reverse(images, [0]), tf.transpose(boxes)),
+        fn_output_signature=tf.TensorSpec(images.shape[1:], images.dtype),
+    )
     area = (boxes[2] - boxes[0]) * (boxes[3] - boxes[1])
-    share = 1.0 - tf.cast(area, tf.float32) / tf.cast(height * width, tf.float32)
-    return tf.where(inside, images[::-1], images), share
+    return mixed, 1.0 - tf.cast(area, tf.float32) / tf.cast(tf.reduce_prod(tf.shape(images)[1:3]), tf.float32)
