@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 INPUTS := pyproject.toml setup.py constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-jax test-torch test-all test-parity lint format bench fidelity constraints clean
+.PHONY: help demo test test-jax test-torch test-all test-parity test-beam lint format bench fidelity constraints clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -24,10 +24,13 @@ test-torch: $(VENV)/.parity  ## the backend-neutral tests on PyTorch
 	KERAS_BACKEND=torch $(BIN)/python -m pytest
 
 test-all: $(VENV)/.test  ## every registry name through every contract, and the slow tests
-	$(BIN)/python -m pytest -m 'not parity'
+	$(BIN)/python -m pytest -m 'not parity and not beam'
 
 test-parity: $(VENV)/.parity  ## beside code that others wrote (PyTorch, transformers, official models, ONNX)
 	$(BIN)/python -m pytest -m parity
+
+test-beam: .venv-beam/.done  ## the conversion as an Apache Beam pipeline, in an environment of its own
+	.venv-beam/bin/python -m pytest -m beam tests/tfrecords_tools/test_beam.py
 
 lint: $(VENV)/.test  ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -46,9 +49,10 @@ fidelity: $(VENV)/.test  ## docs/fidelity.md: the papers' figures beside ours
 constraints: $(VENV)/.test  ## resolve constraints.txt again from pyproject.toml
 	$(PIP) uv
 	$(BIN)/uv pip compile --universal --python-version 3.11 $(foreach extra,dev jax official demo parity export tfds detection,--extra $(extra)) pyproject.toml -c constraints.in -o constraints.txt --no-annotate --no-header --quiet
+	$(BIN)/uv pip compile --universal --python-version 3.11 --extra dev --extra beam pyproject.toml -o constraints-beam.txt --no-annotate --no-header --quiet
 
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .venv-beam .pytest_cache .ruff_cache build *.egg-info
 
 # Stamps: an environment is installed again only when what describes it has changed.
 $(BIN)/python:
@@ -70,4 +74,11 @@ $(VENV)/.parity: $(VENV)/.test
 	@echo "Installing PyTorch, transformers and ONNX into $(VENV) ..."
 	@# Not the whole extra: timm needs torchvision, which has no build that loads beside a CPU build of PyTorch.
 	@$(PIP) torch transformers onnx onnxruntime tf2onnx
+	@touch $@
+
+# Apache Beam and the other extras cannot share an environment: it needs protobuf 6.
+.venv-beam/.done: pyproject.toml setup.py constraints-beam.txt | $(BIN)/python
+	@echo "Installing tfvt with Apache Beam into .venv-beam ..."
+	@$(BIN)/python -m venv .venv-beam
+	@.venv-beam/bin/python -m pip install --disable-pip-version-check -c constraints-beam.txt -e '.[dev,beam]'
 	@touch $@

@@ -1,0 +1,89 @@
+"""The shards of a conversion written by an Apache Beam pipeline: on any runner, the bytes that one machine writes.
+
+The plan lies in the output's folder, a shard a line. Beam hands each line to some worker, which reads the images of its
+shard, writes it, and leaves its report beside it, as the workers of one machine do. So every worker must see input and
+output under the same paths.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import threading
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from tfvt.data.records import RecordsError
+
+from .files import write_whole
+from .shards import PARTIAL, Finished, ShardPlan, read_finished, write_shard
+from .sources import SourceImage, some
+
+PLAN = "plan.jsonl"  # in .partial
+SECONDS_BETWEEN_REPORTS = 1
+
+
+def write_shards(settings, plan: list[ShardPlan], output, label_offset, options, report) -> list[Finished]:
+    """Write the planned shards; returns them in order.
+
+    Args:
+        settings: of the source.
+        plan: the shards.
+        output: folder of the conversion.
+        label_offset: stored label of the first class.
+        options: of the pipeline, `--name=value` each; what Beam does not know, the runner may.
+        report: called now and then with the number of images that are done.
+
+    Raises:
+        RecordsError: the pipeline failed, or did not write into `output`.
+    """
+    lines = [json.dumps(dataclasses.asdict(planned)) for planned in plan]
+    write_whole(output / PARTIAL / PLAN, "".join(f"{line}\n" for line in lines).encode())
+    write = functools.partial(write_line, settings=settings, output=str(output), label_offset=label_offset)
+    pipeline = beam.Pipeline(options=PipelineOptions(list(options)))
+    (
+        pipeline
+        | "read plan" >> beam.io.ReadFromText(str(output / PARTIAL / PLAN))
+        | "one shard a time" >> beam.Reshuffle()
+        | "write shards" >> beam.Map(write)
+    )
+    with _watched(plan, output, report):
+        try:
+            state = pipeline.run().wait_until_finish()
+        except Exception as error:  # runners have their own kinds
+            raise RecordsError(f"the Beam pipeline failed: {error}") from error
+    finished = [read_finished(output, planned, checksum=False) for planned in plan]
+    missing = [planned.name for planned, one in zip(plan, finished, strict=True) if one is None]
+    if missing:
+        raise RecordsError(
+            f"the Beam pipeline ended ({state}), and {some(missing)} are not in {output}: all workers must see "
+            "that folder, and the input, under the same paths"
+        )
+    return finished
+
+
+def write_line(line, settings, output, label_offset):
+    """What a worker does with a line of the plan."""
+    content = json.loads(line)
+    images = tuple(SourceImage(**image) for image in content.pop("images"))
+    write_shard(settings, output, label_offset, lambda: None, ShardPlan(images=images, **content))
+
+
+@contextlib.contextmanager
+def _watched(plan, output, report):
+    """Reports which shards have come, while the pipeline runs elsewhere."""
+    stop = threading.Event()
+
+    def watch():
+        while not stop.wait(SECONDS_BETWEEN_REPORTS):
+            report(sum(len(planned.images) for planned in plan if (output / planned.name).exists()))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
+    report(sum(len(planned.images) for planned in plan))
