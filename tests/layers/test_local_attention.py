@@ -10,7 +10,7 @@ from keras import ops
 import tests.contracts as contracts
 from tfvt.layers import LocalAttention
 from tfvt.layers.convolution import strided_window
-from tfvt.layers.local_attention import local_attention
+from tfvt.layers.local_attention import local_attention, reflect
 
 
 def unfolded_attention(query, key, value, num_heads, kernel_size, strides=1):
@@ -104,6 +104,15 @@ def test_layer_equals_the_published_logits(size, strides):
             weights = np.exp(logits - logits.max())
             expected = np.tensordot(weights / weights.sum(), values[window], axes=2)
             np.testing.assert_allclose(actual[b, i, j, part], expected, rtol=1e-3, atol=1e-3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(height=st.integers(4, 12), width=st.integers(4, 12), kernel_size=st.sampled_from([1, 3, 5, 7]))
+def test_reflection(height, width, kernel_size):
+    x = np.random.default_rng(0).normal(size=(2, height, width, 3)).astype("float32")
+    padding = kernel_size // 2
+    expected = np.pad(x, [(0, 0), (padding, padding), (padding, padding), (0, 0)], mode="reflect")
+    np.testing.assert_array_equal(contracts.arrays(reflect(ops.convert_to_tensor(x), kernel_size))[0], expected)
 
 
 @pytest.mark.parametrize("strides", [1, 2])
