@@ -1,0 +1,126 @@
+"""The input options of a recipe in a run: augmentation, mixing, repetitions, damaged records, several hosts."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from rich.console import Console
+
+from tfvt.data.records import open_records
+from tfvt.trainers.classification import ClassificationTrainer
+from tfvt.trainers.distribution import TensorFlowEngine, cross_entropy
+from tfvt.trainers.errors import UsageError
+from tfvt.trainers.recipe import parse_recipe
+from tfvt.trainers.run import Run, start_run
+
+EVERYTHING = [
+    "--data.train.auto_augment=randaugment",
+    "--data.train.color_jitter=0.3",
+    "--data.train.random_erasing=0.25",
+    "--data.mixing.mixup_alpha=0.8",
+    "--data.mixing.cutmix_alpha=1.0",
+    "--data.repeats=3",
+    "--data.skip_damaged=true",
+    "--epochs=2",
+]
+
+
+def damaged(records, tmp_path):
+    """A copy of the records in which the fourth of the first training shard cannot be read."""
+    copy = tmp_path / "records"
+    copy.mkdir()
+    for path in Path(records).iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    shard = Path(open_records(copy, "train").shard_paths[0])
+    lengths = [len(serialized) + 16 for serialized in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator()]
+    content = bytearray(shard.read_bytes())
+    content[sum(lengths[:3]) + 100] ^= 1
+    shard.write_bytes(content)
+    return copy
+
+
+def train(config, folder, *flags):
+    recipe = parse_recipe(["--config", str(config), *flags])
+    run = Run(folder)
+    trainer = ClassificationTrainer(recipe, run, Console(quiet=True))
+    start_run(run, recipe)
+    trainer.train()
+    with run.metrics.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_with_everything_on_counts_what_it_skips(config, records, tmp_path):
+    copy = damaged(records, tmp_path)
+    rows = train(config, tmp_path / "run", f"--data.records={copy}", *EVERYTHING)
+    assert all(np.isfinite(float(row["train_loss"])) for row in rows)
+    # With three samples of a record, an epoch of 48 draws on 16 of the 48 records.
+    assert all(int(row["train_skipped"]) in (0, 3) for row in rows)
+    assert [row["validation_skipped"] for row in rows] == ["0", "0"]
+    rows = train(config, tmp_path / "once", f"--data.records={copy}", "--data.skip_damaged=true", "--epochs=2")
+    assert [row["train_skipped"] for row in rows] == ["1", "1"]
+
+
+def test_a_damaged_record_stops_a_run_unless_it_may_be_skipped(config, records, tmp_path):
+    with pytest.raises(UsageError, match=r"record 3 of .*train-00000-of-00002 is damaged or cut off"):
+        train(config, tmp_path / "run", f"--data.records={damaged(records, tmp_path)}", "--epochs=2")
+
+
+def test_soft_targets_are_smoothed_like_labels():
+    rng = np.random.default_rng(0)
+    logits = tf.constant(rng.normal(size=(4, 6)), tf.float32)
+    labels = tf.constant([0, 5, 2, 2])
+    hard = cross_entropy(labels, logits, 0.1)
+    np.testing.assert_allclose(cross_entropy(tf.one_hot(labels, 6), logits, 0.1), hard, rtol=1e-6)
+    share = 0.3
+    mixed = share * tf.one_hot(labels, 6) + (1 - share) * tf.one_hot(labels[::-1], 6)
+    expected = share * hard + (1 - share) * cross_entropy(labels[::-1], logits, 0.1)
+    np.testing.assert_allclose(cross_entropy(mixed, logits, 0.1), expected, rtol=1e-5)
+
+
+def test_a_row_of_weight_zero_moves_nothing_but_norms(config):
+    """The gradient of a batch with a row of weight 0 is that of any other image in its place."""
+    flags = ["--model.options.dropout_rate=0", "--model.options.drop_path_rate=0", "--epochs=2"]
+    engine = TensorFlowEngine(parse_recipe(["--config", str(config), *flags]), num_classes=6, steps_per_epoch=6)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": tf.constant(rng.uniform(0, 255, (8, 32, 32, 3)), tf.float32),
+        "target": tf.constant(rng.dirichlet([1] * 6, 8), tf.float32),
+        "weight": tf.constant([1.0] * 7 + [0.0]),
+    }
+    other = batch | {"target": tf.concat([batch["target"][:7], [[0, 0, 0, 0, 0, 1.0]]], 0)}
+    first, second = engine._local_gradients(batch), engine._local_gradients(other)
+    for gradient, expected in zip(first, second, strict=True):
+        np.testing.assert_array_equal(gradient, expected)
+    metrics = engine.train_metrics()
+    assert metrics.num_images == 14
+    weighted = engine._local_gradients({**batch, "weight": tf.ones(8)})
+    assert any(np.abs(a - b).max() > 1e-6 for a, b in zip(weighted, first, strict=True))
+
+
+class TwoHosts:
+    """What the engine asks of a strategy on two hosts of two devices each."""
+
+    num_replicas_in_sync = 4
+
+    def __init__(self, host):
+        self.host = host
+
+    def distribute_datasets_from_function(self, make):
+        return make(tf.distribute.InputContext(num_input_pipelines=2, input_pipeline_id=self.host))
+
+
+def test_each_host_makes_its_rows_and_each_device_gets_its_own(config):
+    trainer = ClassificationTrainer(parse_recipe(["--config", str(config)]), Run(Path("unused")), Console(quiet=True))
+    whole = list(trainer._train_dataset(1, 0).take(3).as_numpy_iterator())
+    devices = []
+    for host in range(2):
+        trainer.engine.strategy = TwoHosts(host)
+        batches = trainer.engine.distribute(trainer._train_dataset)
+        assert batches.element_spec["image"].shape == (2, 32, 32, 3)
+        devices.append(list(batches.take(6).as_numpy_iterator()))
+    for step, batch in enumerate(whole):
+        parts = [devices[host][2 * step + device] for host in range(2) for device in range(2)]
+        for name, value in batch.items():
+            assert np.concatenate([part[name] for part in parts]).tobytes() == value.tobytes()
