@@ -96,7 +96,7 @@ def operations(pixels):
     center = tf.constant((0.4, 0.6))
     for name, operation in augment.operations(translate_pixels=100.0).items():
         function, _, arguments = official._parse_policy_info(name, 1.0, 6.0, [128] * 3, 40.0, 100.0)
-        value = augment.arguments([operation], 0, tf.constant(6.0, tf.float64), 0.9)
+        value, _ = augment.arguments([operation], 0, 6.0)
         calls[f"ours {name}"] = one_thread(pixels, lambda image, _, o=operation, v=value: o.apply(image, v, center))
         calls[f"theirs {name}"] = one_thread(pixels, lambda image, _, f=function, a=arguments: f(image, None, *a)[0])
         pairs.append((name, f"ours {name}", f"theirs {name}"))

@@ -138,38 +138,40 @@ def rand_augment(image, seed, *, layers=2, magnitude=9.0, magnitude_std=0.0, pro
 
 def draw_auto_augment(seed):
     """What `apply_drawn` takes, of AUTOAUGMENT_OPERATIONS in two layers."""
-    names = list(AUTOAUGMENT_OPERATIONS)
-    draws = tf.random.stateless_uniform((2, 5), seed)
-    policy = tf.cast(draws[0, 0] * len(IMAGENET_POLICY), tf.int32)
-    index = tf.constant([[names.index(name) for name, _, _ in policy] for policy in IMAGENET_POLICY])[policy]
-    chance = tf.constant([[chance for _, chance, _ in policy] for policy in IMAGENET_POLICY])[policy]
-    level = tf.constant([[level for _, _, level in policy] for policy in IMAGENET_POLICY], tf.float64)[policy]
-    index = tf.where(draws[:, 1] < chance, index, len(names))
-    return index, arguments(list(AUTOAUGMENT_OPERATIONS.values()), index, level, draws[:, 2]), draws[:, 3:]
+    known, names = list(AUTOAUGMENT_OPERATIONS.values()), list(AUTOAUGMENT_OPERATIONS)
+    index = np.array([[names.index(name) for name, _, _ in policy] for policy in IMAGENET_POLICY])
+    chance = np.array([[chance for _, chance, _ in policy] for policy in IMAGENET_POLICY], np.float32)
+    level = np.array([[level for _, _, level in policy] for policy in IMAGENET_POLICY])
+    applied, choice, sign, *center = tf.unstack(tf.random.stateless_uniform((5, 2), seed))
+    chosen = tf.cast(choice[0] * len(IMAGENET_POLICY), tf.int32)
+    argument, negative = (tf.gather(table, chosen) for table in arguments(known, index, level))
+    index = tf.where(applied < tf.gather(chance, chosen), tf.gather(index.astype(np.int32), chosen), len(known))
+    return index, tf.where(sign < negative, -argument, argument), tf.stack(center, 1)
 
 
 def draw_rand_augment(seed, layers, magnitude, magnitude_std, probability):
     """What `apply_drawn` takes, of RANDAUGMENT_OPERATIONS."""
     known = list(RANDAUGMENT_OPERATIONS.values())
-    draws = tf.random.stateless_uniform((layers, 5), tf.random.fold_in(seed, 0))
-    level = tf.fill((layers,), tf.constant(magnitude, tf.float64))
+    applied, choice, sign, *center = tf.unstack(tf.random.stateless_uniform((5, layers), tf.random.fold_in(seed, 0)))
+    index = tf.cast(choice * (len(known) + 1), tf.int32)
+    level = np.full((layers, 1), magnitude)
     if magnitude_std:
-        noise = tf.random.stateless_normal((layers,), tf.random.fold_in(seed, 1), dtype=tf.float64)
+        noise = tf.random.stateless_normal((layers, 1), tf.random.fold_in(seed, 1), dtype=tf.float64)
         level = tf.clip_by_value(level + magnitude_std * noise, 0.0, max(magnitude, MAX_LEVEL))
-    index = tf.cast(draws[:, 0] * (len(known) + 1), tf.int32)
-    index = tf.where(draws[:, 1] < probability, index, len(known))
-    return index, arguments(known, index, level, draws[:, 2]), draws[:, 3:]
+    argument, negative = arguments(known, np.arange(len(known) + 1), level)
+    argument = tf.gather(argument, index, batch_dims=1)
+    index = tf.where(applied < probability, index, len(known))
+    return index, tf.where(sign < tf.gather(negative, index), -argument, argument), tf.stack(center, 1)
 
 
-def arguments(known, index, level, draws):
-    """What levels (float64) mean to the operations of an index, float32; a draw below 0.5 makes it negative."""
-    scale, offset = (np.array([getattr(op, part) for op in known] + [0.0]) for part in ("scale", "offset"))
-    whole, signed = (np.array([getattr(op, part) for op in known] + [False]) for part in ("whole", "signed"))
+def arguments(known, index, level):
+    """What levels (float64) mean to the operations of an index, and how often it is negative, both float32."""
+    scale, offset = (np.array([getattr(op, part) for op in known] + [0.0])[index] for part in ("scale", "offset"))
+    whole, signed = (np.array([getattr(op, part) for op in known] + [False])[index] for part in ("whole", "signed"))
     # In double precision, as Python has it: 0.7 * 110 must not become 76 when it is cut off.
-    argument = level / MAX_LEVEL * tf.gather(scale, index) + tf.gather(offset, index)
-    argument = tf.where(tf.gather(whole, index), tf.floor(argument), argument)
-    argument = tf.where(tf.gather(signed, index) & (draws < 0.5), -argument, argument)
-    return tf.cast(argument, tf.float32)
+    argument = level / MAX_LEVEL * scale + offset
+    argument = tf.where(whole, tf.floor(argument), argument)
+    return tf.cast(argument, tf.float32), np.float32(0.5) * signed.astype(np.float32)
 
 
 def apply_drawn(image, known, drawn, layers):

@@ -80,10 +80,11 @@ def equalize(image):
     indices = _rows(image, tf.int32) + _along_row(tf.constant((0, 256, 512)), image)
     histogram = tf.raw_ops.Bincount(arr=indices, size=768, weights=tf.constant([], tf.int32))
     histogram = tf.reshape(histogram, (3, 256))
-    highest = tf.reduce_max(tf.where(histogram > 0, LEVELS, 0), 1)
-    counted = tf.reduce_sum(histogram, 1) - tf.gather(histogram, highest, batch_dims=1)
-    step = counted[:, None] // 255
-    table = tf.minimum((tf.cumsum(histogram, 1, exclusive=True) + step // 2) // tf.maximum(step, 1), 255)
+    below = tf.cumsum(histogram, 1, exclusive=True)
+    # Pixels below the highest value that is there.
+    counted = tf.reduce_max(tf.where(histogram > 0, below, 0), 1, keepdims=True)
+    step = counted // 255
+    table = tf.minimum((below + step // 2) // tf.maximum(step, 1), 255)
     table = tf.cast(tf.where(step == 0, LEVELS, table), tf.uint8)
     # Of the two ways to look up single bytes in TensorFlow the quicker one.
     return tf.reshape(tf.gather_nd(tf.reshape(table, (-1,)), indices[:, :, None]), tf.shape(image))
