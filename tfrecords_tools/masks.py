@@ -42,8 +42,10 @@ def encode_mask(data, mask_ids, image_data) -> bytes:
         raise RejectedImageError(f"its mask: {error}") from error
     if mask.mode not in ("1", "L", "P") and not mask.mode.startswith("I"):
         raise RejectedImageError(f"its mask has colours ({mask.mode}) instead of one id a pixel")
-    mask = _upright(mask, image)
-    ids = np.asarray(mask).astype(np.int64)
+    ids = np.asarray(_upright(mask, image)).astype(np.int64)
+    depth = data[24]
+    if mask.mode == "L" and depth < 8:  # Pillow stretches the grey of 2 and 4 bits to 0..255
+        ids //= 255 // (2**depth - 1)
     stored, inverse = np.unique(ids, return_inverse=True)
     unknown = [str(number) for number in stored.tolist() if number not in mask_ids]
     if unknown:

@@ -7,6 +7,8 @@ import struct
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from image_files import encode, picture
 from PIL import Image
 
@@ -206,3 +208,26 @@ def test_jpeg_of_a_png(png, channels):
 
 def test_jpegs_are_copied_where_pngs_are_not():
     assert read_image(JPEG, jpeg=True).encoded == JPEG
+
+
+SEEDS = [JPEG, PNG, encode(picture(0), exif=exif(6)), encode(picture(0)[..., 0].astype(np.uint16) * 256, "PNG")]
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@settings(max_examples=300, deadline=None)
+@given(
+    content=st.sampled_from(SEEDS),
+    edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3), st.binary(max_size=4)), min_size=1, max_size=4),
+    jpeg=st.booleans(),
+)
+def test_any_damaged_file_is_an_image_or_rejected(content, edits, jpeg):
+    """Each edit puts bytes in the place of others; most are near the beginning, where the headers are."""
+    for place, removed, inserted in edits:
+        begin = int(place**3 * len(content))
+        content = content[:begin] + inserted + content[begin + removed :]
+    try:
+        image = read_image(content, jpeg)
+    except RejectedImageError:
+        return
+    assert min(image.height, image.width) > 0
+    assert image.format in (("JPEG",) if jpeg else ("JPEG", "PNG"))

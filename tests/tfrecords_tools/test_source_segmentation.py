@@ -2,6 +2,8 @@
 
 import io
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -169,6 +171,19 @@ def test_indices_count_whatever_the_png_is(png, ids):
     mapping = {number: place for place, number in enumerate(np.unique(ids).tolist())}
     found = decode(encode_mask(png, mapping, encode(picture(1))))
     np.testing.assert_array_equal(found, np.vectorize(mapping.get)(ids))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_ids_of_few_bits(depth):
+    """A PNG of 1, 2 or 4 bits a pixel, as tools that make PNGs small write it; Pillow writes none such."""
+    ids = np.random.default_rng(depth).integers(0, 2**depth, (16, 24), np.uint8)
+    bits = np.unpackbits(ids[..., None], axis=-1)[..., -depth:].reshape(16, -1)
+    rows = b"".join(b"\0" + row.tobytes() for row in np.packbits(bits, axis=-1))
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", 24, 16, depth, 0, 0, 0, 0), b"IDAT": zlib.compress(rows), b"IEND": b""}
+    png = b"\x89PNG\r\n\x1a\n"
+    for name, content in chunks.items():
+        png += struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    np.testing.assert_array_equal(decode(encode_mask(png, IDENTITY, encode(picture(0)))), ids)
 
 
 PNG = encode(mask(1), "PNG")

@@ -101,6 +101,7 @@ def test_numbers_keep_their_value(tmp_path):
             r"line 1: .*/image: No such file.*first line counts as column names",
         ),
         ("a.jpg,cat\n\nb.jpg,dog,train\n", r"line 3: it has 3 columns, the first line has 2"),
+        ("path,label,split\na.jpg,cat\nb.jpg,dog\n", r"line 2: it has 2 columns, the first line has 3"),
         ("a.jpg,cat\nnone.jpg,dog\n", r"1 in all:\n  line 2: .*none.jpg: No such file or directory"),
         ("a.jpg,cat\n,dog\n", r"line 2: the path is empty"),
         ("a.jpg,cat\nb.jpg,  \n", r"line 2: .*b.jpg has an empty label"),

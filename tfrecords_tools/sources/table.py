@@ -45,12 +45,13 @@ def image_table(path) -> Source:
     if not lines:
         raise RecordsError(f"{path} is empty: expected a line of path and label for each image")
     columns, left_out = _columns(path, *lines[0])
+    width = len(lines[0][1])
     if columns.pop("header"):
         lines = lines[1:]
     rows, problems = {}, []  # rows by their file
     for line, cells in lines:
         try:
-            row = _row(os.path.dirname(path), line, cells, columns, width=len(lines[0][1]))
+            row = _row(os.path.dirname(path), line, cells, columns, width)
             earlier = rows.setdefault(os.path.abspath(row.path), row)
             if earlier is not row:
                 raise _WrongLineError(f"{printable(row.path)} is in line {earlier.line}, too")
