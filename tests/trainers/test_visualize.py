@@ -1,6 +1,7 @@
 """`tfvt visualize rates` on runs of small models with drawn rates."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from PIL import Image
 import tfvt
 from tfvt.analysis import path_rates
 from tfvt.trainers.cli import main
+from tfvt.trainers.recipe import parse_recipe
 from tfvt.trainers.run import Run, write_model
 
+ROOT = Path(__file__).parents[2]
 SWIN = {"depths": (1, 2), "width": 16, "head_dim": 8, "window_size": 4, "input_shape": (32, 32, 3)}
 
 
@@ -68,6 +71,17 @@ def test_rates_are_printed_and_drawn(swins, runs, tmp_path, capsys, monkeypatch)
 def test_the_picture_has_the_form_that_its_name_says(name, start, runs, tmp_path, capsys):
     assert visualize(capsys, "rates", runs[0], "--output", tmp_path / name)[0] == 0
     assert (tmp_path / name).read_bytes().startswith(start)
+
+
+def test_the_page_trains_what_it_draws():
+    page = (ROOT / "docs" / "visualize.md").read_text(encoding="utf-8")
+    trained = re.findall(r"^tfvt train --config (\S+) --output (\S+)(?: --seed (\d))?$", page, re.MULTILINE)
+    drawn = re.search(r"^tfvt visualize rates (.*) --output rates.png$", page, re.MULTILINE)[1]
+    assert drawn.split() == [output for _, output, _ in trained]
+    for config, _, seed in trained:
+        recipe = parse_recipe(["--config", str(ROOT / config), "--seed", seed or "0"])
+        assert recipe.model.name.startswith("acmix_")
+        assert recipe.data.records == "runs/demo/records"
 
 
 def test_mistakes_are_named(runs, tmp_path, capsys):
