@@ -98,13 +98,20 @@ def read_file(path, offset=0, size=None) -> bytes:
 
 
 def _is_complete_jpeg(data):
-    """Whether the markers lead over at least one scan to the end of the image. Thumbnails inside are skipped."""
+    """Whether the markers lead over at least one scan to the end of the image. Thumbnails inside are skipped.
+
+    A file that ends with the end-of-image marker need not be searched for one behind its first scan's header: a marker
+    cannot be a part of compressed data.
+    """
     position, scans = 2, 0
     while match := _MARKER.search(data, position):
         marker, position = data[match.end() - 1], match.end()
         if marker == _END_OF_IMAGE:
             return scans > 0
-        scans += marker == _START_OF_SCAN
+        if marker == _START_OF_SCAN:
+            if data.endswith(b"\xff\xd9"):
+                return True
+            scans += 1
         position += int.from_bytes(data[position : position + 2], "big")
     return False
 

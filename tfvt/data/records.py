@@ -212,28 +212,27 @@ def make_example(
         mask: segmentation: the class of each pixel, a PNG's bytes.
     """
 
-    def strings(value):
-        value = value if isinstance(value, bytes) else value.encode("utf-8")
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-    def integers(value):
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-
-    features = {
-        ENCODED: strings(encoded),
-        FORMAT: strings(format),
-        LABEL: integers(label),
-        SYNSET: strings(synset),
-        TEXT: strings(text),
-        HEIGHT: integers(height),
-        WIDTH: integers(width),
-        CHANNELS: integers(channels),
-        COLORSPACE: strings(colorspace),
-        FILENAME: strings(filename),
+    values = {
+        ENCODED: encoded,
+        FORMAT: format,
+        LABEL: label,
+        SYNSET: synset,
+        TEXT: text,
+        HEIGHT: height,
+        WIDTH: width,
+        CHANNELS: channels,
+        COLORSPACE: colorspace,
+        FILENAME: filename,
     }
     if mask is not None:
-        features |= {MASK: strings(mask), MASK_FORMAT: strings("png")}
-    example = tf.train.Example(features=tf.train.Features(feature=features))
+        values |= {MASK: mask, MASK_FORMAT: "png"}
+    example = tf.train.Example()
+    features = example.features.feature
+    for name, value in values.items():  # into its place: a message that is put into another is copied, with the image
+        if isinstance(value, bytes | str):
+            features[name].bytes_list.value.append(value.encode("utf-8") if isinstance(value, str) else value)
+        else:
+            features[name].int64_list.value.append(value)
     return example.SerializeToString(deterministic=True)
 
 

@@ -1,0 +1,138 @@
+"""Conversion to records beside a converter that decodes each image, and beside copying the files.
+
+python -m benchmarks.convert [--folder FOLDER] [--images 20000] [--rounds 5]
+
+Makes an ImageNet-shaped tree of JPEGs, 2 GB, in FOLDER or in a temporary folder; what was temporary is deleted at the
+end. The first table is of one processor core, to which the process is bound, and of a part of the tree; the second of
+the whole tree and all cores.
+"""
+
+import argparse
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import tensorflow as tf
+
+from benchmarks.imagenet_shaped import write_imagenet_shaped
+from benchmarks.timing import alternate, median_ratio
+from tfvt.tfrecords_tools.convert import convert
+
+PART = 2000
+
+
+def decode_and_convert(images, output):
+    """What slim and `imagenet_to_gcs` do: every image is decoded in a session to learn its height and width."""
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        placeholder = tf.compat.v1.placeholder(tf.string)
+        decoded = tf.io.decode_jpeg(placeholder, channels=3)
+        with tf.io.TFRecordWriter(str(output / "train-00000-of-00001")) as writer:
+            for path in images:
+                with tf.io.gfile.GFile(path, "rb") as file:
+                    data = file.read()
+                height, width, channels = session.run(decoded, {placeholder: data}).shape
+                synset = os.path.basename(os.path.dirname(path))
+                writer.write(_example(data, height, width, channels, synset, os.path.basename(path)))
+
+
+def _example(data, height, width, channels, synset, filename):
+    def integers(value):
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+
+    def strings(value):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    features = {
+        "image/height": integers(height),
+        "image/width": integers(width),
+        "image/colorspace": strings(b"RGB"),
+        "image/channels": integers(channels),
+        "image/class/label": integers(1),
+        "image/class/synset": strings(synset.encode()),
+        "image/format": strings(b"JPEG"),
+        "image/filename": strings(filename.encode()),
+        "image/encoded": strings(data),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+def copy(images, output):
+    """Every file into one folder, and all of it onto the disk."""
+    for path in images:
+        shutil.copyfile(path, output / os.path.basename(path))
+    os.sync()
+
+
+def part_of(tree, folder, count) -> Path:
+    """A tree of links to the first `count` images of every class in turn."""
+    classes = sorted(entry for entry in (tree / "train").iterdir())
+    each = [sorted(folder_.iterdir()) for folder_ in classes]
+    images = [files[number] for number in range(len(each[0])) for files in each if number < len(files)][:count]
+    for path in images:
+        (folder / "train" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        os.link(path, folder / "train" / path.parent.name / path.name)
+    return folder
+
+
+def one_core(tree, scratch, rounds):
+    """Times of the three on one core."""
+    source = part_of(tree, scratch / "part", PART)
+    images = [str(path) for path in sorted(source.rglob("*.JPEG"))]
+    size = sum(os.path.getsize(path) for path in images)
+    output = scratch / "output"
+
+    def fresh(call):
+        def run():
+            shutil.rmtree(output, ignore_errors=True)
+            output.mkdir()
+            call()
+
+        return run
+
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    calls = {
+        "tfvt records convert --workers 1": fresh(lambda: convert(source, output, workers=1)),
+        "decode each image": fresh(lambda: decode_and_convert(images, output)),
+        "copy the files": fresh(lambda: copy(images, output)),
+    }
+    seconds = alternate(calls, rounds)
+    ours = "tfvt records convert --workers 1"
+    print(f"{len(images)} images, {size / 1e6:.0f} MB, one core, medians of {rounds} alternating rounds")
+    for name in calls:
+        middle = sorted(seconds[name])[rounds // 2]
+        print(
+            f"{name:34} {len(images) / middle:7.0f} images/s {size / middle / 1e6:6.0f} MB/s "
+            f"{1 / median_ratio(seconds, name, ours):6.3f}x"
+        )
+
+
+def all_cores(tree, scratch, cores):
+    """One conversion of the whole tree."""
+    os.sched_setaffinity(0, cores)
+    start = time.perf_counter()
+    manifest = convert(tree, scratch / "all", workers=len(cores))
+    seconds = time.perf_counter() - start
+    records = sum(shard.records for shard in manifest.splits["train"])
+    print(f"\n{records} images on {len(cores)} cores: {seconds:.1f} s, {records / seconds:.0f} images/s")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, help="where the tree is, or shall be made and kept")
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    cores = os.sched_getaffinity(0)
+    with tempfile.TemporaryDirectory(dir=arguments.folder and arguments.folder.parent) as scratch:
+        scratch = Path(scratch)
+        tree = write_imagenet_shaped(arguments.folder or scratch / "tree", arguments.images)
+        one_core(tree, scratch, arguments.rounds)
+        all_cores(tree, scratch, cores)
+
+
+if __name__ == "__main__":
+    main()
