@@ -1,8 +1,9 @@
 """Local attention and the convolution path of ACmix beside other forms of them, and ACmix models beside plain ones.
 
-python -m benchmarks.acmix
+python -m benchmarks.acmix [local | grouped | shifts | parts | networks ...]
 """
 
+import functools
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -18,7 +20,8 @@ import tfvt
 from benchmarks.resnet import inference_and_training
 from benchmarks.timing import alternate, median_ms, median_ratio
 from tests.layers.test_local_attention import unfolded_attention
-from tfvt.layers.convolution import grouped_conv2d
+from tfvt.layers import ACmix, ConvolutionPath
+from tfvt.layers.convolution import grouped_conv2d, strided_window
 from tfvt.layers.local_attention import local_attention
 
 BATCH, SIDE, CHANNELS, HEADS, WINDOW = 4, 56, 64, 4, 7
@@ -94,19 +97,70 @@ def grouped_convolution_forms():
     print_times({n: inference_and_training(f, [x, kernel], None) for n, f in forms.items()}, "tfvt grouped_conv2d")
 
 
+def shift_every_channel(path, maps):
+    """The paper's tensor shifts as its Figure 3a draws them: the k^2 maps of every output channel, shifted and summed.
+
+    `ConvolutionPath` sums first and repeats the sum for the output channels: the same function, less work.
+    """
+    batch, height, width, _ = maps.shape
+    size = path.kernel_size
+    maps = tf.reshape(maps, (batch, height, width, path.piece_dim, size**2))
+    maps = tf.unstack(tf.repeat(maps, path.filters // path.piece_dim, axis=3), axis=-1)
+    border = [[0, 0], [size // 2, size // 2], [size // 2, size // 2], [0, 0]]
+    return sum(strided_window(tf.pad(m, border), p // size, p % size, size, path.strides) for p, m in enumerate(maps))
+
+
 def shift_modules():
     """Table 7's comparison on whole models."""
     images = tf.constant(np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3)).astype("float32"))
-    forms = {}
-    for shift in ("learned", "tensor"):
+    every_channel = "tensor shifts of every output channel"
+    shifts = {
+        "group convolution": "learned",
+        "tensor shifts, summed before repeated": "tensor",
+        every_channel: "tensor",
+    }
+    forms, outputs = {}, {}
+    for name, shift in shifts.items():
+        keras.utils.set_random_seed(0)
         model = tfvt.create_model("acmix_swin_tiny", shift=shift)
-        forms[shift] = inference_and_training(lambda x, m=model: m(x, training=False), [], images)[0]
-    times = alternate(forms, rounds=7)
-    print(f"\nACmix-Swin-T inference, 224x224, batch {BATCH}: images/s")
-    for shift in forms:
-        print(f"{shift:40}  {BATCH / median_ms(times[shift]) * 1000:7.2f}")
-    ratio = median_ratio(times, "tensor", "learned")
-    print(f"group convolution over tensor shifts: {ratio:.2f}x; the paper's, on a GPU: 419 / 313 = 1.34x")
+        if name == every_channel:
+            for path in (layer for layer in model._flatten_layers() if isinstance(layer, ConvolutionPath)):
+                path._shift_and_sum = functools.partial(shift_every_channel, path)
+        forms[name] = inference_and_training(lambda x, m=model: m(x, training=False), [], images)[0]
+        outputs[name] = forms[name]().numpy()
+    for output in outputs.values():  # the three are one function at the start
+        np.testing.assert_allclose(output, outputs[every_channel], atol=1e-3)
+    times = alternate(forms, rounds=21)
+    print(
+        f"\nACmix-Swin-T inference, 224x224, batch {BATCH}: images/s, how many times as fast the group convolution is"
+    )
+    for name in forms:
+        ratio = median_ratio(times, name, "group convolution")
+        print(f"{name:40}  {BATCH / median_ms(times[name]) * 1000:7.2f} {ratio:6.2f}x", flush=True)
+    print("the paper, on a GPU: 419 / 313 = 1.34x")
+
+
+def parts_of_resnet50():
+    """Where the time of ACmix goes, at the sizes of ResNet-50's four stages."""
+    print(f"\nACmix in ResNet-50's stages, batch {BATCH}: ms forward, ms forward + backward")
+    for side, channels in ((56, 64), (28, 128), (14, 256), (7, 512)):
+        layers = {
+            "dense 3x3": keras.layers.Conv2D(channels, 3, padding="same", use_bias=False),
+            "ACmix": ACmix(channels),
+            "its attention path": ACmix(channels, combine="attention"),
+            "its convolution path": ACmix(channels, combine="convolution"),
+            "its three projections": keras.layers.Dense(3 * channels),
+        }
+        forms = {}
+        for name, layer in layers.items():
+            x = tf.Variable(draw(BATCH, side, side, channels))
+            layer(x)
+            variables = [x, *(v.value for v in layer.trainable_variables)]
+            forms[name] = inference_and_training(lambda _, layer=layer, x=x: layer(x.value()), variables, None)
+        timed = [alternate({name: form[kind] for name, form in forms.items()}, rounds=9) for kind in (0, 1)]
+        for name in forms:
+            cells = [f"{median_ms(t[name]):8.1f} {median_ratio(t, name, 'dense 3x3'):6.2f}x" for t in timed]
+            print(f"{side:3}x{side}x{channels:<4} {name:30}  {'  '.join(cells)}", flush=True)
 
 
 def networks():
@@ -130,11 +184,17 @@ def networks():
             )
 
 
+TABLES = {
+    "local": local_attention_forms,
+    "grouped": grouped_convolution_forms,
+    "shifts": shift_modules,
+    "parts": parts_of_resnet50,
+    "networks": networks,
+}
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--peak"]:
         peak_of(sys.argv[2])
     else:
-        local_attention_forms()
-        grouped_convolution_forms()
-        shift_modules()
-        networks()
+        for table in sys.argv[1:] or TABLES:
+            TABLES[table]()
