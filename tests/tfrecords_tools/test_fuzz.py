@@ -158,6 +158,12 @@ def test_damaged_image(fuzzed, number, data):
     check_damaged_image(fuzzed, number, data)
 
 
+def test_record_without_bytes(fuzzed):
+    """Its checksum is right, and it is not taken for the end of what can be read."""
+    for number in (0, 3, 5):
+        check_damaged_record(fuzzed, number, b"")
+
+
 @pytest.mark.slow
 @MANY
 @given(data=st.data())

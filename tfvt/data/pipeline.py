@@ -318,7 +318,8 @@ def _first_damaged(records, record_id):
     """The record at which reading the shard of `record_id` comes to its end."""
     shard, index = locate(records, record_id)
     readable = tf.data.TFRecordDataset(tf.gather(tf.constant(records.shard_paths), shard)).ignore_errors()
-    return record_id - index + readable.reduce(tf.constant(0, tf.int64), lambda count, _: count + 1)
+    count = readable.reduce(tf.constant(0, tf.int64), lambda count, _: count + 1)
+    return record_id - index + tf.minimum(count, index)  # reading goes on behind a record of no bytes
 
 
 def _read_again(records, record_id, serialized):
