@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
 import yaml
 from image_files import encode, picture
 from imagenet_files import SYNSETS, write_tars
@@ -73,6 +74,9 @@ def test_layouts_that_come_with_tfvt_are_those_of_the_page():
         assert re.search(rf"`{name}` .*\| {'' if void is None else void} ?\|$", PAGE, flags=re.MULTILINE)
 
 
-def test_formats_are_those_of_the_page():
+def test_formats_are_those_of_the_page_and_of_the_command(capsys):
     row = re.search(r"^\| `--format F` \| (.*?), where", PAGE, flags=re.MULTILINE)[1]
     assert tuple(re.findall(r"`(\w+)`", row)) == FORMATS
+    with pytest.raises(SystemExit):
+        main(["records", "convert", "--help"])
+    assert "{auto," + ",".join(FORMATS) + "}" in "".join(capsys.readouterr().out.split())
