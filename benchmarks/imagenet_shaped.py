@@ -30,8 +30,8 @@ def write_imagenet_shaped(root, images=20_000) -> Path:
     A folder that an earlier call filled with as many images is left as it is.
     """
     root = Path(root)
-    done = root / ".complete"  # converters pass over names that begin with a dot
-    if done.is_file() and done.read_text() == str(images):
+    done = root.with_name(f"{root.name}.complete")
+    if done.is_file() and done.read_text() == f"{images} images":
         return root
     pictures = [_picture(seed) for seed in track(range(PICTURES), "drawing pictures")]
     for index in track(range(images), "writing images"):
@@ -42,7 +42,7 @@ def write_imagenet_shaped(root, images=20_000) -> Path:
         picture = pictures[(index * 101 + index // CLASSES) % PICTURES]
         content = picture[:2] + b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment + picture[2:]
         (folder / f"{synset}_{index}.JPEG").write_bytes(content)
-    done.write_text(str(images))
+    done.write_text(f"{images} images")
     return root
 
 

@@ -1,6 +1,5 @@
 """Images -> serialized records: what every writer of shards calls, on this machine or on many."""
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -50,7 +49,7 @@ def _example(settings, image, data, label_offset):
         raise RecordsError(f"{image.printable} has label {image.label}: there are {len(settings.class_names)} classes")
     labelled = image.label != UNLABELLED
     return make_example(
-        **dataclasses.asdict(encoded),
+        **vars(encoded),
         label=image.label + label_offset if labelled else UNLABELLED,
         synset=settings.class_names[image.label] if labelled else "",
         text=settings.class_texts[image.label] if labelled else "",

@@ -7,6 +7,7 @@ import io
 import os
 import re
 import stat
+import struct
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,8 @@ GREY_MODES = ("1", "L", "LA")
 # Inside a JPEG's compressed data, 0xFF is followed by 0x00 (a data byte), 0xD0-0xD7 (restart) or 0xFF (filling);
 # anything else is the next marker.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_START_OF_SCAN, _END_OF_IMAGE, _EXIF = 0xDA, 0xD9, 0xE1
+_SIZE_AND_CHANNELS = (0xC0, 0xC1, 0xC2)  # frames of baseline, extended and progressive JPEGs
 
 
 class RejectedImageError(Exception):
@@ -49,6 +51,10 @@ def read_image(data, jpeg=False) -> EncodedImage:
     Raises:
         RejectedImageError: not JPEG or PNG, or cut off.
     """
+    if plain := _plain_jpeg(data):
+        height, width, channels = plain
+        colorspace = "Grayscale" if channels == 1 else "RGB"
+        return EncodedImage(data, "JPEG", height, width, channels, colorspace)
     try:
         image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
         kind = "PNG" if image.format == "PNG" else "JPEG"  # MPO: a JPEG with further pictures behind it
@@ -83,11 +89,14 @@ def read_file(path, offset=0, size=None) -> bytes:
         RejectedImageError: unreadable, empty, or shorter.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # before it is opened: opening a pipe would wait
-            raise RejectedImageError("not a regular file")
-        with open(path, "rb", buffering=0) as file:
-            file.seek(offset)
-            data = file.read(-1 if size is None else size)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise RejectedImageError("not a regular file")
+            data = os.pread(descriptor, status.st_size if size is None else size, offset)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise RejectedImageError(f"cannot be read: {error.strerror}") from error
     if not data:
@@ -97,21 +106,39 @@ def read_file(path, offset=0, size=None) -> bytes:
     return data
 
 
-def _is_complete_jpeg(data):
-    """Whether the markers lead over at least one scan to the end of the image. Thumbnails inside are skipped.
+def _plain_jpeg(data):
+    """(height, width, channels) of a whole JPEG that nothing is to be done to, as nearly all are; else None.
 
-    A file that ends with the end-of-image marker need not be searched for one behind its first scan's header: a marker
-    cannot be a part of compressed data.
+    Pillow sees more, but takes as long as the rest of what becomes of such a file before it is written. One that ends
+    with the end-of-image marker need not be searched for it behind the header of its first scan: compressed data holds
+    no markers.
     """
+    if not (data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9")):
+        return None
+    position, found = 2, None
+    while position + 10 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == _START_OF_SCAN:
+            return found
+        if marker == _EXIF and data.startswith(b"Exif", position + 4):
+            return None  # may say that the image is rotated
+        if marker in _SIZE_AND_CHANNELS:
+            precision, height, width, channels = struct.unpack_from(">BHHB", data, position + 4)
+            if precision != 8 or not 0 < height * width <= Image.MAX_IMAGE_PIXELS or channels not in (1, 3):
+                return None
+            found = height, width, channels
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return None
+
+
+def _is_complete_jpeg(data):
+    """Whether the markers lead over at least one scan to the end of the image. Thumbnails inside are skipped."""
     position, scans = 2, 0
     while match := _MARKER.search(data, position):
         marker, position = data[match.end() - 1], match.end()
         if marker == _END_OF_IMAGE:
             return scans > 0
-        if marker == _START_OF_SCAN:
-            if data.endswith(b"\xff\xd9"):
-                return True
-            scans += 1
+        scans += marker == _START_OF_SCAN
         position += int.from_bytes(data[position : position + 2], "big")
     return False
 

@@ -1,12 +1,15 @@
 """Conversion of whole folders: what is written, what is refused, and that it can be killed."""
 
 import collections
+import io
 import json
 import os
 import tempfile
+import zlib
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_files import contents, encode, picture, read_records, write_folder
@@ -14,6 +17,7 @@ from image_files import contents, encode, picture, read_records, write_folder
 from tfvt.data.records import RecordsError, open_records
 from tfvt.tfrecords_tools import plan
 from tfvt.tfrecords_tools.convert import convert
+from tfvt.tfrecords_tools.shards import RecordWriter
 
 
 def test_records_hold_the_files(tmp_path):
@@ -176,3 +180,18 @@ def test_output_inside_the_source_is_refused(tmp_path):
     source = write_folder(tmp_path / "images")
     with pytest.raises(RecordsError, match="lies inside the source"):
         convert(source, source / "records")
+
+
+@settings(max_examples=25, deadline=None)
+@given(records=st.lists(st.binary(max_size=300), max_size=5))
+def test_framing_is_tensorflows(records):
+    file = io.BytesIO()
+    writer = RecordWriter(file)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "records")
+        with tf.io.TFRecordWriter(str(path)) as expected:
+            for record in records:
+                writer.write(record)
+                expected.write(record)
+        assert file.getvalue() == path.read_bytes()
+    assert writer.crc32 == zlib.crc32(file.getvalue())

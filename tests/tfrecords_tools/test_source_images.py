@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from image_files import encode, picture
 from PIL import Image
 
+from tfvt.tfrecords_tools import images
 from tfvt.tfrecords_tools.images import RejectedImageError, read_file, read_image
 
 
@@ -148,7 +149,7 @@ def test_unreadable_files_are_rejected(tmp_path, monkeypatch):
     def refuse(path, *_, **__):  # root may read everything: the system's answer to others is given by hand
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
-    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(RejectedImageError, match="cannot be read: Permission denied"):
         read_file(str(file))
 
@@ -231,3 +232,28 @@ def test_any_damaged_file_is_an_image_or_rejected(content, edits, jpeg):
         return
     assert min(image.height, image.width) > 0
     assert image.format in (("JPEG",) if jpeg else ("JPEG", "PNG"))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("rotated", [False, True])
+def test_plain_jpegs_are_read_as_pillow_reads_them(monkeypatch, progressive, mode, rotated):
+    bands = {"L": 1, "RGB": 3, "CMYK": 4}[mode]
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 24, bands), np.uint8).squeeze()
+    content = encode(pixels, mode=mode, progressive=progressive, exif=exif(6 if rotated else 1))
+    plain = encode(pixels, mode=mode, progressive=progressive)
+    assert images._plain_jpeg(plain) == (None if mode == "CMYK" else (16, 24, bands))
+    assert images._plain_jpeg(content) is None, "EXIF is for Pillow to read"
+    found = read_image(plain)
+    monkeypatch.setattr(images, "_plain_jpeg", lambda _: None)
+    assert read_image(plain) == found
+
+
+@given(st.data())
+def test_damaged_headers_are_no_plain_jpegs_with_other_sizes(data):
+    """Cut anywhere, or with a byte changed before the compressed data: None or an honest answer, never an error."""
+    content = bytearray(JPEG[: data.draw(st.integers(0, len(JPEG)))])
+    if content and data.draw(st.booleans()):
+        content[data.draw(st.integers(0, min(len(content), 600) - 1))] = data.draw(st.integers(0, 255))
+    found = images._plain_jpeg(bytes(content))
+    assert found is None or (found[2] in (1, 3) and content.endswith(b"\xff\xd9"))
