@@ -7,10 +7,11 @@ import zlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from image_files import encode, picture, read_records
 from PIL import Image, ImageOps
 
-from tfvt.data.records import RecordsError
+from tfvt.data.records import VOID, RecordsError
 from tfvt.tfrecords_tools.cli import main
 from tfvt.tfrecords_tools.convert import convert
 from tfvt.tfrecords_tools.images import RejectedImageError
@@ -75,6 +76,21 @@ def test_records(tmp_path, layout, capsys):
         np.testing.assert_array_equal(np.asarray(stored), np.vectorize(IDS.get)(mask(index)))
         assert (record["image/class/label"], record["image/class/text"]) == (-1, b"")
     assert len(read_records(output, "validation")) == 2
+
+
+def test_official_models_read_our_masks(tmp_path, layout):
+    """TensorFlow's official segmentation decoder and parser, at the images' own size: classes, and what is void."""
+    from official.vision.dataloaders.segmentation_input import Decoder, Parser
+
+    convert(open_source(write_pairs(tmp_path / "pairs"), layout=layout), tmp_path / "records")
+    parse = Parser([16, 24], preserve_aspect_ratio=False, resize_eval_groundtruth=True, ignore_label=VOID).parse_fn(
+        False
+    )
+    records = tf.data.TFRecordDataset(str(tmp_path / "records" / "train-00000-of-00001"))
+    found = [parse(Decoder().decode(serialized))[1] for serialized in records]
+    masks = {labels["masks"].numpy().astype(int).tobytes() for labels in found}
+    assert masks == {np.vectorize(IDS.get)(mask(index)).tobytes() for index in range(3)}
+    assert all((labels["valid_masks"].numpy() == (labels["masks"].numpy() != VOID)).all() for labels in found)
 
 
 def test_masks_have_no_label_offset(tmp_path, layout):
