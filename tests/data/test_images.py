@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from record_files import encode
+from sklearn.datasets import load_sample_images
 
+from tfvt.data import augment
 from tfvt.data.images import (
     EvalPreprocessing,
     TrainPreprocessing,
@@ -70,6 +72,22 @@ def test_center_crop_equals_pillow(size, target, crop_ratio):
     # Pillow rounds after each of its two passes. A half pixel more or less may round to another crop size.
     if min(abs(scale * n % 1 - 0.5) for n in target) > 1e-3:
         np.testing.assert_allclose(crop, expected, atol=1.6)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("crop_ratio", "resized"), [(0.875, 256), (1.0, 224)])
+def test_center_crop_is_that_of_a_photograph_whose_shorter_side_was_resized(interpolation, crop_ratio, resized):
+    """As published numbers are measured: Pillow resizes all of the image, then the centre is cut out."""
+    for photo in load_sample_images().images:
+        photo = photo[:400, :400]
+        crop = decode_and_center_crop(encode(photo), EvalPreprocessing((224, 224), crop_ratio, interpolation)).numpy()
+        whole = Image.fromarray(photo).resize((resized, resized), Image.Resampling[interpolation.upper()])
+        begin = (resized - 224) // 2
+        difference = np.abs(crop - np.asarray(whole)[begin:, begin:][:224, :224])
+        assert difference.mean() < 0.3  # Pillow rounds to whole numbers, which alone makes 0.25
+        inside = difference[2:-2, 2:-2]  # the border knows no pixel beyond the crop
+        assert (inside > 1.6).mean() < 1e-3  # bicubic: Pillow cuts to 0..255 between its two passes
+        assert inside.max() < 6
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "area", "nearest"])
@@ -185,6 +203,37 @@ def test_flip_mirrors_half_of_the_samples_and_nothing_else():
     assert 70 < mirrored.sum() < 130  # 100 expected, standard deviation 7
 
 
+EVERYTHING = {"color_jitter": 0.4, "auto_augment": "randaugment", "random_erasing": 0.5}
+
+
+def test_augmentations_are_those_of_the_crop_with_the_seeds_of_their_streams():
+    encoded, seed = encode(smooth(60, 80)), tf.constant([3, 4])
+    plain = decode_and_augment(encoded, seed, TrainPreprocessing((24, 40)))
+    pixels = tf.cast(tf.round(plain), tf.uint8)
+    jittered = augment.color_jitter(pixels, tf.random.fold_in(seed, 2), 0.4)
+    randomly = augment.rand_augment(pixels, tf.random.fold_in(seed, 3), layers=3, magnitude=7.0, magnitude_std=0.5)
+    by_policy = augment.auto_augment(jittered, tf.random.fold_in(seed, 3))
+    erased = augment.random_erasing(plain, tf.random.fold_in(seed, 4), probability=1.0, area_range=(0.1, 0.2))
+    randaugment = {"randaugment_layers": 3, "randaugment_magnitude": 7.0, "randaugment_magnitude_std": 0.5}
+    for options, expected in (
+        ({"color_jitter": 0.4}, jittered),
+        ({"auto_augment": "randaugment"} | randaugment, randomly),
+        ({"color_jitter": 0.4, "auto_augment": "autoaugment"}, by_policy),
+        ({"random_erasing": 1.0, "random_erasing_area": (0.1, 0.2)}, erased),
+    ):
+        actual = decode_and_augment(encoded, seed, TrainPreprocessing((24, 40), **options))
+        assert actual.dtype == tf.float32
+        np.testing.assert_array_equal(actual, tf.cast(expected, tf.float32), err_msg=str(options))
+        assert (actual.numpy() != plain.numpy()).any(), options
+
+
+def test_everything_at_once_is_a_function_of_the_seed():
+    encoded, preprocessing = encode(smooth(60, 80)), TrainPreprocessing((24, 40), **EVERYTHING)
+    first, again = (augment_many(encoded, 12, preprocessing) for _ in range(2))
+    assert first.tobytes() == again.tobytes()
+    assert len({image.tobytes() for image in first}) == 12
+
+
 @settings(max_examples=15, deadline=None)
 @given(size=st.tuples(st.integers(1, 30), st.integers(1, 30)), seed=st.integers(0, 2**31 - 1))
 def test_any_image_size_can_be_augmented(size, seed):
@@ -199,6 +248,15 @@ def test_any_image_size_can_be_augmented(size, seed):
         (lambda: TrainPreprocessing(area_range=(0.9, 0.1)), "area_range"),
         (lambda: TrainPreprocessing(aspect_range=(2.0, 1.0)), "aspect_range"),
         (lambda: TrainPreprocessing(interpolation="linear"), "bilinear, bicubic, area, nearest, not 'linear'"),
+        (lambda: TrainPreprocessing(color_jitter=-0.1), "color_jitter must be 0"),
+        (lambda: TrainPreprocessing(auto_augment="v0"), "autoaugment, randaugment or null, not 'v0'"),
+        (lambda: TrainPreprocessing((2, 9), auto_augment="autoaugment"), "at least 3x3 pixels"),
+        (lambda: TrainPreprocessing(randaugment_layers=0), "randaugment_layers must be at least 1, not 0"),
+        (lambda: TrainPreprocessing(randaugment_magnitude=31.0), "randaugment_magnitude must be from 0 to 30"),
+        (lambda: TrainPreprocessing(randaugment_magnitude_std=-1.0), "randaugment_magnitude_std must not be negative"),
+        (lambda: TrainPreprocessing(randaugment_probability=1.5), "randaugment_probability is a probability"),
+        (lambda: TrainPreprocessing(random_erasing=-0.5), "random_erasing is a probability, from 0 to 1, not -0.5"),
+        (lambda: TrainPreprocessing(random_erasing_area=(0.0, 0.3)), "random_erasing_area must be 0 < low"),
         (lambda: EvalPreprocessing(image_size=(0, 224)), "image_size"),
         (lambda: EvalPreprocessing(crop_ratio=1.5), "crop_ratio"),
     ],
