@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfvt.data.images import decode_and_center_crop
 from tfvt.data.pipeline import eval_dataset
 from tfvt.data.records import RecordsError, open_records
-from tfvt.tfrecords_tools.images import RejectedImageError, read_image
+from tfvt.tfrecords_tools.images import RejectedImageError, read_file, read_image
 from tfvt.tfrecords_tools.sources import printable
 
 from .distribution import Evaluator, check_backend, readable_batches
@@ -68,7 +68,7 @@ def predict(arguments: Sequence[str]) -> int:
     for path in call.images:
         try:
             # As conversion reads a file: upright, CMYK as RGB. Evaluation saw such pixels.
-            image = decode_and_center_crop(read_image(path).encoded, serving.preprocessing)
+            image = decode_and_center_crop(read_image(read_file(path)).encoded, serving.preprocessing)
         except (RejectedImageError, tf.errors.InvalidArgumentError) as error:
             print(f"{printable(path)}: rejected: {_reason(error)}")
             status = 1
