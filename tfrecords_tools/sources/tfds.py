@@ -31,8 +31,8 @@ def tfds_dataset(location, data_dir=None) -> Source:
     tfds = _import()
     builder = _builder(tfds, os.fspath(location), data_dir)
     directory, features = os.fspath(builder.data_path), builder.info.features
-    image = _only(builder, tfds.features.Image)
-    label = _only(builder, tfds.features.ClassLabel)
+    image = _feature(builder, tfds.features.Image, place=0)
+    label = _feature(builder, tfds.features.ClassLabel, place=1)
     if features[image].np_dtype != np.uint8:
         raise RecordsError(f"pixels of {builder.info.full_name} are {np.dtype(features[image].np_dtype)}, not uint8")
     filename = next((name for name in FILENAMES if name in features), None)
@@ -65,10 +65,11 @@ def read_span(described: TfdsFeatures, images) -> Iterator[tuple[SourceImage, by
     """
     tfds = _import()
     split, first, count = os.path.basename(images[0].path), images[0].offset, len(images)
-    wanted = {name: True for name in (described.image, described.label, described.filename) if name}
-    dataset = tfds.builder_from_directory(described.directory).as_dataset(
+    builder = tfds.builder_from_directory(described.directory)
+    pictures = [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
+    dataset = builder.as_dataset(
         split=tfds.core.ReadInstruction(split, from_=first, to=first + count, unit="abs"),
-        decoders=tfds.decode.PartialDecoding(wanted, {described.image: tfds.decode.SkipDecoding()}),
+        decoders={name: tfds.decode.SkipDecoding() for name in pictures},
         read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
     )
     examples = dataset.as_numpy_iterator()
@@ -111,11 +112,15 @@ def _builder(tfds, location, data_dir):
     return builder
 
 
-def _only(builder, kind):
+def _feature(builder, kind, place):
+    """The name of the one feature of a kind; of several, that which the dataset names for supervised training."""
     names = [name for name, feature in builder.info.features.items() if isinstance(feature, kind)]
+    keys = builder.info.supervised_keys or ()
+    if len(names) > 1 and len(keys) == 2 and keys[place] in names:
+        return keys[place]
     if len(names) != 1:
         raise RecordsError(
-            f"{builder.info.full_name} has {len(names)} features of the kind {kind.__name__}, and must have one; "
-            f"its features: {', '.join(sorted(builder.info.features))}"
+            f"{builder.info.full_name} has {len(names)} features of the kind {kind.__name__}: it must have one, or "
+            f"name one as supervised key. Its features: {', '.join(sorted(builder.info.features))}"
         )
     return names[0]
