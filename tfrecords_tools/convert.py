@@ -72,6 +72,8 @@ def convert(
     output = Path(output)
     if output.resolve().is_relative_to(Path(source.root).resolve()):
         raise RecordsError(f"output {output} lies inside the source {source.root}: choose a folder outside")
+    if output.exists() and not output.is_dir():
+        raise RecordsError(f"output {output} is a file: choose a folder")
 
     if source.left_out:
         names = some(source.left_out)
@@ -123,8 +125,6 @@ def _existing(output, digest) -> Manifest | None:
     Raises:
         RecordsError: `output` holds something else.
     """
-    if output.exists() and not output.is_dir():
-        raise RecordsError(f"output {output} is a file: choose a folder")
     begun = output / PARTIAL / BEGUN
     if (output / MANIFEST).exists():
         manifest = read_manifest(output)

@@ -106,11 +106,15 @@ def read_finished(output, planned: ShardPlan, *, checksum=True) -> Finished | No
     report, path = _report(output, planned), output / planned.name
     if not (report.exists() and path.exists()):
         return None
-    content = json.loads(report.read_text(encoding="utf-8"))
-    shard = Shard(**content["shard"])
+    try:
+        content = json.loads(report.read_text(encoding="utf-8"))
+        shard = Shard(**content["shard"])
+        rejects = tuple(Reject(**reject) for reject in content["rejects"])
+    except (ValueError, KeyError, TypeError):  # damaged since: the shard is written again
+        return None
     if path.stat().st_size != shard.bytes or (checksum and crc32(path) != shard.crc32):
         return None
-    return Finished(shard=shard, rejects=tuple(Reject(**reject) for reject in content["rejects"]))
+    return Finished(shard=shard, rejects=rejects)
 
 
 def _report(output, planned):

@@ -14,9 +14,9 @@ from tfvt.data.records import RecordsError
 
 from .shards import Finished, ShardPlan, write_shard
 
-# A worker process has to import TensorFlow, which takes as long as converting so many JPEGs. Threads are there at
-# once, and share Python's lock.
-IMAGES_WORTH_PROCESSES = 20_000
+# A worker process has to import TensorFlow, which takes as long as one thread takes for half as many JPEGs. Threads are
+# there at once, but share Python's lock: they help where disks are slow and where images are re-encoded.
+IMAGES_WORTH_PROCESSES = 100_000
 SECONDS_BETWEEN_REPORTS = 0.1
 
 
@@ -24,7 +24,7 @@ SECONDS_BETWEEN_REPORTS = 0.1
 class Shared:
     """What workers and their parent share: how many images are done, and whether to stop."""
 
-    done: object  # multiprocessing's Value and Event are functions, not types
+    done: object  # multiprocessing's Value: a function, not a type
     stop: object
 
     def advance(self):
@@ -33,7 +33,7 @@ class Shared:
         Raises:
             InterruptedError: the parent wants no more.
         """
-        if self.stop.is_set():
+        if self.stop.value:
             raise InterruptedError("stopped before the shard was finished")
         with self.done.get_lock():
             self.done.value += 1
@@ -55,7 +55,7 @@ def write_shards(settings, plan: list[ShardPlan], output, label_offset, workers,
         RecordsError: a worker was killed.
     """
     context = multiprocessing.get_context("spawn")  # a process that has TensorFlow imported does not survive a fork
-    shared = Shared(done=context.Value("q", 0), stop=context.Event())
+    shared = Shared(done=context.Value("q", 0), stop=context.Value("b", False, lock=False))
     if workers == 1 or sum(len(planned.images) for planned in plan) < IMAGES_WORTH_PROCESSES:
         pool = ThreadPoolExecutor(workers)
         write = functools.partial(write_shard, settings, output, label_offset, shared.advance)
@@ -75,7 +75,7 @@ def write_shards(settings, plan: list[ShardPlan], output, label_offset, workers,
             f"from here, with fewer than {workers} workers"
         ) from None
     finally:  # also Ctrl-C: shards at work are left unfinished, and take their temporary files with them
-        shared.stop.set()
+        shared.stop.value = True
         pool.shutdown(cancel_futures=True)
     return [future.result() for future in futures]
 

@@ -176,6 +176,14 @@ def test_bad_settings_are_named(tmp_path, options, message):
         convert(write_folder(tmp_path / "images"), tmp_path / "records", **options)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_output_that_is_a_file_is_refused(tmp_path, overwrite):
+    (tmp_path / "records").write_text("precious")
+    with pytest.raises(RecordsError, match="records is a file: choose a folder"):
+        convert(write_folder(tmp_path / "images"), tmp_path / "records", overwrite=overwrite)
+    assert (tmp_path / "records").read_text() == "precious"
+
+
 def test_output_inside_the_source_is_refused(tmp_path):
     source = write_folder(tmp_path / "images")
     with pytest.raises(RecordsError, match="lies inside the source"):

@@ -68,6 +68,7 @@ def test_killed_conversion_goes_on_where_it_was(source, expected, tmp_path, monk
     assert sorted(contents(output)) == [f"train-0000{shard}-of-00005" for shard in range(5)]
 
     (output / "train-00001-of-00005").write_bytes(b"damaged since")
+    (output / ".partial" / "train-00003-of-00005.json").write_text('{"shard"')
     rewritten = []
     monkeypatch.setattr(
         workers,
@@ -77,7 +78,11 @@ def test_killed_conversion_goes_on_where_it_was(source, expected, tmp_path, monk
     convert(source, output, shards=5)
     assert hashes(output) == expected
     assert not (output / ".partial").exists()
-    assert sorted(rewritten) == ["train-00001-of-00005", *(f"validation-0000{shard}-of-00005" for shard in range(5))]
+    assert sorted(rewritten) == [
+        "train-00001-of-00005",
+        "train-00003-of-00005",
+        *(f"validation-0000{shard}-of-00005" for shard in range(5)),
+    ]
 
 
 @pytest.mark.slow
