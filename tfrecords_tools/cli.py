@@ -18,7 +18,8 @@ def main(argv) -> int:
         print(f"tfvt records {arguments.command}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
+        hint = " The same command goes on from here." if arguments.command == "convert" else ""
+        print(f"\nInterrupted.{hint}", file=sys.stderr)
         return 130
 
 

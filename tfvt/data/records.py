@@ -211,7 +211,6 @@ def make_example(
         filename: bytes.
         mask: segmentation: the class of each pixel, a PNG's bytes.
     """
-
     values = {
         ENCODED: encoded,
         FORMAT: format,
