@@ -197,10 +197,12 @@ def _class_names(directory, claims, class_names, label_offset):
         place = next(place for claim, place in claims.items() if not claim.text)
         raise RecordsError(f"{place} has no class name: give the names with --class-names FILE")
     labels = range(label_offset, max(names) + 1)
-    if absent := [label for label in labels if label not in names]:
+    if len(names) < len(labels):
+        absent = next(label for label in labels if label not in names)
         raise RecordsError(
-            f"no record of {directory} has label {some(map(str, absent))}, so the names of these classes are unknown: "
-            "give the names with --class-names FILE"
+            f"no record of {directory} has label {absent}, and {len(labels) - len(names)} of the {len(labels)} labels "
+            f"up to {labels[-1]} have none, so the names of these classes are unknown: give the names with "
+            "--class-names FILE"
         )
     names = tuple(names[label] for label in labels)
     if doubles := sorted({name for name in names if names.count(name) > 1}):

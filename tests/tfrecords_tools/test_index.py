@@ -159,9 +159,19 @@ def test_splits_whose_class_lists_differ(tmp_path):
 
 def test_class_without_records_needs_a_list_of_names(tmp_path):
     slim(tmp_path, (0, 1, 3, 4))
-    with pytest.raises(RecordsError, match=r"no record of .* has label 3, so the names .* give .* --class-names FILE"):
+    with pytest.raises(
+        RecordsError, match=r"no record of .* has label 3, and 1 of the 4 .* give .* --class-names FILE"
+    ):
         index(tmp_path, label_offset=1)
     assert index(tmp_path, class_names=SYNSETS).class_names == SYNSETS
+
+
+def test_label_from_nowhere_is_no_class_list(tmp_path):
+    write_shards(tmp_path, "train", [change(0), change(1, label=2**40)])
+    with pytest.raises(
+        RecordsError, match=r"no record of .* has label 2, and 1099511627774 of the 1099511627776 labels"
+    ):
+        index(tmp_path, label_offset=1)
 
 
 def test_records_without_names(tmp_path):
