@@ -106,7 +106,7 @@ def one_core(tree, scratch, rounds):
         timed |= {f"clear before {name}": clear, name: call}
     seconds = alternate(timed, rounds)
     print(
-        f"{len(images)} images, {size / 1e6:.0f} MB, one core, {rounds} rounds: medians, and how many times as fast ours is"
+        f"{len(images)} images, {size / 1e6:.0f} MB, one core, {rounds} rounds: medians; how many times as fast ours is"
     )
     for name in calls:
         middle = statistics.median(seconds[name])
