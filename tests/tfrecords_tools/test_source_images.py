@@ -214,7 +214,7 @@ def test_jpegs_are_copied_where_pngs_are_not():
 SEEDS = [JPEG, PNG, encode(picture(0), exif=exif(6)), encode(picture(0)[..., 0].astype(np.uint16) * 256, "PNG")]
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")  # Pillow's, of EXIF
 @settings(max_examples=300, deadline=None)
 @given(
     content=st.sampled_from(SEEDS),
