@@ -55,6 +55,13 @@ def test_a_convolution_is_shifted_1x1_convolutions(height, width, size):
         projected = np.pad(f @ kernel[p, q], [(0, 0), (half, half), (half, half), (0, 0)])  # (6)
         g += projected[:, p : p + height, q : q + width]  # (4), (7), (8): shifted by p - k // 2, q - k // 2
     np.testing.assert_allclose(ops.convert_to_numpy(expected), g, atol=1e-4)
+    for shift in ("tensor", "learned"):  # stage II of ACmix, on pieces of one channel, is that convolution
+        path = ConvolutionPath(1, 1, size, shift=shift)
+        for channel in range(3):
+            pieces = f[..., :2], f[..., 2:3], f[..., 3:]
+            path(*pieces)
+            path.mixing_kernel.assign(kernel[..., channel].reshape(size**2, 4).T)
+            np.testing.assert_allclose(contracts.arrays(path(*pieces))[0][..., 0], g[..., channel], atol=1e-4)
 
 
 @pytest.mark.parametrize("direction", range(9))
@@ -183,11 +190,16 @@ def test_any_size(height, width, strides):
     ({"shift": "roll"}, "shift='roll': expected one of 'tensor', 'fixed', 'random', 'learned'"),
     ({"attention": "axial"}, "attention='axial': expected one of 'local'"),
     ({"num_heads": 3}, "num_heads=3: expected a divisor of the 8 channels"),
-    ({"conv_kernel_size": 2}, "kernel_size=2: expected an odd number"),
+    ({"conv_kernel_size": 2}, "conv_kernel_size=2: expected an odd number"),
 ])  # fmt: skip
 def test_bad_arguments_are_named(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{message}"):
         ACmix(8, **options)
+
+
+def test_pieces_that_do_not_divide_the_channels_are_named():
+    with pytest.raises(ValueError, match=r"^piece_dim=3: expected a divisor of the 8 channels"):
+        ConvolutionPath(8, 3)
 
 
 def test_a_map_too_small_to_reflect():

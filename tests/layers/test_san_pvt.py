@@ -132,8 +132,10 @@ def test_any_size_in_one_graph():
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="num_heads=8: expected a divisor of the 12 channels"):
+    with pytest.raises(ValueError, match="share=8: expected a divisor of the 12 channels"):
         SANAttention(12)
+    with pytest.raises(ValueError, match="filters=6: expected a multiple of 4"):
+        SANAttention(6, share=2)
     with pytest.raises(ValueError, match="map of 3x9 cannot be reflected for windows of 7x7"):
         SANAttention(16)(ops.zeros((1, 3, 9, 16)))
     with pytest.raises(ValueError, match="reduction=2 is for attention='global', not 'local'"):

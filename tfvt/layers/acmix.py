@@ -13,7 +13,7 @@ from keras import ops
 from tfvt.checks import check_choice
 from tfvt.layers.convolution import grouped_conv2d, strided_window
 from tfvt.layers.global_attention import GlobalAttention
-from tfvt.layers.local_attention import LocalAttention, check_heads, check_kernel_size
+from tfvt.layers.local_attention import LocalAttention, check_divisor, check_kernel_size
 from tfvt.layers.patchwise_attention import SANAttention
 from tfvt.layers.window_attention import WindowAttention
 
@@ -66,7 +66,7 @@ class ConvolutionPath(keras.layers.Layer):
         super().__init__(**kwargs)
         check_choice("shift", shift, SHIFTS)
         check_kernel_size("kernel_size", kernel_size)
-        check_heads(piece_dim, filters)
+        check_divisor("piece_dim", piece_dim, filters)
         self.filters, self.piece_dim, self.kernel_size, self.strides = filters, piece_dim, kernel_size, strides
         self.reduction, self.use_bias, self.shift = reduction, use_bias, shift
 
@@ -199,7 +199,8 @@ class ACmix(keras.layers.Layer):
         _check_option("layer_norm_epsilon", layer_norm_epsilon, 1e-6, attention, "global")
         _check_option("batch_norm_options", batch_norm_options, None, attention, "patchwise")
         check_choice("combine", combine, COMBINATIONS)
-        check_heads(num_heads, filters)
+        check_divisor("num_heads", num_heads, filters)
+        check_kernel_size("conv_kernel_size", conv_kernel_size)
         self.filters, self.num_heads, self.attention = filters, num_heads, attention
         self.attention_kernel_size, self.conv_kernel_size = attention_kernel_size, conv_kernel_size
         self.strides, self.shift, self.combine, self.shift_size = strides, shift, combine, shift_size

@@ -117,7 +117,7 @@ class LocalAttention(MapAttention):
 
     def __init__(self, filters, num_heads=4, kernel_size=7, strides=1, **kwargs):
         super().__init__(**kwargs)
-        check_heads(num_heads, filters)
+        check_divisor("num_heads", num_heads, filters)
         check_kernel_size("kernel_size", kernel_size)
         if not 1 <= strides < kernel_size:
             raise ValueError(f"strides={strides}: expected 1 <= strides < kernel_size={kernel_size}")
@@ -194,10 +194,10 @@ def reflect(x, kernel_size):
     return x
 
 
-def check_heads(num_heads, filters):
-    check_at_least("num_heads", num_heads, 1)
-    if filters % num_heads:
-        raise ValueError(f"num_heads={num_heads}: expected a divisor of the {filters} channels")
+def check_divisor(argument, divisor, filters):
+    check_at_least(argument, divisor, 1)
+    if filters % divisor:
+        raise ValueError(f"{argument}={divisor}: expected a divisor of the {filters} channels")
 
 
 def check_kernel_size(argument, kernel_size):

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from tfvt.layers.convolution import strided_window
-from tfvt.layers.local_attention import check_heads, check_kernel_size, check_reflection, reflect
+from tfvt.layers.local_attention import check_divisor, check_kernel_size, check_reflection, reflect
 from tfvt.layers.map_attention import MapAttention
 
 KEY_SHARE = 4  # queries and keys have a quarter of the values' channels
@@ -34,8 +34,9 @@ class SANAttention(MapAttention):
 
     def __init__(self, filters, share=8, kernel_size=7, batch_norm_options=None, **kwargs):
         super().__init__(**kwargs)
-        check_heads(share, filters)
-        check_heads(KEY_SHARE, filters)
+        check_divisor("share", share, filters)
+        if filters % KEY_SHARE:
+            raise ValueError(f"filters={filters}: expected a multiple of {KEY_SHARE}")
         check_kernel_size("kernel_size", kernel_size)
         self.filters, self.share, self.kernel_size = filters, share, kernel_size
         self.batch_norm_options = {"epsilon": 1e-5, "momentum": 0.9} | (batch_norm_options or {})

@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from tfvt.checks import check_at_least
-from tfvt.layers.local_attention import check_heads, cut_blocks, join_blocks, split_at
+from tfvt.layers.local_attention import check_divisor, cut_blocks, join_blocks, split_at
 from tfvt.layers.map_attention import MapAttention
 from tfvt.layers.patches import pad_to_multiple
 
@@ -35,7 +35,7 @@ class WindowAttention(MapAttention):
 
     def __init__(self, filters, num_heads, window_size=7, shift_size=0, **kwargs):
         super().__init__(**kwargs)
-        check_heads(num_heads, filters)
+        check_divisor("num_heads", num_heads, filters)
         check_at_least("window_size", window_size, 1)
         if not 0 <= shift_size < window_size:
             raise ValueError(f"shift_size={shift_size}: expected 0 <= shift_size < window_size={window_size}")
