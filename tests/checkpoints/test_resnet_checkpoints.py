@@ -188,6 +188,8 @@ def test_bad_sources_and_files(tmp_path):
         tfvt.load_checkpoint(model, torchvision_state(), source="huggingface")
     with pytest.raises(FileNotFoundError, match=r"no checkpoint file .*missing.safetensors"):
         tfvt.load_checkpoint(model, tmp_path / "missing.safetensors")
+    with pytest.raises(IsADirectoryError, match=r"is a folder: pass the checkpoint in it, such as .*model.safetensors"):
+        tfvt.load_checkpoint(model, tmp_path)
     (tmp_path / "weights.h5").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"weights.h5: expected a checkpoint that ends in .npz, .safetensors, .pth"):
         tfvt.load_checkpoint(model, tmp_path / "weights.h5")

@@ -65,6 +65,7 @@ def test_another_resolution_and_number_of_classes(source, layout, caplog):
     assert report.fresh == ("head/kernel", "head/bias")
     assert len(report.unused) == 2
     assert "the head is left fresh" in caplog.text
+    assert "vit_tiny16: resampled embedding/patch_positions to 6x3" in caplog.text
     expected = vit_states.our_state()
     np.testing.assert_array_equal(weights(model)["head/kernel"], head)
     np.testing.assert_array_equal(
@@ -73,6 +74,18 @@ def test_another_resolution_and_number_of_classes(source, layout, caplog):
     np.testing.assert_array_equal(
         weights(model)["encoder_layer2/mlp_in/kernel"], expected["encoder_layer2/mlp_in/kernel"]
     )
+
+
+def test_a_body_of_transformers_alone():
+    """`ViTModel` has no prefix, and a pooler that a classifier on the token does not read."""
+    body = {name.removeprefix("vit."): array for name, array in vit_states.huggingface().items()}
+    body = {name: array for name, array in body.items() if not name.startswith("classifier.")}
+    body |= {"pooler.dense.weight": np.ones((16, 16)), "pooler.dense.bias": np.ones(16)}
+    model = create()
+    report = tfvt.load_checkpoint(model, body)
+    assert report.fresh == ("head/kernel", "head/bias")
+    assert set(report.unused) == {"pooler.dense.weight", "pooler.dense.bias"}
+    check_equal(model, vit_states.our_state(), but=report.fresh)
 
 
 def test_the_kernel_can_be_chosen():
@@ -148,6 +161,9 @@ def test_what_a_configuration_beside_the_file_says(tmp_path, caplog):
     assert "has layer_norm_epsilon=1e-06, the checkpoint was trained with 1e-12" in caplog.text
     assert "pixel_mean=(123.675" in caplog.text
     caplog.clear()
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
+    with pytest.raises(ValueError, match=r"hidden_act in config.json='relu': expected one of 'gelu', 'gelu_new'"):
+        tfvt.load_checkpoint(create(), tmp_path / "model.safetensors")
     save_file(vit_states.timm(), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}))
     with caplog.at_level("WARNING", logger="tfvt"):
@@ -219,6 +235,9 @@ def test_npz_files(tmp_path):
         tfvt.load_checkpoint(model, path)
     path.write_bytes(b"<!DOCTYPE html>\n<html><body>Not found</body></html>")
     with pytest.raises(ValueError, match=r"vit.npz is a web page and not a checkpoint"):
+        tfvt.load_checkpoint(model, path)
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match=r"vit.npz cannot be read.*it is no .npz file"):
         tfvt.load_checkpoint(model, path)
     path.write_bytes(pickle.dumps({"embedding/kernel": [1, 2]}))
     with pytest.raises(ValueError, match=r"vit.npz cannot be read.*pickled"):

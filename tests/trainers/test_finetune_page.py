@@ -49,6 +49,7 @@ def run(language, code, folder):
 def test_every_block_runs_as_printed(workplace):
     commands, lines = (run(language, code, workplace) for language, code in BLOCKS)
     assert "the head is left fresh" in commands
+    assert "resampled embedding/patch_positions to 18x24" in commands
     assert re.search(r"Validation: top-1 \d+\.\d+%", commands)
     model = keras.models.load_model(workplace / "runs" / "finetuned" / "final.keras", compile=False)
     assert model.input_shape == (None, 288, 384, 3)

@@ -19,7 +19,7 @@ def read_arrays(path_or_arrays) -> dict[str, np.ndarray]:
             which `ckpt-100.index` lies; needs TensorFlow).
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError, IsADirectoryError: no such file, or a folder.
         ValueError: another kind of file, or one that is damaged. The message names the file.
     """
     if isinstance(path_or_arrays, dict):
@@ -36,6 +36,8 @@ def read_arrays(path_or_arrays) -> dict[str, np.ndarray]:
     reader = readers.get(path.suffix)
     if path.with_name(f"{path.name}.index").is_file():
         reader = _read_tensorflow
+    elif path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: pass the checkpoint in it, such as {path / 'model.safetensors'}")
     elif not path.is_file():
         raise FileNotFoundError(f"no checkpoint file {path}")
     elif reader is None:
@@ -85,7 +87,9 @@ def _read_npz(path):
             return {name: file[name] for name in file.files}
     except (ValueError, pickle.UnpicklingError) as error:
         if "allow_pickle" in str(error):
-            raise ValueError("it holds pickled objects, which could run code; only plain arrays are read") from error
+            raise ValueError(
+                "it is no .npz file, or holds pickled objects, which could run code; only plain arrays are read"
+            ) from error
         raise
     except (zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"it is cut off or damaged ({error}); download it again") from error

@@ -6,6 +6,7 @@ One model has two spellings: that of files (`save_pretrained`) and, from version
 from tfvt.checkpoints import vit
 from tfvt.checkpoints.files import read_neighbour, torch_layout
 from tfvt.checkpoints.formats import Format, Training
+from tfvt.checks import check_choice
 
 _LAYER = r"(?:encoder\.layer|layers)\.(?P<layer>\d+)\."
 _TENSOR = r"\.(?P<tensor>weight|bias)"
@@ -38,8 +39,9 @@ def training(source):
     """What `config.json` and `preprocessor_config.json` beside the file say, or the library's defaults."""
     config, pixels = (read_neighbour(source, name) for name in ("config.json", "preprocessor_config.json"))
     activation = config.get("hidden_act", "gelu")
+    check_choice("hidden_act in config.json", activation, _GELUS)
     mean, std = (tuple(255 * v for v in pixels.get(key, (0.5,) * 3)) for key in ("image_mean", "image_std"))
-    return Training(_GELUS.get(activation, activation), config.get("layer_norm_eps"), (mean, std))
+    return Training(_GELUS[activation], config.get("layer_norm_eps"), (mean, std))
 
 
 FORMATS = (

@@ -82,7 +82,7 @@ def load_checkpoint(model, path_or_arrays, *, source="auto", strict=True, resamp
             that the source's own family uses ("bilinear" for our own files).
 
     Raises:
-        FileNotFoundError, ValueError: a file that is missing or damaged, of another family, trained with another
+        OSError, ValueError: a file that is missing or damaged, of another family, trained with another
             form of GELU than the model's, or tensors that do not fit; the message names the tensors, and both
             shapes where they differ.
     """
@@ -212,6 +212,11 @@ def _log(model, report, found, training):
     logger.info("%s: %s", model.name, report)
     if any(re.match(HEAD, path) for path in report.fresh):
         logger.warning("%s: the head is left fresh", model.name)
+    if report.resampled:
+        weights = _weights_by_path(model)
+        grids = (_position_grid(path, tuple(weights[path].shape)) for path in report.resampled)
+        tables = (f"{path} to {rows}x{columns}" for path, (rows, columns) in zip(report.resampled, grids, strict=True))
+        logger.warning("%s: resampled %s", model.name, ", ".join(tables))
     epsilon = _encoder_option(model, "layer_norm_epsilon")
     if epsilon and training.layer_norm_epsilon not in (None, epsilon):
         logger.warning(
