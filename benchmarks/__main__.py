@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NOT_TIMED = {"__init__", "__main__", "timing", "fidelity"}
+NOT_TIMED = {"__init__", "__main__", "timing", "fidelity", "imagenet_shaped"}
 
 if __name__ == "__main__":
     for path in sorted(Path(__file__).parent.glob("*.py")):
