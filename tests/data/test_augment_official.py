@@ -94,6 +94,15 @@ def test_operation_gives_their_pixels_of_a_photograph_of_known_size(name):
             np.testing.assert_array_equal(actual, theirs(name, photo, value), err_msg=f"{name} {value}")
 
 
+@pytest.mark.parametrize("name", sorted(TWO_SIDED))
+@pytest.mark.parametrize("shape", [(200, 9, 3), (9, 200, 3)])
+def test_narrow_images_of_known_size_are_reflected_more_than_once(name, shape):
+    image = tf.constant(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+    for value in (argument(name, 9.37), -argument(name, 9.37)):
+        actual = augment.operations(100.0)[name].apply(image, tf.constant(value), None)
+        np.testing.assert_array_equal(actual, theirs(name, image, value), err_msg=f"{name} {value}")
+
+
 @pytest.mark.parametrize("kind", IMAGES)
 @pytest.mark.parametrize("center", [(0.0, 0.0), (0.5, 0.2), (0.99, 0.99)])
 @pytest.mark.parametrize("half_size", [0, 1, 5, 40])
