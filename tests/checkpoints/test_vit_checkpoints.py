@@ -193,6 +193,7 @@ REFUSED = [
     ),
     ({"conv1.weight": np.zeros((8, 3, 7, 7))}, r"the checkpoint is a ResNet \(torchvision\), vit_tiny16 is not"),
     ({"blocks.0.norm1.weight": np.zeros(3)}, r"cannot tell the source .* blocks.0.norm1.weight"),
+    ({"MixerBlock_0/LayerNorm_0/scale": np.zeros(3)}, r"no tensor .* fits vit_tiny16: it has MixerBlock_0/"),
 ]
 
 

@@ -190,6 +190,7 @@ def test_any_size(height, width, strides):
     ({"shift": "roll"}, "shift='roll': expected one of 'tensor', 'fixed', 'random', 'learned'"),
     ({"attention": "axial"}, "attention='axial': expected one of 'local'"),
     ({"num_heads": 3}, "num_heads=3: expected a divisor of the 8 channels"),
+    ({"attention_kernel_size": 4}, "attention_kernel_size=4: expected an odd number"),
     ({"conv_kernel_size": 2}, "conv_kernel_size=2: expected an odd number"),
 ])  # fmt: skip
 def test_bad_arguments_are_named(options, message):

@@ -51,6 +51,9 @@ def test_the_epsilon_reaches_every_layer_norm(name):
 @pytest.mark.parametrize(("name", "options", "message"), [
     ("san10", {"input_shape": (127, 224, 3)}, "height 127 is below 128"),
     ("san10", {"width": 48}, "width=48: expected a multiple of 32"),
+    ("san10", {"mixer": "convolution"}, "mixer='convolution': expected one of 'attention', 'acmix'"),
+    ("san10", {"shift": "fixed"}, "shift='fixed' is for mixer='acmix', not 'attention'"),
+    ("pvt_tiny", {"combine": "sum"}, "combine='sum' is for mixer='acmix', not 'attention'"),
     ("pvt_tiny", {"input_shape": (None, 224, 3)}, "position embeddings for one height and width"),
     ("pvt_tiny", {"depths": (2, 2, 2)}, "expected 4 stages"),
     ("acmix_pvt_tiny", {"combine": "convolution"}, "combine='convolution': expected one of"),

@@ -200,6 +200,7 @@ BAD = [
     ("vit_tiny16", {"blocks": (Block(1), Block(0))}, r"blocks\[1\].layers=0: expected an integer of at least 1"),
     ("vit_tiny16", {"blocks": (Block(1, stride=2),)}, r"blocks\[0\].stride=2: expected 1"),
     ("vit_tiny16", {"blocks": [{"layers": 1, "width": 3}]}, r"blocks\[0\].*unexpected.*'width'"),
+    ("vit_tiny16", {"blocks": (12,)}, r"blocks\[0\]=12: expected a Block or a dict of layers, hidden_dim"),
     (
         "vit_tiny16",
         {"blocks": (Block(1), Block(1, stride=3)), "pool_over": "grid"},

@@ -169,7 +169,8 @@ def _fit(model, weights, converted, kernel):
     if misfits:
         raise ValueError(f"shapes of the checkpoint and of {model.name} differ: {'; '.join(misfits[:8])}")
     if not assigned:
-        raise ValueError(f"no tensor of the checkpoint fits {model.name}")
+        names = ", ".join(sorted(converted)[:3]) or "no known name"
+        raise ValueError(f"no tensor of the checkpoint fits {model.name}: it has {names}")
     return assigned, resampled
 
 

@@ -201,6 +201,8 @@ class ACmix(keras.layers.Layer):
         check_choice("combine", combine, COMBINATIONS)
         check_divisor("num_heads", num_heads, filters)
         check_kernel_size("conv_kernel_size", conv_kernel_size)
+        if attention in ("local", "patchwise"):
+            check_kernel_size("attention_kernel_size", attention_kernel_size)
         self.filters, self.num_heads, self.attention = filters, num_heads, attention
         self.attention_kernel_size, self.conv_kernel_size = attention_kernel_size, conv_kernel_size
         self.strides, self.shift, self.combine, self.shift_size = strides, shift, combine, shift_size
@@ -286,6 +288,13 @@ class ACmix(keras.layers.Layer):
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "batch_norm_options": self.batch_norm_options,
         }
+
+
+def check_acmix_options(mixer, shift, combine):
+    """Raise a ValueError where a block without ACmix is given what only ACmix has."""
+    for argument, value, default in (("shift", shift, "learned"), ("combine", combine, "both")):
+        if value != default and mixer != "acmix":
+            raise ValueError(f"{argument}={value!r} is for mixer='acmix', not {mixer!r}")
 
 
 def _check_option(argument, value, default, attention, of):

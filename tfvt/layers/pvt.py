@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from tfvt.checks import check_choice
-from tfvt.layers.acmix import ACmix
+from tfvt.layers.acmix import ACmix, check_acmix_options
 from tfvt.layers.global_attention import GlobalAttention
 from tfvt.layers.regularization import DropPath
 from tfvt.layers.transformer import gelu
@@ -82,6 +82,7 @@ class PVTBlock(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         check_choice("mixer", mixer, ("attention", "acmix"))
+        check_acmix_options(mixer, shift, combine)
         self.num_heads, self.reduction, self.mlp_ratio = num_heads, reduction, mlp_ratio
         self.mixer, self.shift, self.combine = mixer, shift, combine
         self.dropout_rate, self.drop_path_rate = dropout_rate, drop_path_rate

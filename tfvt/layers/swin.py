@@ -3,7 +3,7 @@
 import keras
 
 from tfvt.checks import check_choice
-from tfvt.layers.acmix import ACmix
+from tfvt.layers.acmix import ACmix, check_acmix_options
 from tfvt.layers.regularization import DropPath
 from tfvt.layers.transformer import gelu
 from tfvt.layers.window_attention import WindowAttention
@@ -49,6 +49,7 @@ class SwinBlock(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         check_choice("mixer", mixer, MIXERS)
+        check_acmix_options(mixer, shift, combine)
         self.num_heads, self.window_size, self.shift_size = num_heads, window_size, shift_size
         self.mlp_ratio, self.mixer, self.shift, self.combine = mlp_ratio, mixer, shift, combine
         self.dropout_rate, self.drop_path_rate = dropout_rate, drop_path_rate

@@ -9,8 +9,9 @@ from typing import Literal
 
 import keras
 
-from tfvt.checks import check_at_least
+from tfvt.checks import check_at_least, check_choice
 from tfvt.layers import ACmix, DropPath, SANAttention, drop_path_rates
+from tfvt.layers.acmix import check_acmix_options
 from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD, image_input, pyramid_model
 from tfvt.models.resnet import batch_norm_options
 from tfvt.registry import register
@@ -97,6 +98,8 @@ class SANTrunk:
     acmix_options: dict
 
     def __post_init__(self):
+        check_choice("mixer", self.mixer, ("attention", "acmix"))
+        check_acmix_options(self.mixer, **self.acmix_options)
         if not self.depths:
             raise ValueError(f"depths={self.depths}: expected at least one stage")
         for depth in self.depths:

@@ -103,6 +103,8 @@ class SwinTrunk:
     def __post_init__(self):
         check_at_least("head_dim", self.head_dim, 1)
         check_at_least("width", self.width, self.head_dim)
+        if self.width % self.head_dim:
+            raise ValueError(f"width={self.width}: expected a multiple of head_dim={self.head_dim}")
         if not self.depths:
             raise ValueError(f"depths={self.depths}: expected at least one stage")
         for depth in self.depths:

@@ -164,7 +164,9 @@ def make_blocks(blocks):
         try:
             made.append(Block(**(block if isinstance(block, dict) else vars(block))))
         except TypeError as error:
-            raise ValueError(f"blocks[{number}]={block}: {error}") from error
+            raise ValueError(
+                f"blocks[{number}]={block}: expected a Block or a dict of layers, hidden_dim, mlp_dim, stride ({error})"
+            ) from error
     return tuple(made)
 
 
