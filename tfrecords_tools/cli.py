@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 
 def main(argv) -> int:
@@ -79,7 +80,9 @@ def _parser():
     inspect.set_defaults(run=_inspect)
     inspect.add_argument("directory", metavar="DIRECTORY", help="folder with shards and manifest.json")
     inspect.add_argument("--workers", type=int, metavar="N", help="shards at a time (default: one a processor)")
-    inspect.add_argument("--contact-sheet", metavar="FILE.png", help="write a picture of records drawn at random, too")
+    inspect.add_argument(
+        "--contact-sheet", type=_png, metavar="FILE.png", help="write a picture of records drawn at random, too"
+    )
     inspect.add_argument("-n", type=int, default=64, metavar="N", help="records in the picture (default: 64)")
     inspect.add_argument("--seed", type=int, default=0, metavar="N", help="which records it shows (default: 0)")
 
@@ -95,7 +98,7 @@ def _parser():
     verify.add_argument("--workers", type=int, metavar="N", help="shards at a time (default: one a processor)")
     verify.add_argument("--no-decode", dest="decode", action="store_false", help="look at the images' headers only")
     verify.add_argument("--strict", action="store_true", help="exit status 1 for warnings, too")
-    verify.add_argument("--json", metavar="FILE", help="write all findings as JSON, too")
+    verify.add_argument("--json", type=_new_file, metavar="FILE", help="write all findings as JSON, too")
 
     index = commands.add_parser(
         "index",
@@ -126,6 +129,20 @@ def _parser():
     serve.add_argument("--port", type=int, default=0, help="of the dispatcher (default: any that is free)")
     serve.add_argument("--worker-port", type=int, default=0, help="of the worker (default: any that is free)")
     return parser
+
+
+def _new_file(text):
+    """A path in a folder that is there: known before hours of reading, whose findings are to be written to it."""
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} cannot be written: name a file in a folder that is there")
+    return path
+
+
+def _png(text):
+    if not text.lower().endswith(".png"):
+        raise argparse.ArgumentTypeError(f"{text} must end in .png")
+    return _new_file(text)
 
 
 def _convert(arguments):
@@ -183,9 +200,9 @@ def _verify(arguments):
     verification = verify(
         arguments.directory, split=arguments.split, workers=arguments.workers, decode=arguments.decode
     )
+    print_verification(verification, Console())
     if arguments.json:
         write_whole(arguments.json, to_json(verification).encode())
-    print_verification(verification, Console())
     return 1 if verification.problems or (arguments.strict and verification.warnings) else 0
 
 

@@ -304,6 +304,22 @@ def test_command_line(tmp_path, capsys):
     assert (len(content["problems"]), content["warnings"]) == (60, [])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verify", "--json", "nowhere/findings.json"], "nowhere/findings.json cannot be written: name a file"),
+        (["inspect", "--contact-sheet", "nowhere/sheet.png"], "nowhere/sheet.png cannot be written: name a file"),
+        (["inspect", "--contact-sheet", "sheet.jpg"], "sheet.jpg must end in .png"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_anything_is_read(tmp_path, capsys, arguments, message):
+    command, *options = arguments
+    with pytest.raises(SystemExit) as raised:
+        main([command, str(tmp_path / "no set"), *options])
+    assert raised.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 def test_workers_find_the_same(tmp_path):
     source = write_folder(tmp_path / "images", counts=(6, 6))
     convert(source, tmp_path / "records", shards=6)
