@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 JPEG_QUALITY = 95
 ORIENTATION = 0x0112  # EXIF's tag
 GREY_MODES = ("1", "L", "LA")
+_BEGINS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
 
 # Inside a JPEG's compressed data, 0xFF is followed by 0x00 (a data byte), 0xD0-0xD7 (restart) or 0xFF (filling);
 # anything else is the next marker.
@@ -67,6 +68,8 @@ def read_image(data, jpeg=False) -> EncodedImage:
             kind = "JPEG" if to_jpeg else kind
             data, image = _reencode(image, kind)
     except Image.UnidentifiedImageError:
+        if kind := next((kind for kind, begin in _BEGINS.items() if data.startswith(begin)), None):
+            raise RejectedImageError(f"{kind} is cut off or damaged: its header cannot be read") from None
         raise RejectedImageError(f"neither JPEG nor PNG: it begins with {data[:8]!r}") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         # Pillow raises any of these for damaged files, SyntaxError for PNGs.

@@ -125,7 +125,9 @@ def test_end_marker_of_a_thumbnail_does_not_count():
     [
         (b"hello, world", "neither JPEG nor PNG: it begins with b'hello, w'"),
         (encode(picture(0), "GIF"), "neither JPEG nor PNG: it begins with b'GIF87a"),
-        (JPEG[:3], "neither JPEG nor PNG|cut off"),
+        (JPEG[:3], "JPEG is cut off or damaged: its header cannot be read"),
+        (JPEG[:20], "JPEG is cut off"),
+        (PNG[:8], "PNG is cut off or damaged: its header cannot be read"),
         (PNG[:-30], "PNG is cut off or damaged: Truncated"),
         (PNG[:100] + b"x" + PNG[101:], "PNG is cut off or damaged: .*checksum|broken"),
     ],
