@@ -1,5 +1,6 @@
 """Images -> serialized records: what every writer of shards calls, on this machine or on many."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -41,6 +42,8 @@ def shard_examples(settings: RecordSettings, images, label_offset) -> Iterator[b
 def _example(settings, image, data, label_offset):
     if data is None:
         data = read_file(image.path, image.offset, image.size if image.member else None)
+    if settings.tfds and image.label == UNLABELLED and os.path.basename(image.path) != "test":
+        raise RejectedImageError("it has no label (-1), which only images of the split test may lack")
     encoded = read_image(data, settings.jpeg)
     mask = None
     if settings.mask_ids:

@@ -154,6 +154,19 @@ def test_bad_images_are_rejected(tmp_path):
     }
 
 
+def test_images_without_a_label_are_rejected_but_for_the_test_split(tmp_path):
+    def examples(split):
+        for index in range(COUNTS[split]):
+            label = -1 if split == "test" or index == 2 else index % 3
+            yield index, {"file_name": f"{index}.jpg", "image": io.BytesIO(JPEGS[index]), "label": label}
+
+    builder = write_dataset(tmp_path / "data", examples=examples)
+    with pytest.raises(RecordsError, match=r"(?s)1 images cannot be .*tiny/1.0.0/train:2.jpg: it has no label \(-1\)"):
+        convert(open_source(builder.data_path), tmp_path / "records")
+    convert(open_source(builder.data_path), tmp_path / "records", max_rejects=1)
+    assert len(read_records(tmp_path / "records", "train")) == COUNTS["train"] - 1
+
+
 def test_damaged_files_are_named(prepared, tmp_path):
     shutil.copytree(prepared.data_path, tmp_path / "tiny" / "1.0.0")
     file = next((tmp_path / "tiny" / "1.0.0").glob("tiny-train.tfrecord-00001*"))
