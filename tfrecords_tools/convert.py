@@ -82,6 +82,9 @@ def convert(
     digest = source_digest(source, plan, label_offset)
     if not overwrite and (existing := _existing(output, digest)):
         note(f"{output} already holds this conversion, complete; nothing to do")
+        if (output / PARTIAL).exists():  # a run was killed behind its manifest
+            with _locked(output):
+                shutil.rmtree(output / PARTIAL)
         return existing
     write_shards = _writer(workers or os.cpu_count(), beam)
     with _locked(output), image_progress() as progress:

@@ -109,6 +109,17 @@ def test_worker_processes_end_with_their_killed_parent(source, expected, tmp_pat
     assert hashes(output) == expected
 
 
+def test_what_a_run_killed_behind_its_manifest_leaves_is_removed(source, expected, tmp_path, monkeypatch):
+    output = tmp_path / "records"
+    with monkeypatch.context() as patch:
+        patch.setattr(convert_module.shutil, "rmtree", lambda _: None)
+        convert(source, output, shards=5)
+    assert (output / ".partial").exists()
+    convert(source, output, shards=5)
+    assert not (output / ".partial").exists()
+    assert hashes(output) == expected
+
+
 def test_processes_write_the_same_bytes(source, expected, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "IMAGES_WORTH_PROCESSES", 0)
     (source / "train" / "class0" / "3.jpg").write_text("no image")
@@ -144,7 +155,7 @@ def test_folder_that_cannot_be_locked_is_noted(source, expected, tmp_path, monke
 
 @pytest.mark.parametrize("number", [1, 3])
 def test_full_disk_leaves_no_broken_shard(source, expected, tmp_path, monkeypatch, number):
-    """/dev/full takes no byte: the kernel's own error, out of TensorFlow's writer."""
+    """/dev/full takes no byte: the error is the kernel's own."""
     output, names = tmp_path / "records", []
 
     def temporary_name(name):
