@@ -60,34 +60,44 @@ def test_center_crop_of_an_image_of_the_resized_size_is_a_mere_cut():
     crop_ratio=st.floats(0.1, 1.0),
 )
 def test_center_crop_equals_pillow(size, target, crop_ratio):
-    height, width = size
-    pixels = smooth(height, width)
+    pixels = smooth(*size)
     crop = decode_and_center_crop(encode(pixels), EvalPreprocessing(target, crop_ratio)).numpy()
-    scale = crop_ratio * min(np.float32(height) / target[0], np.float32(width) / target[1])
-    h, w = (min(max(1, int(np.round(scale * n))), most) for n, most in zip(target, size, strict=True))
-    y, x = (height - h) // 2, (width - w) // 2
-    part = Image.fromarray(pixels[y : y + h, x : x + w])
-    expected = np.asarray(part.resize(target[::-1], Image.Resampling.BILINEAR))
+    covered = [int(side / crop_ratio + 1e-6) for side in target]
+    axis = 0 if covered[0] * size[1] >= covered[1] * size[0] else 1  # the side that just covers
+    resized = [side * covered[axis] // size[axis] for side in size]
+    whole = Image.fromarray(pixels).resize(resized[::-1], Image.Resampling.BILINEAR)
+    top, left = (round((most - side) / 2) for most, side in zip(resized, target, strict=True))
+    expected = np.asarray(whole)[top : top + target[0], left : left + target[1]]
     assert crop.shape == (*target, 3)
-    # Pillow rounds after each of its two passes. A half pixel more or less may round to another crop size.
-    if min(abs(scale * n % 1 - 0.5) for n in target) > 1e-3:
-        np.testing.assert_allclose(crop, expected, atol=1.6)
+    np.testing.assert_allclose(crop, expected, atol=1.6)  # Pillow rounds after each of its two passes
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize(("crop_ratio", "resized"), [(0.875, 256), (1.0, 224)])
-def test_center_crop_is_that_of_a_photograph_whose_shorter_side_was_resized(interpolation, crop_ratio, resized):
+@pytest.mark.parametrize(("crop_ratio", "shorter"), [(0.875, 256), (1.0, 224)])
+@pytest.mark.parametrize("size", [(400, 400), (375, 500), (427, 640), (427, 301)])
+def test_center_crop_is_that_of_a_photograph_whose_shorter_side_was_resized(interpolation, crop_ratio, shorter, size):
     """As published numbers are measured: Pillow resizes all of the image, then the centre is cut out."""
     for photo in load_sample_images().images:
-        photo = photo[:400, :400]
-        crop = decode_and_center_crop(encode(photo), EvalPreprocessing((224, 224), crop_ratio, interpolation)).numpy()
-        whole = Image.fromarray(photo).resize((resized, resized), Image.Resampling[interpolation.upper()])
-        begin = (resized - 224) // 2
-        difference = np.abs(crop - np.asarray(whole)[begin:, begin:][:224, :224])
+        photo = photo[: size[0], : size[1]]
+        preprocessing = EvalPreprocessing((224, 224), crop_ratio, interpolation)
+        crop = decode_and_center_crop(encode(photo), preprocessing).numpy()
+        resized = [shorter * side // min(size) for side in size]
+        whole = Image.fromarray(photo).resize(resized[::-1], Image.Resampling[interpolation.upper()])
+        top, left = (round((side - 224) / 2) for side in resized)
+        difference = np.abs(crop - np.asarray(whole)[top : top + 224, left : left + 224])
         assert difference.mean() < 0.3  # Pillow rounds to whole numbers, which alone makes 0.25
         inside = difference[2:-2, 2:-2]  # the border knows no pixel beyond the crop
         assert (inside > 1.6).mean() < 1e-3  # bicubic: Pillow cuts to 0..255 between its two passes
         assert inside.max() < 6
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "area"])
+def test_center_crop_by_the_other_kernels(interpolation):
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)  # no pixel lies between two windows
+    crop = decode_and_center_crop(encode(pixels), EvalPreprocessing((28, 28), 0.875, interpolation)).numpy()
+    kernel = Image.Resampling.NEAREST if interpolation == "nearest" else Image.Resampling.BOX
+    whole = np.asarray(Image.fromarray(pixels).resize((42, 32), kernel))
+    np.testing.assert_allclose(crop, whole[2:30, 7:35], atol=1.1)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "area", "nearest"])
