@@ -91,13 +91,17 @@ def test_center_crop_is_that_of_a_photograph_whose_shorter_side_was_resized(inte
         assert inside.max() < 6
 
 
-@pytest.mark.parametrize("interpolation", ["nearest", "area"])
-def test_center_crop_by_the_other_kernels(interpolation):
-    pixels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)  # no pixel lies between two windows
+@pytest.mark.parametrize(
+    ("interpolation", "kernel", "size"),  # sizes where no pixel lies just between two others or two windows
+    [("nearest", Image.Resampling.NEAREST, (75, 101)), ("area", Image.Resampling.BOX, (96, 128))],
+)
+def test_center_crop_by_the_other_kernels(interpolation, kernel, size):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     crop = decode_and_center_crop(encode(pixels), EvalPreprocessing((28, 28), 0.875, interpolation)).numpy()
-    kernel = Image.Resampling.NEAREST if interpolation == "nearest" else Image.Resampling.BOX
-    whole = np.asarray(Image.fromarray(pixels).resize((42, 32), kernel))
-    np.testing.assert_allclose(crop, whole[2:30, 7:35], atol=1.1)
+    resized = (32, 32 * size[1] // size[0])
+    top, left = 2, round((resized[1] - 28) / 2)
+    whole = np.asarray(Image.fromarray(pixels).resize(resized[::-1], kernel))
+    np.testing.assert_allclose(crop, whole[top : top + 28, left : left + 28], atol=1.1)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "area", "nearest"])
