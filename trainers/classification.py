@@ -3,6 +3,7 @@
 It decides what happens when; the step engine knows how a step runs on the devices.
 """
 
+import dataclasses
 import math
 import signal
 import time
@@ -105,15 +106,19 @@ class Rate:
 
 
 class ClassificationTrainer:
-    """One training run: `train` takes it from where its folder stands to its end."""
+    """One training run: `train` takes it to its end, with `resume` from the newest checkpoint in its folder."""
 
-    def __init__(self, recipe: Recipe, run: Run, console: Console):
+    def __init__(self, recipe: Recipe, run: Run, console: Console, resume: bool = False):
         self.recipe = recipe
         self.run = run
         self.console = console
         self.splits = open_splits(recipe)
         self.steps_per_epoch = steps_per_epoch(self.splits.train, recipe.data.batch_size)
         self.num_steps = recipe.epochs * self.steps_per_epoch
+        # Without `resume` the folder may hold another run, which is replaced before training begins.
+        self.saved = max(list_checkpoints(run.checkpoints), default=None) if resume else None
+        if self.saved:  # it holds all weights: the file that the run began with may be gone
+            recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, weights=None))
         self.engine = TensorFlowEngine(recipe, self.splits.train.num_classes, self.steps_per_epoch)
         self.validation_batches = self.engine.distribute(self._eval_dataset)
         self.step = 0  # updates done
@@ -241,22 +246,21 @@ class ClassificationTrainer:
         save_checkpoint(self.run.checkpoints, checkpoint, self.recipe.checkpoints.keep)
 
     def _resume(self) -> None:
-        """Take up the newest checkpoint, if the folder has any."""
-        saved = list_checkpoints(self.run.checkpoints)
-        if not saved:
+        """Take up the checkpoint, if there is one."""
+        if self.saved is None:
             return
-        checkpoint = load_checkpoint(saved[-1])
+        checkpoint = load_checkpoint(self.saved)
         for split, digest in self.splits.digests.items():
             began = checkpoint.records.get(split)
             if began != digest:
                 raise UsageError(
                     f"{self.recipe.data.records} is not what this run began with: the {split} records have the digest "
-                    f"{digest}, those of {saved[-1]} had {began}"
+                    f"{digest}, those of {self.saved} had {began}"
                 )
         self.engine.restore(checkpoint.arrays)
         self.step, self.epoch = checkpoint.step, checkpoint.epoch
         self.first_step = self.step
-        self.say(f"Resuming from {saved[-1]}: step {self.step} of {self.num_steps}")
+        self.say(f"Resuming from {self.saved}: step {self.step} of {self.num_steps}")
 
     def _check_finite(self, train: Metrics) -> None:
         if not math.isfinite(train.loss):

@@ -77,18 +77,35 @@ def check_vacant(run: Run) -> None:
         )
 
 
+def check_weights_outside(run: Run, recipe: Recipe) -> None:
+    """Refuse to start from weights in the run's own folder: replacing what it holds would delete them.
+
+    Raises:
+        UsageError: they are there.
+    """
+    weights = recipe.model.weights
+    if weights and Path(weights).resolve().is_relative_to(run.folder.resolve()):
+        raise UsageError(f"the initial weights {weights} lie inside --output {run.folder}: choose another --output")
+
+
 def start_run(run: Run, recipe: Recipe) -> None:
     """Make the folder of a new run, with its recipe in it and nothing of an earlier run.
 
-    The recipe gets the absolute path of the records: the run is later used from any working directory.
+    The recipe gets absolute paths: the run is later used from any working directory.
     """
-    data = dataclasses.replace(recipe.data, records=str(Path(recipe.data.records).absolute()))
     for path in run.contents():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     run.folder.mkdir(parents=True, exist_ok=True)
     partial = run.recipe.with_suffix(".partial")
-    write_recipe(dataclasses.replace(recipe, data=data), partial)
+    write_recipe(_with_absolute_paths(recipe), partial)
     publish(partial, run.recipe)
+
+
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    weights = recipe.model.weights
+    model = dataclasses.replace(recipe.model, weights=weights and str(Path(weights).absolute()))
+    data = dataclasses.replace(recipe.data, records=str(Path(recipe.data.records).absolute()))
+    return dataclasses.replace(recipe, model=model, data=data)
 
 
 def check_same_recipe(run: Run, recipe: Recipe) -> None:
@@ -100,7 +117,7 @@ def check_same_recipe(run: Run, recipe: Recipe) -> None:
         UsageError: the recipes differ; the message names the keys.
     """
     began = flatten(as_plain(parse_recipe(["--config", str(run.recipe)])))
-    now = flatten(as_plain(recipe))
+    now = flatten(as_plain(_with_absolute_paths(recipe)))
     different = [
         f"{key}: {began.get(key)!r} -> {now.get(key)!r}"
         for key in began | now

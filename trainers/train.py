@@ -14,7 +14,7 @@ from .classification import ClassificationTrainer, Interrupted
 from .distribution import configure_process
 from .errors import LineParser, UsageError
 from .recipe import parse_recipe, recipe_parser
-from .run import Run, check_same_recipe, check_vacant, open_run, start_run
+from .run import Run, check_same_recipe, check_vacant, check_weights_outside, open_run, start_run
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -44,10 +44,11 @@ def train(arguments: Sequence[str]) -> int:
     else:
         run = Run(call.output)
         recipe = parse_recipe(recipe_arguments)
+        check_weights_outside(run, recipe)
         if not call.overwrite:
             check_vacant(run)
     configure_process(recipe)
-    trainer = ClassificationTrainer(recipe, run, Console())
+    trainer = ClassificationTrainer(recipe, run, Console(), resume=call.resume)
     if not call.resume:
         start_run(run, recipe)  # now that records and model are known to be good
     return _run(trainer)

@@ -1,6 +1,7 @@
 """`tfvt train --init`: the paper's four pre-train / fine-tune set-ups, foreign checkpoints, and what is refused."""
 
 import re
+import shutil
 from pathlib import Path
 
 import keras
@@ -12,6 +13,7 @@ from small_records import CLASS_NAMES, write_small_records
 import tfvt
 from tests.checkpoints import vit_states
 from tfvt.checkpoints.positions import resample_grid
+from tfvt.trainers.checkpoint import list_checkpoints
 from tfvt.trainers.cli import main
 from tfvt.trainers.recipe import parse_recipe
 
@@ -109,6 +111,58 @@ def test_what_init_refuses(records, pretrained, tmp_path, capsys):
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_inside_the_output_are_refused_not_deleted(records, pretrained, tmp_path, capsys):
+    config = write_recipe(tmp_path, records, "vit", (64, 64))
+    run = tmp_path / "run"
+    shutil.copytree(pretrained["vit"], run)
+    before = (run / "final.keras").read_bytes()
+    (tmp_path / "link").symlink_to(run)
+    for source in (("--init", run), ("--init", tmp_path / "link"), ("--model.weights", run / "final.keras")):
+        for more in ((), ("--overwrite",)):
+            assert train(config, run, *source, *more) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert re.search(r"final.keras lie inside --output .*run: choose another --output", line)
+    assert (run / "final.keras").read_bytes() == before
+    assert list(run.iterdir()) == [run / "final.keras"]
+
+
+def test_a_resumed_run_needs_no_source_and_an_overwritten_one_begins_with_it(
+    records, tmp_path, monkeypatch, capsys, caplog
+):
+    """The folder of a run of two epochs, put back to the end of the first, with and without the file it began with."""
+    options = {"input_shape": (64, 64, 3), "blocks": LAYOUTS["vit"], "head_dim": 8}
+    tfvt.create_model("vit_base16", num_classes=3, **options).save(tmp_path / "source.keras")
+    config = write_recipe(tmp_path, records, "vit", (64, 64))
+    flags = ("--epochs", 2, "--optimizer.learning_rate", 0.05)
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "run"
+    assert train(config, run, *flags, "--init", "source.keras") == 0
+    assert "fresh" in caplog.text + capsys.readouterr().err
+    assert parse_recipe(["--config", str(run / "recipe.yaml")]).model.weights == str(tmp_path / "source.keras")
+    expected = weights(run)
+
+    assert train(config, run, *flags, "--init", "source.keras", "--overwrite") == 0
+    for path, value in weights(run).items():
+        np.testing.assert_allclose(value, expected[path], atol=1e-6, err_msg=path)
+
+    _, last = list_checkpoints(run / "checkpoints")
+    last.unlink()
+    (run / "final.keras").unlink()
+    (tmp_path / "source.keras").unlink()
+    caplog.clear()
+    capsys.readouterr()
+    assert train(config, run, *flags, "--model.weights", "source.keras", "--resume") == 0
+    output, errors = capsys.readouterr()
+    assert "Resuming from" in output
+    assert "fresh" not in caplog.text + errors
+    for path, value in weights(run).items():
+        np.testing.assert_allclose(value, expected[path], atol=1e-6, err_msg=path)
+
+    shutil.rmtree(run / "checkpoints")
+    assert main(["train", "--output", str(run), "--resume"]) == 2  # nothing to resume from: it begins with the file
+    assert f"no checkpoint file {tmp_path / 'source.keras'}" in capsys.readouterr().err
 
 
 def test_a_misspelt_block_is_named(records, tmp_path, capsys):
