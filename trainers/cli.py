@@ -126,7 +126,7 @@ def _profile(arguments: Sequence[str]) -> int:
 
 
 def _records(arguments: Sequence[str]) -> int:
-    """TFRecords from images: convert | inspect"""
+    """TFRecords from images: convert | inspect | verify | index | serve"""
     from tfvt.tfrecords_tools.cli import main as records_main
 
     return records_main(list(arguments))
