@@ -225,6 +225,7 @@ class ClassificationTrainer:
             num_input_pipelines=num_input_pipelines,
             input_pipeline_id=input_pipeline_id,
             servers=data.servers,
+            block_size=data.block_size,
         )
 
     def _eval_dataset(self, num_input_pipelines, input_pipeline_id):

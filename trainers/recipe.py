@@ -17,6 +17,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from tfvt.data.images import EvalPreprocessing, TrainPreprocessing
 from tfvt.data.mixing import Mixing
+from tfvt.data.order import BLOCK_SIZE
 from tfvt.data.service import check_address
 
 from .errors import UsageError, one_line, parser_error, unknown_key
@@ -45,6 +46,7 @@ SHARE = (lambda value: 0 <= value < 1, "at least 0 and below 1")
 RANGES = {
     "data.batch_size": AT_LEAST_1,
     "data.repeats": AT_LEAST_1,
+    "data.block_size": AT_LEAST_1,
     "optimizer.learning_rate": POSITIVE,
     "optimizer.weight_decay": NOT_NEGATIVE,
     "optimizer.clip_global_norm": POSITIVE,
@@ -98,6 +100,7 @@ class DataRecipe:
         evaluation: centre crop for evaluation, prediction and export.
         skip_damaged: leave out, count and name records that cannot be read or decoded; false: stop at the first.
         servers: addresses (grpc://host:port) of `tfvt records serve` that prepare the training batches.
+        block_size: training records that are shuffled together; two blocks of encoded images are held in memory.
     """
 
     records: str
@@ -110,6 +113,7 @@ class DataRecipe:
     evaluation: EvalPreprocessing = field(default_factory=EvalPreprocessing)
     skip_damaged: bool = False
     servers: tuple[str, ...] = ()
+    block_size: int = BLOCK_SIZE
 
     def __post_init__(self):
         for server in self.servers:

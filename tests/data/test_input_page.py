@@ -35,7 +35,7 @@ def test_options_and_commands_exist():
     options = set(re.findall(r"(\w+)=", re.sub(r"\(.*?\)", "", table)))
     assert options >= {"start_step", "mixing", "repeats", "skip_damaged", "servers", "block_size"}
     assert options <= set(inspect.signature(train_dataset).parameters)
-    assert set(re.findall(r"`data\.(\w+)", table)) == {"mixing", "repeats", "skip_damaged", "servers"}
+    assert set(re.findall(r"`data\.(\w+)", table)) == {"mixing", "repeats", "skip_damaged", "servers", "block_size"}
     serve, train = (line for line in PAGE.splitlines() if line.startswith("tfvt "))
     arguments = cli._parser().parse_args(shlex.split(serve)[2:])
     assert (arguments.host, arguments.port, arguments.worker_port) == ("SERVER", 5050, 5051)

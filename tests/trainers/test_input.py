@@ -9,6 +9,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from tfvt.data.records import open_records
+from tfvt.trainers import classification
 from tfvt.trainers.classification import ClassificationTrainer
 from tfvt.trainers.distribution import TensorFlowEngine, cross_entropy
 from tfvt.trainers.errors import UsageError
@@ -97,6 +98,25 @@ def test_a_row_of_weight_zero_moves_nothing_but_norms(config):
     assert metrics.num_images == 14
     weighted = engine._local_gradients({**batch, "weight": tf.ones(8)})
     assert any(np.abs(a - b).max() > 1e-6 for a, b in zip(weighted, first, strict=True))
+
+
+class AskedForTheStream(Exception):  # noqa: N818 (no error)
+    """What the training loop asked for is known."""
+
+
+def test_servers_and_block_size_of_the_recipe_reach_the_training_stream(config, tmp_path, monkeypatch):
+    asked = []
+
+    def stream(*_, servers, block_size, **__):
+        asked.append((servers, block_size))
+        raise AskedForTheStream
+
+    monkeypatch.setattr(classification, "train_dataset", stream)
+    servers = ("grpc://first:5050", "grpc://second:5050")
+    for number, flags in enumerate(([f"--data.servers={list(servers)}", "--data.block_size=16"], [])):
+        with pytest.raises(AskedForTheStream):
+            train(config, tmp_path / str(number), *flags)
+    assert asked == [(servers, 16), ((), 16_384)]
 
 
 class TwoHosts:

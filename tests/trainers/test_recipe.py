@@ -50,6 +50,7 @@ def test_options_left_out_get_the_named_optimizers_defaults():
         (["--model.name", "vt_resnet19"], r"model.name.*vt_resnet19.*vt_resnet18"),
         (["--epochs", "many"], r"epochs.*int.*many"),
         (["--epochs", "0"], r"epochs must be at least 1, not 0"),
+        (["--data.block_size", "0"], r"data.block_size must be at least 1, not 0"),
         (["--seed", "4294967296"], r"seed must be from 0 to 4294967295, not 4294967296"),
         (["--seed", "99999999999999999999"], r"seed must be from 0 to 4294967295"),
         (["--label_smoothing", "1.5"], r"label_smoothing must be at least 0 and below 1, not 1.5"),
