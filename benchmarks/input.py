@@ -109,23 +109,32 @@ def tfds(records, folder):
 
 
 def throughput(folder):
-    """Steady rates over the same images, one after the other in one process."""
+    """Steady rates over the same images."""
     output = Path(folder) / "records"
     if not (output / MANIFEST).exists():
         records_command(
             ["convert", str(write_imagenet_shaped(Path(folder) / "tree", IMAGES)), str(output), "--shards=16"]
         )
     records = open_records(output, "train")
-    datasets = {"ours": ours(records), "bare": bare(records)}
+    others = {}
     for name, make in (("official models", official), ("TFDS", lambda records: tfds(records, folder))):
         try:
-            datasets[name] = make(records)
+            others[name] = make(records)
         except ImportError as error:
             print(f"left out: {name} ({error})")
+    print(f"\n{IMAGES} made-up images like ImageNet's to 224x224, {os.cpu_count()} cores, {ROUNDS} rounds")
+    print("pipeline          images/s   rate beside bare   processor ms an image, and beside bare")
+    print_rates({"ours": ours(records), "bare": bare(records)})
+    # Apart, for their buffers and threads weigh on whatever runs after them in a process.
+    print_rates({"bare": bare(records)} | others)
+
+
+def print_rates(datasets):
+    """Steady rates, one after the other, to and fro: what one leaves behind shall not always meet the same one."""
     wall, work = ({name: [] for name in datasets} for _ in range(2))
-    for _ in range(ROUNDS):
-        for name, dataset in datasets.items():
-            batches = iter(dataset)
+    for round_number in range(ROUNDS):
+        for name in list(datasets)[:: -1 if round_number % 2 else 1]:
+            batches = iter(datasets[name])
             for _ in range(UNTIMED):
                 next(batches)
             started = time.perf_counter(), time.process_time()
@@ -134,8 +143,6 @@ def throughput(folder):
             wall[name].append(time.perf_counter() - started[0])
             work[name].append(time.process_time() - started[1])
             del batches
-    print(f"\n{IMAGES} made-up images like ImageNet's to 224x224, {os.cpu_count()} cores, {ROUNDS} rounds")
-    print("pipeline          images/s   rate beside bare   processor ms an image, and beside bare")
     for name in datasets:
         rate = TIMED * BATCH / statistics.median(wall[name])
         milliseconds = 1000 * statistics.median(work[name]) / TIMED / BATCH

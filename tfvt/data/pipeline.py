@@ -119,7 +119,7 @@ def train_dataset(
         return {name: tf.ensure_shape(value, (rows, *value.shape[1:])) for name, value in batch.items()}
 
     def batches(share):
-        samples = _serialized_samples(records, order, share).batch(rows, drop_remainder=True)
+        samples = _serialized_samples(records, order, share).rebatch(rows, drop_remainder=True)
         steps = tf.data.Dataset.counter(share.start_step, share.step_stride)
         return _finish(tf.data.Dataset.zip(steps, samples).map(load, num_parallel_calls=_parallel_batches(rows)))
 
@@ -242,7 +242,7 @@ def _serialized_samples(records, order, share):
 
     # A block is read while the one before it is trained on.
     blocks = tf.data.Dataset.counter(order.first_block(share.start_step)).flat_map(read).prefetch(1)
-    return blocks.flat_map(samples).unbatch()
+    return blocks.flat_map(samples)
 
 
 def _is_in(value, values):
