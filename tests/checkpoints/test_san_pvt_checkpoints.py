@@ -116,7 +116,7 @@ def test_a_whole_san_loads(source):
 
 
 def test_a_san_does_not_go_into_an_acmix_san():
-    with pytest.raises(ValueError, match=r"the checkpoint is a SAN \(san\), acmix_san10 is not"):
+    with pytest.raises(ValueError, match=r"the checkpoint is of the family SAN \(san\), acmix_san10 is not"):
         tfvt.load_checkpoint(tfvt.create_model("acmix_san10", **SAN), authors_san())
 
 

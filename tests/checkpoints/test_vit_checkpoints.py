@@ -191,7 +191,7 @@ REFUSED = [
         change(vit_states.timm(), blocks__0__mlp__fc1__weight=np.zeros((25, 16))),
         r"blocks.0.mlp.fc1.weight \(16, 25\) for encoder_layer1/mlp_in/kernel \(16, 24\)",
     ),
-    ({"conv1.weight": np.zeros((8, 3, 7, 7))}, r"the checkpoint is a ResNet \(torchvision\), vit_tiny16 is not"),
+    ({"conv1.weight": np.zeros((8, 3, 7, 7))}, r"the checkpoint is of the family ResNet \(torchvision\), vit_tiny16 is not"),
     ({"blocks.0.norm1.weight": np.zeros(3)}, r"cannot tell the source .* blocks.0.norm1.weight"),
     ({"MixerBlock_0/LayerNorm_0/scale": np.zeros(3)}, r"no tensor .* fits vit_tiny16: it has MixerBlock_0/"),
 ]
@@ -208,7 +208,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(state, message):
 
 def test_a_vit_is_no_resnet_and_other_widths_print_both_shapes():
     resnet = tfvt.create_model("resnet18", input_shape=(64, 64, 3), width=8, depths=(1,))
-    with pytest.raises(ValueError, match=r"the checkpoint is a ViT \(google\), resnet18 is not"):
+    with pytest.raises(ValueError, match=r"the checkpoint is of the family ViT \(google\), resnet18 is not"):
         tfvt.load_checkpoint(resnet, vit_states.google())
     with pytest.raises(ValueError, match=r"\(16, 24\) for encoder_layer1/mlp_in/kernel \(16, 32\)"):
         tfvt.load_checkpoint(create(blocks=(Block(3, 16, 32),)), vit_states.timm())

@@ -106,5 +106,5 @@ def test_the_authors_names_load(source):
 
 def test_a_plain_resnet_is_refused():
     model = tfvt.create_model("resnet26", input_shape=(64, 64, 3), width=8, depths=(1, 2), num_classes=5)
-    with pytest.raises(ValueError, match=r"the checkpoint is a ACmix-ResNet \(acmix\), resnet26 is not"):
+    with pytest.raises(ValueError, match=r"the checkpoint is of the family ACmix-ResNet \(acmix\), resnet26 is not"):
         tfvt.load_checkpoint(model, authors_state(model), source="acmix")

@@ -134,7 +134,7 @@ def _find_format(source, arrays):
 def _check_family(model, weights, found, training):
     """Raise unless the model is of the checkpoint's family, and computes as it was trained."""
     if found.first_weight and found.first_weight not in weights:
-        raise ValueError(f"the checkpoint is a {found.family} ({found.sources[0]}), {model.name} is not")
+        raise ValueError(f"the checkpoint is of the family {found.family} ({found.sources[0]}), {model.name} is not")
     form = _encoder_option(model, "gelu")
     if form and training.gelu and form != training.gelu:
         raise ValueError(
