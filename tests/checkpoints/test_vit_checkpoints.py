@@ -191,7 +191,7 @@ REFUSED = [
         change(vit_states.timm(), blocks__0__mlp__fc1__weight=np.zeros((25, 16))),
         r"blocks.0.mlp.fc1.weight \(16, 25\) for encoder_layer1/mlp_in/kernel \(16, 24\)",
     ),
-    ({"conv1.weight": np.zeros((8, 3, 7, 7))}, r"the checkpoint is of the family ResNet \(torchvision\), vit_tiny16 is not"),
+    ({"conv1.weight": np.zeros((8, 3, 7, 7))}, r"of the family ResNet \(torchvision\), vit_tiny16 is not"),
     ({"blocks.0.norm1.weight": np.zeros(3)}, r"cannot tell the source .* blocks.0.norm1.weight"),
     ({"MixerBlock_0/LayerNorm_0/scale": np.zeros(3)}, r"no tensor .* fits vit_tiny16: it has MixerBlock_0/"),
 ]
