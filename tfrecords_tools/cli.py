@@ -52,7 +52,11 @@ def _parser():
     )
     convert.add_argument("--data-dir", metavar="DIR", help="TFDS: where it keeps its datasets")
     convert.add_argument("--layout", metavar="FILE", help="images and masks: a YAML file, or ade20k, coco_stuff or lip")
-    convert.add_argument("--jpeg", action="store_true", help="make JPEGs of PNGs, of quality 95 (default: keep them)")
+    convert.add_argument(
+        "--jpeg",
+        action="store_true",
+        help="make JPEGs of PNG, WebP, BMP and GIF files, of quality 95 (default: keep PNGs, reject the others)",
+    )
     convert.add_argument(
         "--shards", type=int, metavar="N", help="files a split (default: one per 128 MiB; ImageNet: 1024 and 128)"
     )

@@ -23,6 +23,7 @@ from tfvt.data.records import (
 )
 
 from .files import write_whole
+from .images import RejectedImageError, open_image
 from .reading import parse_features, read_record
 
 CELL, MARGIN, LINE = 160, 8, 15  # pixels: the longer side of an image, around it, a line of its caption
@@ -83,12 +84,12 @@ def _picture(path, number, manifest: Manifest):
     """A record's image, with its mask if it has one, and what it shows."""
     try:
         values = parse_features(read_record(path, number), (ENCODED, LABEL), (TEXT, SYNSET, MASK))
-        image = Image.open(io.BytesIO(values[ENCODED])).convert("RGB")
+        image = open_image(values[ENCODED]).convert("RGB")
         if MASK in values:
-            mask = np.asarray(Image.open(io.BytesIO(values[MASK])))
+            mask = np.asarray(open_image(values[MASK]))
             return _overlaid(image, mask), _classes(mask, manifest.class_names)
         return image, _class_name(values, manifest)
-    except (RecordsError, OSError, SyntaxError, ValueError, IndexError) as error:
+    except (RecordsError, RejectedImageError, OSError, SyntaxError, ValueError, IndexError) as error:
         raise RecordsError(f"record {number} of {path} cannot be shown: {error}") from error
 
 

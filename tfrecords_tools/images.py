@@ -8,14 +8,18 @@ import os
 import re
 import stat
 import struct
+import threading
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageOps
 
 JPEG_QUALITY = 95
 ORIENTATION = 0x0112  # EXIF's tag
 GREY_MODES = ("1", "L", "LA")
+WITH_JPEG_ONLY = {"WEBP": "WebP", "BMP": "BMP", "GIF": "GIF"}  # Pillow's name -> the reader's
 _BEGINS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
 
 # Inside a JPEG's compressed data, 0xFF is followed by 0x00 (a data byte), 0xD0-0xD7 (restart) or 0xFF (filling);
@@ -23,6 +27,13 @@ _BEGINS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _START_OF_SCAN, _END_OF_IMAGE, _EXIF = 0xDA, 0xD9, 0xE1
 _SIZE_AND_CHANNELS = (0xC0, 0xC1, 0xC2)  # frames of baseline, extended and progressive JPEGs
+
+# The damage that libjpeg only warns of, and then makes up pixels for. What it says otherwise does no harm.
+_JPEG_DAMAGE = re.compile(r"Corrupt JPEG data|Premature end")
+# Also said of images that decode well but have something behind them.
+_JPEG_SURPLUS = re.compile(r"extraneous bytes before marker")
+
+_opening = threading.Lock()  # the filters of warnings belong to the process, and threads open images
 
 
 class RejectedImageError(Exception):
@@ -44,34 +55,40 @@ class EncodedImage:
 def read_image(data, jpeg=False) -> EncodedImage:
     """The image in a file's bytes: JPEG or PNG, whatever its name says.
 
-    Re-encoded are CMYK JPEGs (to RGB), 16-bit PNGs (to 8 bits) and images that EXIF says are rotated (upright, JPEG
-    quality 95); with `jpeg` also every PNG, transparent pixels over white. A JPEG counts as complete when its markers
-    lead to the end-of-image marker; damage inside the compressed data that leaves the markers alone shows only when
-    the image is decoded.
+    Re-encoded are CMYK JPEGs (to RGB), 16-bit PNGs (to 8 bits) and images that EXIF says are rotated (upright); with
+    `jpeg` also every PNG, WebP, BMP and GIF (the first frame), transparent pixels over white. JPEGs are written with
+    quality 95 and without chroma subsampling. A JPEG that is copied counts as complete when its markers lead to the
+    end-of-image marker; damage inside the compressed data that leaves the markers alone shows only when the image is
+    decoded. One that is re-encoded is decoded, and rejected if a decoder finds or suspects damage: its copy would show
+    none.
 
     Raises:
-        RejectedImageError: not JPEG or PNG, or cut off.
+        RejectedImageError: of another format, cut off, damaged, or with more pixels than `Image.MAX_IMAGE_PIXELS`.
     """
     if plain := _plain_jpeg(data):
         height, width, channels = plain
         colorspace = "Grayscale" if channels == 1 else "RGB"
         return EncodedImage(data, "JPEG", height, width, channels, colorspace)
     try:
-        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
-        kind = "PNG" if image.format == "PNG" else "JPEG"  # MPO: a JPEG with further pictures behind it
+        image = open_image(data, ("JPEG", "PNG", *WITH_JPEG_ONLY))
+        kind = "JPEG" if image.format == "MPO" else image.format  # MPO: a JPEG with further pictures behind it
+        if kind in WITH_JPEG_ONLY and not jpeg:
+            raise RejectedImageError(f"{WITH_JPEG_ONLY[kind]} file: --jpeg converts it to JPEG")
         if kind == "JPEG" and not _is_complete_jpeg(data):
             raise RejectedImageError("JPEG is cut off: it has no end-of-image marker")
         if kind == "PNG":
             verify_png(data)
-        to_jpeg = jpeg and kind == "PNG"
+        to_jpeg = jpeg and kind != "JPEG"
         if to_jpeg or image.mode == "CMYK" or _is_16_bit_png(data, kind) or orientation(image) != 1:
+            if kind == "JPEG" and (damage := jpeg_damage(data)):
+                raise RejectedImageError(f"JPEG {damage[0]}")
             kind = "JPEG" if to_jpeg else kind
             data, image = _reencode(image, kind)
     except Image.UnidentifiedImageError:
         if kind := next((kind for kind, begin in _BEGINS.items() if data.startswith(begin)), None):
             raise RejectedImageError(f"{kind} is cut off or damaged: its header cannot be read") from None
         raise RejectedImageError(f"neither JPEG nor PNG: it begins with {data[:8]!r}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
         # Pillow raises any of these for damaged files, SyntaxError for PNGs.
         raise RejectedImageError(str(error)) from error
     grey = image.mode in GREY_MODES
@@ -83,6 +100,28 @@ def read_image(data, jpeg=False) -> EncodedImage:
         channels=3 if image.mode == "P" else len(image.getbands()),
         colorspace="Grayscale" if grey else "RGB",
     )
+
+
+def open_image(data, formats=None) -> Image.Image:
+    """The image in a file's bytes, its header read.
+
+    Args:
+        data: the bytes.
+        formats: Pillow's names of those to try; by default all.
+
+    Raises:
+        RejectedImageError: it has more pixels than `Image.MAX_IMAGE_PIXELS`. Up to twice as many, Pillow warns only,
+            and does not know of which file.
+        OSError: Pillow reads no such image in it.
+    """
+    try:
+        with _opening, warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(data), formats=formats)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise RejectedImageError(
+            f"too large: it has more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down"
+        ) from None
 
 
 def read_file(path, offset=0, size=None) -> bytes:
@@ -146,6 +185,21 @@ def _is_complete_jpeg(data):
     return False
 
 
+def jpeg_damage(data) -> tuple[str, bool] | None:
+    """What libjpeg warns of in a JPEG's compressed data, and whether it may be harmless; None: nothing.
+
+    What keeps a JPEG from being decoded at all is for the decoders to say, Pillow's or the pipeline's.
+    """
+    try:
+        simplejpeg.decode_jpeg(data, "GRAY")
+    except ValueError as error:
+        if _JPEG_SURPLUS.search(str(error)):
+            return f"may be damaged: {error}", True
+        if _JPEG_DAMAGE.search(str(error)):
+            return f"decodes with made-up pixels: {error}", False
+    return None
+
+
 def verify_png(data):
     """Checks every chunk, up to the last.
 
@@ -153,7 +207,7 @@ def verify_png(data):
         RejectedImageError: one is missing, or its checksum is wrong.
     """
     try:
-        Image.open(io.BytesIO(data)).verify()
+        open_image(data).verify()
     except (OSError, SyntaxError) as error:
         raise RejectedImageError(f"PNG is cut off or damaged: {error}") from error
 
@@ -186,5 +240,5 @@ def _reencode(image, kind):
             image = Image.alpha_composite(white, image.convert("RGBA"))
         image = image.convert(mode)
     file = io.BytesIO()
-    image.save(file, kind, **({"quality": JPEG_QUALITY} if kind == "JPEG" else {}))
+    image.save(file, kind, **({"quality": JPEG_QUALITY, "subsampling": "4:4:4"} if kind == "JPEG" else {}))
     return file.getvalue(), image

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from .images import RejectedImageError, orientation, verify_png
+from .images import RejectedImageError, open_image, orientation, verify_png
 
 _UPRIGHT = {  # EXIF orientations that exchange width and height, and what undoes them
     5: Image.Transpose.TRANSPOSE,
@@ -29,14 +29,14 @@ def encode_mask(data, mask_ids, image_data) -> bytes:
     Raises:
         RejectedImageError: not such a PNG, of another size than the image, or with ids that have no class.
     """
-    image = Image.open(io.BytesIO(image_data))
+    image = open_image(image_data)
     try:
-        mask = Image.open(io.BytesIO(data), formats=("PNG",))
+        mask = open_image(data, ("PNG",))
         verify_png(data)
         mask.load()
     except Image.UnidentifiedImageError:
         raise RejectedImageError(f"its mask is no PNG: it begins with {data[:8]!r}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise RejectedImageError(f"its mask: {error}") from error
     except RejectedImageError as error:
         raise RejectedImageError(f"its mask: {error}") from error

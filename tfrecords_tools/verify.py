@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 import tensorflow as tf
 from rich.console import Console
 
@@ -40,6 +39,7 @@ from tfvt.data.records import (
 
 from .classes import ClassClaim, contradictions, other_names
 from .files import crc32
+from .images import jpeg_damage
 from .progress import image_progress
 from .reading import parse_features, read_records
 from .sources import UNLABELLED
@@ -49,11 +49,6 @@ SHARD_PATHS = ("*-?????-of-?????", "*/*-?????-of-?????")  # where shards may lie
 REQUIRED = (ENCODED, FORMAT, LABEL, HEIGHT, WIDTH)
 OPTIONAL = (SYNSET, TEXT, CHANNELS, COLORSPACE, FILENAME, MASK, MASK_FORMAT)
 FORMATS = {"JPEG": ("JPEG", "JPG"), "PNG": ("PNG",)}  # as other writers spell them
-
-# The damage that libjpeg only warns of, and then makes up pixels for. What it says otherwise does no harm.
-_JPEG_DAMAGE = re.compile(r"Corrupt JPEG data|Premature end")
-# Also said of images that decode well but have something behind them.
-_JPEG_SURPLUS = re.compile(r"extraneous bytes before marker")
 
 
 @dataclass(frozen=True)
@@ -240,7 +235,10 @@ def _image_findings(values, decode) -> Iterator[tuple[str, bool]]:
         if decode and kind == "PNG":
             tf.io.decode_png(encoded)
         elif decode:
-            yield from _jpeg_findings(encoded)
+            tf.io.decode_jpeg(encoded)  # the pipeline's decoder, which does not tell what libjpeg warns of
+            if damage := jpeg_damage(encoded):
+                text, warning = damage
+                yield f"its image {text}", warning
     except tf.errors.OpError as error:
         yield f"its image does not decode: {_without_context(error)}", False
 
@@ -250,17 +248,6 @@ def _image_size(encoded, kind):
         return int.from_bytes(encoded[20:24]), int.from_bytes(encoded[16:20])  # width comes first
     height, width, _ = tf.io.extract_jpeg_shape(encoded).numpy()
     return int(height), int(width)
-
-
-def _jpeg_findings(encoded):
-    tf.io.decode_jpeg(encoded)  # the pipeline's decoder
-    try:  # The same library, in a form that tells its warnings.
-        simplejpeg.decode_jpeg(encoded, "GRAY")
-    except ValueError as error:
-        if _JPEG_SURPLUS.search(str(error)):
-            yield f"its image may be damaged: {error}", True
-        elif _JPEG_DAMAGE.search(str(error)):
-            yield f"its image decodes with made-up pixels: {error}", False
 
 
 def _mask_problems(values, num_classes):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from image_files import encode, picture
 from PIL import Image
 
-from tfvt.tfrecords_tools import images
+from tfvt.data.records import ENCODED, FORMAT, HEIGHT, WIDTH
+from tfvt.tfrecords_tools import images, verify
 from tfvt.tfrecords_tools.images import RejectedImageError, read_file, read_image
 
 
@@ -124,7 +125,10 @@ def test_end_marker_of_a_thumbnail_does_not_count():
     ("content", "reason"),
     [
         (b"hello, world", "neither JPEG nor PNG: it begins with b'hello, w'"),
-        (encode(picture(0), "GIF"), "neither JPEG nor PNG: it begins with b'GIF87a"),
+        (encode(picture(0), "TIFF"), "neither JPEG nor PNG: it begins with b'II"),
+        (encode(picture(0), "GIF"), "^GIF file: --jpeg converts it to JPEG$"),
+        (encode(picture(0), "WEBP"), "^WebP file: --jpeg converts it to JPEG$"),
+        (encode(picture(0), "BMP"), "^BMP file: --jpeg converts it to JPEG$"),
         (JPEG[:3], "JPEG is cut off or damaged: its header cannot be read"),
         (JPEG[:20], "JPEG is cut off"),
         (PNG[:8], "PNG is cut off or damaged: its header cannot be read"),
@@ -213,10 +217,84 @@ def test_jpegs_are_copied_where_pngs_are_not():
     assert read_image(JPEG, jpeg=True).encoded == JPEG
 
 
-SEEDS = [JPEG, PNG, encode(picture(0), exif=exif(6)), encode(picture(0)[..., 0].astype(np.uint16) * 256, "PNG")]
+@pytest.mark.parametrize(("kind", "tolerance"), [("WEBP", 40), ("BMP", 12), ("GIF", 60)])
+def test_jpeg_of_other_formats(kind, tolerance):
+    image = read_image(encode(picture(0, 32, 64), kind), jpeg=True)
+    assert (image.format, image.height, image.width, image.channels) == ("JPEG", 32, 64, 3)
+    assert Image.open(io.BytesIO(image.encoded)).format == "JPEG"
+    np.testing.assert_allclose(pixels(image), picture(0, 32, 64).astype(int), atol=tolerance)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")  # Pillow's, of EXIF
+def test_jpeg_of_a_moving_gif_is_its_first_frame():
+    frames = [Image.fromarray(np.full((16, 24, 3), value, np.uint8)) for value in (200, 10)]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_allclose(pixels(read_image(file.getvalue(), jpeg=True)), 200, atol=2)
+
+
+def test_re_encoded_jpegs_keep_their_colours_whole():
+    """Red and blue columns, one pixel wide: chroma subsampling would mix them to purple."""
+    columns = np.zeros((16, 16, 3), np.uint8)
+    columns[:, ::2, 0] = columns[:, 1::2, 2] = 255
+    content = encode(columns, quality=100, subsampling=0, exif=exif(3))
+    np.testing.assert_allclose(pixels(read_image(content)), columns[:, ::-1].astype(int), atol=12)
+    np.testing.assert_allclose(pixels(read_image(encode(columns, "PNG"), jpeg=True)), columns.astype(int), atol=12)
+
+
+def flipped_bytes(content, count, seed):
+    """Copies with one bit changed between the header of the (first) scan and the end marker."""
+    numbers = np.random.default_rng(seed)
+    begin = content.index(b"\xff\xda") + 2 + int.from_bytes(content[content.index(b"\xff\xda") + 2 :][:2])
+    for _ in range(count):
+        damaged = bytearray(content)
+        damaged[numbers.integers(begin, len(content) - 2)] ^= 1 << int(numbers.integers(8))
+        yield bytes(damaged)
+
+
+def findings(content):
+    """What `verify` says of these bytes in a record of the right size."""
+    values = {ENCODED: content, FORMAT: b"JPEG", HEIGHT: 24, WIDTH: 40}
+    return [text for text, _ in verify._image_findings(values, decode=True) if "(height, width)" not in text]
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_damage_is_not_hidden_by_re_encoding(mode, progressive):
+    """What becomes a new JPEG is rejected wherever `verify` would have found something in the original."""
+    noise = np.random.default_rng(5).integers(0, 256, (24, 40, {"L": 1, "RGB": 3, "CMYK": 4}[mode]), np.uint8)
+    content = encode(noise.squeeze(), mode=mode, progressive=progressive, exif=exif(1 if mode == "CMYK" else 6))
+    assert read_image(content).encoded != content
+    rejected = 0
+    for damaged in flipped_bytes(content, 150, seed=7):
+        try:
+            made = read_image(damaged).encoded
+        except RejectedImageError as error:
+            rejected += 1
+            assert "no end-of-image marker" in str(error) or findings(damaged), str(error)  # noqa: PT017 - a loop
+        else:
+            assert not findings(damaged)
+            assert not findings(made)
+    assert rejected > 20
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("factor", [1.5, 3])  # Pillow warns of the first, and refuses the second
+def test_images_of_too_many_pixels_are_rejected(monkeypatch, kind, factor):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(64 * 64 / factor))
+    with pytest.raises(RejectedImageError, match=r"^too large: it has more than [\d,]+ pixels; scale it down$"):
+        read_image(PNG if kind == "PNG" else JPEG)
+
+
+SEEDS = [
+    *(encode(picture(0, 8, 12), kind) for kind in ("WEBP", "BMP", "GIF")),
+    JPEG,
+    PNG,
+    encode(picture(0), exif=exif(6)),
+    encode(picture(0)[..., 0].astype(np.uint16) * 256, "PNG"),
+]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of EXIF
 @settings(max_examples=300, deadline=None)
 @given(
     content=st.sampled_from(SEEDS),

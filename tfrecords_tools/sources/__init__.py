@@ -25,7 +25,7 @@ def open_source(location, format="auto", *, ground_truth=None, data_dir=None, la
         ground_truth: ImageNet: development kit or list of synsets, if it does not lie in the folder.
         data_dir: TFDS: where it keeps its datasets.
         layout: segmentation: YAML file, or the name of one that comes with tfvt.
-        jpeg: whether PNGs become JPEGs.
+        jpeg: whether PNG, WebP, BMP and GIF files become JPEGs.
 
     Raises:
         RecordsError: there is no such source, it is not as it must be, or an option is not for it.

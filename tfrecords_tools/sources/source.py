@@ -71,7 +71,7 @@ class RecordSettings:
     Attributes:
         class_names: in the order of the labels; of the pixels' classes if the set has masks.
         class_texts: the classes for human readers, in the same order.
-        jpeg: whether PNGs become JPEGs.
+        jpeg: whether PNG, WebP, BMP and GIF files become JPEGs.
         mask_ids: segmentation: stored id -> class of a pixel, `VOID` for none; None without masks.
         tfds: where the images are read from if not from files of their own.
     """
