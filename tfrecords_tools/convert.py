@@ -6,32 +6,38 @@ last. What shard holds what is decided before the first byte is written (plan.py
 number of workers and the interruptions leave no trace in the files.
 """
 
+import collections
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import functools
 import json
 import os
-import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tfvt.data.records import MANIFEST, Manifest, RecordsError, check_shards, read_manifest
+from tfvt.data.records import MANIFEST, Manifest, RecordsError, counted
 
 from . import workers as local_workers
-from .files import TEMPORARY, write_whole
+from .files import write_whole
+from .output import (
+    BEGUN,
+    LEFT_OUT,
+    OVERWRITING,
+    REJECTS,
+    check_place,
+    clear_partial,
+    existing,
+    is_overwriting,
+    locked,
+    old_files,
+)
 from .plan import plan_shards, source_digest
 from .progress import image_progress, note
 from .shards import PARTIAL, Finished, read_finished
-from .sources import Source, open_source, some
+from .sources import UNLABELLED, Source, open_source, some
 
-REJECTS = "rejects.json"
-LEFT_OUT = "left_out.json"  # names below the source that are no part of it
-BEGUN = "source_sha256"  # in .partial: what is being converted
-LOCK = "lock"  # in .partial: held while a conversion is at work
-SHARD_NAME = re.compile(r"(train|validation|test)-\d{5,}-of-\d{5,}")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -42,21 +48,21 @@ def convert(
 
     Args:
         source: a `Source`, or a location for `open_source`.
-        output: folder for shards and manifest; the same conversion, interrupted, goes on where it stopped.
+        output: folder for shards and manifest; the same conversion, interrupted, continues where it stopped.
         shards: files a split, at most one an image; by default one per 128 MiB of images.
         label_offset: stored label of the first class, 0 or 1.
         workers: shards written at a time, by default one a processor. Many images are written by processes: a script
             that calls this keeps its own work under `if __name__ == "__main__":`.
         max_rejects: images that may be left out before the conversion counts as failed.
-        overwrite: replace what `output` holds.
+        overwrite: replace the conversion that `output` holds; the same call, interrupted, continues where it stopped.
         beam: options of an Apache Beam pipeline (`["--runner=FlinkRunner", ...]`), which then writes the shards.
 
     Returns:
         The manifest.
 
     Raises:
-        RecordsError: the source is not as it must be, `output` holds something else, is being written to or full, or
-            too many rejects.
+        RecordsError: the source is not as it must be, `output` holds something else, is being written to or full, too
+            many rejects, or a class or split of which no image is left.
     """
     for name, value, least in (("shards", shards, 1), ("workers", workers, 1), ("max_rejects", max_rejects, 0)):
         if value is not None and value < least:
@@ -70,32 +76,40 @@ def convert(
     if label_offset and source.settings.mask_ids:
         raise RecordsError("label_offset is of images that have a class: the classes of a mask's pixels begin with 0")
     output = Path(output)
-    if output.resolve().is_relative_to(Path(source.root).resolve()):
-        raise RecordsError(f"output {output} lies inside the source {source.root}: choose a folder outside")
-    if output.exists() and not output.is_dir():
-        raise RecordsError(f"output {output} is a file: choose a folder")
-
+    check_place(source, output)
     if source.left_out:
         names = some(source.left_out)
         note(f"left out, because the source has no place for them: {names} ({output / LEFT_OUT} lists them all)")
     plan = plan_shards(source, shards)
     digest = source_digest(source, plan, label_offset)
-    if not overwrite and (existing := _existing(output, digest)):
-        note(f"{output} already holds this conversion, complete; nothing to do")
-        if (output / PARTIAL).exists():  # a run was killed behind its manifest
-            with _locked(output):
-                shutil.rmtree(output / PARTIAL)
-        return existing
-    write_shards = _writer(workers or os.cpu_count(), beam)
-    with _locked(output), image_progress() as progress:
+    done = None
+    with contextlib.suppress(FileNotFoundError):  # another conversion ends while this one looks
+        done = existing(output, digest, overwrite)
+    if done is None or (output / PARTIAL).exists():
+        write_shards = _writer(workers or os.cpu_count(), beam)
+        with locked(output):
+            done = existing(output, digest, overwrite)  # another conversion may have ended since
+            if done is None:
+                begin_anew = overwrite and not is_overwriting(output, digest)
+                return _convert(source, output, plan, digest, label_offset, write_shards, max_rejects, begin_anew)
+            clear_partial(output)  # a run was killed after its manifest
+    note(f"{output} already holds this conversion, complete; nothing to do")
+    return done
+
+
+def _convert(source, output, plan, digest, label_offset, write_shards, max_rejects, begin_anew) -> Manifest:
+    """The conversion itself, in a folder that is locked."""
+    with image_progress() as progress:
         task = progress.add_task("converting", total=sum(len(planned.images) for planned in plan))
-        found = [] if overwrite else _find(output, plan, functools.partial(progress.advance, task))
+        found = [] if begin_anew else _find(output, plan, functools.partial(progress.advance, task))
         finished = {one.shard.name: one for one in found}
         pending = [planned for planned in plan if planned.name not in finished]
-        old_files = _old_files(output) if overwrite else []
-        _check_space(output, source.settings, pending, old_files)
-        for path in old_files:
+        replaced = old_files(output) if begin_anew else []
+        _check_space(output, source.settings, pending, replaced)
+        for path in replaced:
             path.unlink()
+        if begin_anew:
+            write_whole(output / PARTIAL / OVERWRITING, b"")
         write_whole(output / PARTIAL / BEGUN, digest.encode())
         _write_list(output / LEFT_OUT, source.left_out)
         done = progress.tasks[task].completed
@@ -108,8 +122,7 @@ def convert(
                 report=lambda images: progress.update(task, completed=done + images),
             )
             finished |= {one.shard.name: one for one in written}
-            rejects = [reject for planned in plan for reject in finished[planned.name].rejects]
-            _check_rejects(output, rejects, max_rejects)
+            _check_rejects(output, source.settings, plan, finished, max_rejects)
             splits = {
                 split: tuple(finished[planned.name].shard for planned in plan if planned.split == split)
                 for split in source.splits
@@ -118,49 +131,8 @@ def convert(
                 class_names=source.settings.class_names, label_offset=label_offset, splits=splits, source_sha256=digest
             )
             write_whole(output / MANIFEST, manifest.to_json().encode())
-        shutil.rmtree(output / PARTIAL)
+        clear_partial(output)
     return manifest
-
-
-def _existing(output, digest) -> Manifest | None:
-    """The manifest if this very conversion is already there, complete; None if it is to be begun or gone on with.
-
-    Raises:
-        RecordsError: `output` holds something else.
-    """
-    begun = output / PARTIAL / BEGUN
-    if (output / MANIFEST).exists():
-        manifest = read_manifest(output)
-        if manifest.source_sha256 != digest:
-            raise RecordsError(
-                f"{output} holds another conversion (other images or settings): choose another folder, or replace "
-                "it with --overwrite"
-            )
-        for shards in manifest.splits.values():
-            check_shards(output, shards)
-        return manifest
-    if begun.exists():
-        if begun.read_text() != digest:
-            raise RecordsError(
-                f"{output} holds an unfinished conversion of other images or with other settings: finish it as it was "
-                "begun, or replace it with --overwrite"
-            )
-    elif shards := [path for path in _old_files(output) if SHARD_NAME.fullmatch(path.name)]:
-        raise RecordsError(
-            f"{output} holds shards without a manifest, such as {shards[0].name}: choose another folder, or "
-            "replace them with --overwrite"
-        )
-    return None
-
-
-def _old_files(output):
-    """What conversions have written, in the order in which it may go: no manifest is left that lacks its shards."""
-    if not output.is_dir():
-        return []
-    shards = [path for path in output.iterdir() if SHARD_NAME.fullmatch(path.name)]
-    reports = [path for path in (output / PARTIAL).glob("*") if path.name != LOCK]
-    lists = [output / name for name in (MANIFEST, REJECTS, LEFT_OUT)]
-    return [path for path in lists if path.exists()] + shards + reports
 
 
 def _writer(workers, beam):
@@ -172,24 +144,6 @@ def _writer(workers, beam):
     except ImportError as error:
         raise RecordsError(f"Beam is not installed ({error}): pip install 'tfvt[beam]'") from None
     return functools.partial(write_shards, options=beam)
-
-
-@contextlib.contextmanager
-def _locked(output):
-    """Keeps other conversions out of the folder, and removes the temporary files that a killed one left there."""
-    (output / PARTIAL).mkdir(parents=True, exist_ok=True)
-    with open(output / PARTIAL / LOCK, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RecordsError(
-                f"another conversion is writing into {output}: wait until it has ended, or choose another folder"
-            ) from None
-        except OSError as error:  # some network file systems
-            note(f"{output} cannot be locked ({error.strerror}): see to it that no other conversion writes there")
-        for path in [*output.glob(TEMPORARY), *(output / PARTIAL).glob(TEMPORARY)]:
-            path.unlink()
-        yield
 
 
 def _find(output, plan, advance) -> list[Finished]:
@@ -209,7 +163,7 @@ def _check_space(output, settings, pending, old_files):
     free = shutil.disk_usage(output).free + sum(path.stat().st_size for path in old_files)
     if needed > free and not settings.jpeg:
         raise RecordsError(
-            f"{output} has {free / 2**20:,.0f} MiB free, and the {len(pending)} shards to be written take some "
+            f"{output} has {free / 2**20:,.0f} MiB free, and {counted(len(pending), 'shard')} to be written take some "
             f"{needed / 2**20:,.0f} MiB: make room, or choose another folder"
         )
 
@@ -225,23 +179,44 @@ def _room_needed(output):
         free = shutil.disk_usage(output).free
         raise RecordsError(
             f"{output} is full ({free / 2**20:,.0f} MiB free): make room and run the same command again, which keeps "
-            "the shards that are finished and goes on from there"
+            "the shards that are finished and continues from there"
         ) from error
 
 
-def _check_rejects(output, rejects, max_rejects):
+def _check_rejects(output, settings, plan, finished, max_rejects):
+    rejects = [reject for planned in plan for reject in finished[planned.name].rejects]
     _write_list(output / REJECTS, [dataclasses.asdict(reject) for reject in rejects])
     if not rejects:
         return
     if len(rejects) > max_rejects:
+        (output / PARTIAL / OVERWRITING).unlink(missing_ok=True)  # it has come to its end: --overwrite begins anew
         lines = [f"  {reject.file}: {reject.reason}" for reject in rejects[:20]]
         raise RecordsError(
-            f"{len(rejects)} images cannot be converted, and {max_rejects} are allowed:\n"
+            f"{counted(len(rejects), 'image')} cannot be converted, and {max_rejects} are allowed:\n"
             + "\n".join(lines)
             + f"\n{output / REJECTS} has the whole list. Repair or remove them and run again with --overwrite, or "
-            f"leave them out with --max-rejects {len(rejects)}"
+            f"leave them out with --max-rejects {len(rejects)}, without --overwrite"
         )
-    note(f"{len(rejects)} images are left out, see {output / REJECTS}")
+    if emptied := _emptied(settings, plan, finished, {reject.file for reject in rejects}):
+        raise RecordsError(
+            f"no image of {emptied} can be converted: repair some and run again with --overwrite; {output / REJECTS} "
+            "says what is wrong with them"
+        )
+    note(f"left out: {counted(len(rejects), 'image')}, see {output / REJECTS}")
+
+
+def _emptied(settings, plan, finished, rejected) -> str | None:
+    """A split, or a class of one, that has no record left; the classes of TFDS are not known before reading."""
+    left = collections.Counter()
+    for planned in plan:
+        left[planned.split] += finished[planned.name].shard.records
+        for image in planned.images:
+            if image.label != UNLABELLED:
+                left[planned.split, settings.class_names[image.label]] += image.printable not in rejected
+    for place in left:
+        if not left[place]:
+            return f"split {place}" if isinstance(place, str) else f"class {place[1]!r} in split {place[0]}"
+    return None
 
 
 def _write_list(path, entries):

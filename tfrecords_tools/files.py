@@ -1,16 +1,23 @@
 """Files that are there whole or not at all, and what they are known by."""
 
 import os
+import re
 import uuid
 import zlib
 from pathlib import Path
 
-TEMPORARY = ".*.new"  # what a killed process may leave
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.new")  # what a killed process may leave
 
 
 def temporary_name(name) -> str:
     """Of a file that will be renamed; another one each time, so that processes do not write into each other's."""
     return f".{name}.{uuid.uuid4().hex}.new"
+
+
+def is_temporary(path, names=None) -> bool:
+    """Whether a file has a temporary name: of anything, or of a file that has one of the names."""
+    match = _TEMPORARY.fullmatch(Path(path).name)
+    return bool(match) and (names is None or match[1] in names)
 
 
 def write_whole(path, content: bytes):

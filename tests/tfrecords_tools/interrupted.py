@@ -1,4 +1,4 @@
-"""A conversion that dies: `python interrupted.py SOURCE OUTPUT SHARDS WORKERS IMAGES [PIDS]`.
+"""A conversion that dies: `python interrupted.py SOURCE OUTPUT SHARDS WORKERS IMAGES [--overwrite | PIDS]`.
 
 It kills itself, as kill -9 does, before it makes the record of the IMAGES-th image. With PIDS its workers are
 processes; it then dies when IMAGES are done, and leaves the pids of its workers in that file.
@@ -19,8 +19,8 @@ def die():
 
 
 def main(source, output, shards, count, images, pids=None):
-    images = int(images)
-    if pids:
+    images, overwrite = int(images), pids == "--overwrite"
+    if pids and not overwrite:
         workers.IMAGES_WORTH_PROCESSES = 0
         workers.SECONDS_BETWEEN_REPORTS = 0.001
         write_shards = workers.write_shards
@@ -45,7 +45,7 @@ def main(source, output, shards, count, images, pids=None):
             return make_example(**features)
 
         examples.make_example = make_or_die
-    convert(source, output, shards=int(shards), workers=int(count))
+    convert(source, output, shards=int(shards), workers=int(count), overwrite=overwrite)
 
 
 if __name__ == "__main__":

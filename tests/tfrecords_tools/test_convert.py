@@ -114,6 +114,26 @@ def test_bad_files_fail_the_conversion_and_are_listed(tmp_path):
     assert formats == {b"JPEG": 5, b"PNG": 1}
 
 
+@pytest.mark.parametrize(("split", "class_name"), [("train", "class1"), ("val", "class0")])
+def test_rejects_that_empty_a_class_are_refused(tmp_path, split, class_name):
+    source = write_folder(tmp_path / "images", counts=(3, 3))
+    for path in (source / split / class_name).iterdir():
+        path.write_text("no image")
+    place = f"class '{class_name}' in split {'validation' if split == 'val' else split}"
+    with pytest.raises(RecordsError, match=rf"no image of {place} can be converted: repair some .*rejects.json"):
+        convert(source, tmp_path / "records", max_rejects=5)
+    with pytest.raises(RecordsError, match=r"no manifest.json"):
+        open_records(tmp_path / "records", "train")
+
+
+def test_rejects_that_empty_a_split_are_refused(tmp_path):
+    source = write_folder(tmp_path / "images", counts=(1, 1))
+    for path in (source / "val").rglob("*.jpg"):
+        path.write_text("no image")
+    with pytest.raises(RecordsError, match=r"no image of split validation can be converted"):
+        convert(source, tmp_path / "records", max_rejects=5)
+
+
 def test_conversion_without_rejects_leaves_no_old_list(tmp_path):
     source = write_folder(tmp_path / "images")
     bad = source / "train" / "class0" / "0.jpg"
@@ -182,6 +202,22 @@ def test_output_that_is_a_file_is_refused(tmp_path, overwrite):
     with pytest.raises(RecordsError, match="records is a file: choose a folder"):
         convert(write_folder(tmp_path / "images"), tmp_path / "records", overwrite=overwrite)
     assert (tmp_path / "records").read_text() == "precious"
+
+
+def test_loops_of_symbolic_links(tmp_path):
+    source = write_folder(tmp_path / "images")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(RecordsError, match=r"loop is a symbolic link that leads nowhere: remove it"):
+        convert(source, tmp_path / "loop")
+    with pytest.raises(RecordsError, match=r"loop is not a folder"):
+        convert(tmp_path / "loop", tmp_path / "records")
+    image = source / "train" / "class0" / "loop.jpg"
+    image.symlink_to(image)
+    with pytest.raises(RecordsError, match=r"(?s)class0/loop.jpg: cannot be read: Too many levels of symbolic links"):
+        convert(source, tmp_path / "records")
+    (source / "train" / "class2").symlink_to("class2")
+    with pytest.raises(RecordsError, match=r"train holds files outside class folders: class2"):
+        convert(source, tmp_path / "records")
 
 
 def test_output_inside_the_source_is_refused(tmp_path):

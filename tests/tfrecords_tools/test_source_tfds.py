@@ -161,7 +161,7 @@ def test_images_without_a_label_are_rejected_but_for_the_test_split(tmp_path):
             yield index, {"file_name": f"{index}.jpg", "image": io.BytesIO(JPEGS[index]), "label": label}
 
     builder = write_dataset(tmp_path / "data", examples=examples)
-    with pytest.raises(RecordsError, match=r"(?s)1 images cannot be .*tiny/1.0.0/train:2.jpg: it has no label \(-1\)"):
+    with pytest.raises(RecordsError, match=r"(?s)1 image cannot be .*tiny/1.0.0/train:2.jpg: it has no label \(-1\)"):
         convert(open_source(builder.data_path), tmp_path / "records")
     convert(open_source(builder.data_path), tmp_path / "records", max_rejects=1)
     assert len(read_records(tmp_path / "records", "train")) == COUNTS["train"] - 1

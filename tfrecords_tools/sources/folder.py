@@ -4,7 +4,7 @@ import os
 
 from tfvt.data.records import RecordsError
 
-from .source import RecordSettings, Source, SourceImage, entries, file_size, printable, some
+from .source import RecordSettings, Source, SourceImage, entries, file_size, is_folder, printable, some
 
 SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation"}
 LAYOUT = "expected INPUT/<split>/<class>/<image file> with splits train and validation (or val)"
@@ -23,7 +23,7 @@ def image_folder(root) -> Source:
     found = _visible(root, root, left_out)
     if not found:
         raise RecordsError(f"{root} is empty; {LAYOUT}")
-    folders = {entry.name: entry.path for entry in found if entry.name in SPLIT_FOLDERS and entry.is_dir()}
+    folders = {entry.name: entry.path for entry in found if entry.name in SPLIT_FOLDERS and is_folder(entry)}
     left_out += [printable(entry.name) for entry in found if entry.name not in folders]
     if not folders:
         raise RecordsError(f"{root} has no split folder, it holds {some(left_out)}; {LAYOUT}")
@@ -48,7 +48,7 @@ def image_folder(root) -> Source:
 def class_folders(root, split_folder, left_out) -> dict[str, str]:
     """Class name -> folder; what is left out goes to that list."""
     found = _visible(root, split_folder, left_out)
-    files = [printable(entry.name) for entry in found if not entry.is_dir()]
+    files = [printable(entry.name) for entry in found if not is_folder(entry)]
     if files:
         raise RecordsError(
             f"{split_folder} holds files outside class folders: {some(files)}; move each into the folder of "
@@ -74,7 +74,7 @@ def class_images(root, folder, label, left_out) -> list[SourceImage]:
     if not found:
         raise RecordsError(f"class folder {printable(folder)} holds no images: fill it, or remove it from every split")
     for entry in found:
-        if entry.is_dir():
+        if is_folder(entry):
             raise RecordsError(
                 f"class folder {printable(folder)} holds a folder, {printable(entry.name)}: images lie directly in "
                 "the folder of their class"

@@ -5,7 +5,7 @@ import os
 from tfvt.data.records import RecordsError
 
 from .layout import read_layout
-from .source import UNLABELLED, RecordSettings, Source, SourceImage, entries, file_size, printable
+from .source import UNLABELLED, RecordSettings, Source, SourceImage, entries, file_size, is_folder, printable
 
 
 def segmentation(root, layout) -> Source:
@@ -63,7 +63,7 @@ def _by_stem(root, folder, left_out) -> dict[str, str]:
     files = {}
     for entry in entries(os.path.join(root, folder)):
         stem = os.path.splitext(entry.name)[0]
-        if entry.name.startswith(".") or entry.is_dir():
+        if entry.name.startswith(".") or is_folder(entry):
             left_out.append(_relative(root, entry.path))
         elif stem in files:
             raise RecordsError(

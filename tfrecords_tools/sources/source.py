@@ -129,6 +129,14 @@ def entries(folder) -> list[os.DirEntry]:
         raise RecordsError(f"{printable(folder)} cannot be listed: {error.strerror}") from error
 
 
+def is_folder(entry) -> bool:
+    """Whether an entry is a folder; a symbolic link that leads in a circle is none, and no error here."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def file_size(path) -> int:
     """In bytes; 0 for what is not there: reading it will say so, and put it on the rejects list."""
     try:

@@ -36,6 +36,12 @@ class RecordsError(ValueError):
     """Records, manifest or source are not as they must be; the text names what, where and what to do."""
 
 
+def counted(number, noun) -> str:
+    """As in "1 image", "2 images", "1,000 classes"."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"
+
+
 @dataclass(frozen=True)
 class Shard:
     """One file of records as the manifest describes it; `crc32` (zlib's) is of the whole file."""

@@ -1,0 +1,163 @@
+"""The folder of a conversion: what lies in it, whose it is, and that one conversion at a time is at work there."""
+
+import contextlib
+import fcntl
+import os
+import re
+from pathlib import Path
+
+from tfvt.data.records import MANIFEST, Manifest, RecordsError, check_shards, read_manifest
+
+from .files import is_temporary
+from .progress import note
+from .shards import PARTIAL
+
+REJECTS = "rejects.json"
+LEFT_OUT = "left_out.json"  # names below the source that are no part of it
+BEGUN = "source_sha256"  # in .partial: what is being converted
+LOCK = "lock"  # in .partial: held while a conversion is at work
+OVERWRITING = "overwriting"  # in .partial: what is being converted was begun with --overwrite
+LISTS = (MANIFEST, REJECTS, LEFT_OUT)
+SHARD_NAME = re.compile(r"(train|validation|test)-\d{5,}-of-\d{5,}")
+
+
+def check_place(source, output):
+    """Refuses what can be no folder of a conversion of this source."""
+    if os.path.islink(output) and not output.exists():
+        raise RecordsError(f"output {output} is a symbolic link that leads nowhere: remove it")
+    if output.exists() and not output.is_dir():
+        raise RecordsError(f"output {output} is a file: choose a folder")
+    if Path(os.path.realpath(output)).is_relative_to(os.path.realpath(source.root)):
+        raise RecordsError(f"output {output} lies inside the source {source.root}: choose a folder outside")
+
+
+def existing(output, digest, overwrite) -> Manifest | None:
+    """The manifest if this very conversion is already there, complete; None if it is to be begun or continued.
+
+    Raises:
+        RecordsError: `output` holds something else, which is not to be overwritten, or which no conversion wrote.
+    """
+    _check_foreign_files(output)
+    if overwrite and not is_overwriting(output, digest):
+        return None
+    begun = output / PARTIAL / BEGUN
+    if (output / MANIFEST).exists():
+        manifest = read_manifest(output)
+        if manifest.source_sha256 != digest:
+            raise RecordsError(
+                f"{output} holds another conversion (other images or settings): choose another folder, or replace "
+                "it with --overwrite"
+            )
+        for shards in manifest.splits.values():
+            check_shards(output, shards)
+        return manifest
+    if begun.exists():
+        if begun.read_text() != digest:
+            raise RecordsError(
+                f"{output} holds an unfinished conversion of other images or with other settings: finish it as it was "
+                "begun, or replace it with --overwrite"
+            )
+    elif shards := _shards(output):
+        raise RecordsError(
+            f"{output} holds shards without a manifest, such as {shards[0].name}: choose another folder, or "
+            "replace them with --overwrite"
+        )
+    return None
+
+
+def is_overwriting(output, digest):
+    """Whether this very conversion was begun with --overwrite and interrupted: again with --overwrite, it continues."""
+    begun = output / PARTIAL / BEGUN
+    return (output / PARTIAL / OVERWRITING).exists() and begun.exists() and begun.read_text() == digest
+
+
+def _check_foreign_files(output):
+    """Refuses a folder where files have names that a conversion writes and deletes, and no conversion wrote them."""
+    if not output.is_dir() or (output / PARTIAL / BEGUN).exists():
+        return
+    ours = re.compile(rf"{LOCK}|{OVERWRITING}|{SHARD_NAME.pattern}\.json|plan\.jsonl")  # a killed run leaves these
+    foreign = [
+        path for path in sorted((output / PARTIAL).glob("*")) if not (ours.fullmatch(path.name) or is_temporary(path))
+    ]
+    if not (_shards(output) or _has_manifest(output)):
+        foreign += [output / name for name in LISTS if (output / name).exists()]
+    if foreign:
+        raise RecordsError(
+            f"no conversion wrote {foreign[0]}, and this one would delete it: move it away, or choose another folder"
+        )
+
+
+def _has_manifest(output):
+    try:
+        read_manifest(output)
+    except RecordsError:
+        return False
+    return True
+
+
+def _shards(output):
+    return [path for path in output.iterdir() if SHARD_NAME.fullmatch(path.name)] if output.is_dir() else []
+
+
+def old_files(output):
+    """What conversions have written, in the order in which it may go.
+
+    First what says that the rest is to be kept; last what says that a conversion wrote it.
+    """
+    partial = output / PARTIAL
+    reports = [path for path in partial.iterdir() if path.name not in (OVERWRITING, BEGUN, LOCK)]
+    lists = [output / name for name in LISTS]
+    files = [partial / OVERWRITING, *lists, *_shards(output), *reports, partial / BEGUN]
+    return [path for path in files if path.exists()]
+
+
+def clear_partial(output):
+    """Removes what an unfinished conversion leaves, but for the lock, which `locked` removes."""
+    for path in sorted((output / PARTIAL).iterdir(), key=lambda path: path.name == BEGUN):
+        if path.name != LOCK:
+            path.unlink()
+
+
+@contextlib.contextmanager
+def locked(output):
+    """Keeps other conversions out of the folder, and removes the temporary files that a killed one left there."""
+    partial = output / PARTIAL
+    with _lock(partial / LOCK):
+        for path in [*output.iterdir(), *partial.iterdir()]:
+            if is_temporary(path, LISTS if path.parent == output else None):
+                path.unlink()
+        try:
+            yield
+        finally:
+            if [path.name for path in partial.iterdir()] == [LOCK]:  # all is done, or nothing was begun
+                (partial / LOCK).unlink()
+                with contextlib.suppress(OSError):  # another conversion comes in
+                    partial.rmdir()
+
+
+def _lock(path):
+    """The lock's file, locked until it is closed."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = open(path, "w")  # noqa: SIM115 - closed by the caller
+        except FileNotFoundError:  # the folder went with a conversion that has just ended
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise RecordsError(
+                f"another conversion is writing into {path.parent.parent}: wait until it has ended, or choose another "
+                "folder"
+            ) from None
+        except OSError as error:  # some network file systems
+            note(
+                f"{path.parent.parent} cannot be locked ({error.strerror}): see to it that no other conversion writes "
+                "there"
+            )
+            return lock
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
+                return lock
+        lock.close()  # that of a conversion which has just ended and removed it
