@@ -8,7 +8,7 @@ from keras import ops
 import tests.contracts as contracts
 import tfvt
 from tests.layers.test_acmix import golden, randomize
-from tfvt.layers import ACmix, GlobalAttention, MapPositions, PVTBlock, SANAttention
+from tfvt.layers import ACmix, GlobalAttention, MapPositions, PatchEmbedding, PVTBlock, SANAttention
 
 
 def draw(*shape, seed=0):
@@ -34,24 +34,58 @@ def attend_by_hand(q, k, v, heads):
     return np.concatenate(outputs, axis=-1)
 
 
-@pytest.mark.parametrize("reduction", [1, 2])
+def reduce_by_hand(x, kernel, bias, gamma, beta, epsilon):
+    """One map (H, W, C): zeros at the bottom and right to whole squares, each a pixel of its own, and a layer norm."""
+    side = len(kernel)
+    rows, columns = (-(-n // side) for n in x.shape[:2])
+    padded = np.zeros((rows * side, columns * side, x.shape[2]))
+    padded[: x.shape[0], : x.shape[1]] = x
+    reduced = np.zeros((rows, columns, kernel.shape[-1]))
+    for r in range(rows):
+        for c in range(columns):
+            square = padded[r * side : (r + 1) * side, c * side : (c + 1) * side]
+            reduced[r, c] = np.tensordot(square, kernel, 3) + bias
+    centred = reduced - reduced.mean(axis=-1, keepdims=True)
+    return centred / np.sqrt(centred.var(axis=-1, keepdims=True) + epsilon) * gamma + beta
+
+
+@pytest.mark.parametrize("reduction", [1, 2, 4, 8])
 def test_global_attention_by_hand(reduction):
-    x = draw(2, 5, 4, 6)
+    """At any size, above all below the reduction; built for that size, and for any."""
     layer = GlobalAttention(6, 2, reduction)
-    layer(x)
+    layer.build((None, None, None, 6))
     randomize(layer)
-    reduced = x
-    if reduction > 1:
-        padded = np.pad(x, [(0, 0), (0, 1), (0, 0), (0, 0)])
-        (reduced,) = contracts.arrays(layer.reduce_norm(layer.reduce(padded)))
-    q, kv = (
-        contracts.arrays(f(y))[0].reshape(2, -1, n) for f, y, n in ((layer.query, x, 6), (layer.key_value, reduced, 12))
-    )
-    out, bias = contracts.arrays([layer.out.kernel, layer.out.bias])
-    (actual,) = contracts.arrays(layer(x))
-    for b in range(2):
-        expected = attend_by_hand(q[b], kv[b, :, :6], kv[b, :, 6:], 2) @ out + bias
-        np.testing.assert_allclose(actual[b].reshape(-1, 6), expected, rtol=1e-3, atol=1e-3)
+    any_size = keras.Sequential([keras.Input((None, None, 6)), layer])
+    w = {v.path.split("/", 1)[1]: contracts.arrays(v)[0].astype("float64") for v in layer.weights}
+    for height, width in [(5, 4), (1, 1), (3, 9), (4, 17), (8, 8)]:
+        x = draw(2, height, width, 6)
+        sized = GlobalAttention(6, 2, reduction)
+        sized.build(x.shape)
+        sized.set_weights(layer.get_weights())
+        for actual in contracts.arrays([sized(x), any_size(x)]):
+            for b in range(2):
+                reduced = x[b]
+                if reduction > 1:
+                    names = ("reduce/kernel", "reduce/bias", "reduce_norm/gamma", "reduce_norm/beta")
+                    reduced = reduce_by_hand(x[b], *(w[name] for name in names), epsilon=1e-6)
+                q = (x[b] @ w["query/kernel"] + w["query/bias"]).reshape(-1, 6)
+                k, v = np.split((reduced @ w["key_value/kernel"] + w["key_value/bias"]).reshape(-1, 12), 2, axis=1)
+                expected = attend_by_hand(q, k, v, 2) @ w["out/kernel"] + w["out/bias"]
+                np.testing.assert_allclose(actual[b].reshape(-1, 6), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 2)])
+def test_patches_are_padded_at_the_bottom_and_right(size):
+    x = draw(2, *size, 3)
+    layer = PatchEmbedding(5, 4)
+    any_size = keras.Sequential([keras.Input((None, None, 3)), layer])
+    randomize(layer)
+    sized = PatchEmbedding(5, 4)
+    sized.build(x.shape)
+    sized.set_weights(layer.get_weights())
+    expected = [reduce_by_hand(image, *(w.astype("float64") for w in layer.get_weights()), epsilon=1e-5) for image in x]
+    for actual in contracts.arrays([sized(x), any_size(x)]):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_class_token_is_one_more_pixel():
@@ -78,7 +112,7 @@ def test_acmix_leaves_the_token_out_of_the_convolution():
         ACmix(8, 2, "global", combine="convolution")(x, token)
 
 
-@pytest.mark.parametrize("size", [(8, 8), (5, 7)])
+@pytest.mark.parametrize("size", [(8, 8), (5, 7), (3, 2), (1, 1)])
 def test_reduced_maps_are_mixed_before_they_are_repeated(size):
     """The dense layer is linear: the same as repeating keys and values to full size first."""
     x = draw(2, *size, 8)

@@ -41,6 +41,18 @@ def test_pvt_takes_weights_of_another_size(name):
 
 
 @pytest.mark.parametrize("name", ["pvt_tiny", "acmix_pvt_tiny"])
+@pytest.mark.parametrize("size", [(16, 16), (24, 24), (28, 64), (4, 5)])
+def test_pvt_takes_images_smaller_than_its_reductions(name, size):
+    """Maps below the reduction are padded to it; the pyramid has its sizes."""
+    if size == (28, 64):
+        contracts.check_features(name, {"P2": 4, "P3": 8, "P4": 16, "P5": 32}, size=size, **TINY_PVT)
+    model = tfvt.create_model(name, input_shape=(*size, 3), num_classes=5, **TINY_PVT)
+    logits = contracts.arrays(model(contracts.random_images((2, *size, 3))))[0]
+    assert np.isfinite(logits).all()
+    assert np.ptp(logits, axis=0).max() > 0
+
+
+@pytest.mark.parametrize("name", ["pvt_tiny", "acmix_pvt_tiny"])
 def test_the_epsilon_reaches_every_layer_norm(name):
     model = tfvt.create_model(name, input_shape=(64, 64, 3), layer_norm_epsilon=1e-3, **TINY_PVT)
     norms = [layer for layer in model._flatten_layers() if type(layer).__name__ == "LayerNormalization"]

@@ -6,6 +6,13 @@ from keras import ops
 from tfvt.layers.dense import TokenDense
 
 
+def softmax(logits):
+    """Soft-max over the last axis; of a single logit, as on a map of one pixel, it is 1."""
+    if logits.shape[-1] == 1:  # `ops.softmax` warns of it
+        return ops.exp(ops.log_softmax(logits, axis=-1))
+    return ops.softmax(logits, axis=-1)
+
+
 def multi_head_attention(query, key, value, num_heads=1, scale=True, dropout=None):
     """Soft-max over the keys of query key^T, times value.
 
@@ -29,7 +36,7 @@ def multi_head_attention(query, key, value, num_heads=1, scale=True, dropout=Non
 
 def _attend(query, key, value, scale, dropout):
     """(B, num_heads, L, D) each -> (B, L, num_heads * D), by two batched matmuls."""
-    weights = ops.softmax(ops.matmul(query * scale, ops.swapaxes(key, -1, -2)), axis=-1)
+    weights = softmax(ops.matmul(query * scale, ops.swapaxes(key, -1, -2)))
     if dropout is not None:
         weights = dropout(weights)
     return _join_heads(ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3)))

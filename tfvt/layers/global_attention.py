@@ -7,7 +7,7 @@ from tfvt.checks import check_at_least
 from tfvt.layers.attention import attention_macs, multi_head_attention
 from tfvt.layers.local_attention import check_divisor
 from tfvt.layers.map_attention import MapAttention
-from tfvt.layers.patches import pad_to_multiple
+from tfvt.layers.patches import pad_to_multiple, padded_shape
 
 
 @keras.saving.register_keras_serializable(package="tfvt")
@@ -50,7 +50,7 @@ class GlobalAttention(MapAttention):
         self.query.build(x_shape)
         self.key_value.build(x_shape)
         if self.reduction > 1:
-            self.reduce.build(x_shape)
+            self.reduce.build(padded_shape(x_shape, self.reduction))
             self.reduce_norm.build(x_shape)
 
     def build_attention(self, x_shape):

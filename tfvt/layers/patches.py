@@ -12,6 +12,12 @@ def pad_to_multiple(x, multiple):
     return ops.pad(x, [[0, 0], [0, -height % multiple], [0, -width % multiple], [0, 0]])
 
 
+def padded_shape(shape, multiple):
+    """The shape of `pad_to_multiple(x, multiple)`, where `x` has `shape`."""
+    batch, *sides, channels = shape
+    return (batch, *(None if side is None else side + -side % multiple for side in sides), channels)
+
+
 def _divided(size, divisor):
     return None if size is None else -(-size // divisor)
 
@@ -37,7 +43,7 @@ class PatchEmbedding(keras.layers.Layer):
         self.norm = keras.layers.LayerNormalization(epsilon=layer_norm_epsilon, name="norm", dtype=self.dtype_policy)
 
     def build(self, input_shape):
-        self.projection.build(input_shape)
+        self.projection.build(padded_shape(input_shape, self.patch_size))
         self.norm.build((*input_shape[:-1], self.filters))
 
     def call(self, x):

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from tfvt.checks import check_at_least
+from tfvt.layers.attention import softmax
 from tfvt.layers.local_attention import check_divisor, cut_blocks, join_blocks, split_at
 from tfvt.layers.map_attention import MapAttention
 from tfvt.layers.patches import pad_to_multiple
@@ -83,7 +84,7 @@ class WindowAttention(MapAttention):
         else:  # one bias for each window of an image
             windows = (batch, grid[0] * grid[1], self.num_heads, size**2, size**2)
             logits = ops.reshape(ops.reshape(logits, windows) + bias, (-1, *windows[2:]))
-        return self.out(join_blocks(ops.matmul(ops.softmax(logits, axis=-1), value), batch, grid, size))
+        return self.out(join_blocks(ops.matmul(softmax(logits), value), batch, grid, size))
 
     def _shift(self, x):
         return self._shift_of(*ops.shape(x)[1:3])
