@@ -176,6 +176,32 @@ def test_kmeans_in_half_precision():
     assert not actual[1].any()
 
 
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_clusters_of_half_precision_are_those_of_float32(policy):
+    """The same pixels in both: no assignment flips, so that tokens differ by rounding alone."""
+    x = np.random.default_rng(0).normal(size=(4, 14, 14, 64))
+    x = keras.ops.convert_to_numpy(keras.ops.cast(keras.ops.cast(x, policy[6:]), "float32"))
+    full = layers.ClusterTokenizer(16, 64, norm="none", name="full")
+    half = layers.ClusterTokenizer(16, 64, norm="none", name="half", dtype=policy)
+    expected = run(full, x)
+    half(x)
+    half.set_weights(full.get_weights())
+    for actual, values in zip(half(x), expected, strict=True):
+        assert keras.backend.standardize_dtype(actual.dtype) == policy[6:]
+        actual = keras.ops.convert_to_numpy(keras.ops.cast(actual, "float32"))
+        np.testing.assert_allclose(actual, values, atol=0.015 * np.abs(values).max())
+
+
+def test_a_map_of_one_pixel_is_its_tokens():
+    """All attention falls on it, without a warning of Keras."""
+    x = np.random.default_rng(0).normal(size=(2, 1, 1, 64)).astype("float32")
+    for tokenizer in (layers.FilterTokenizer(3, 64, norm="none"), layers.ClusterTokenizer(3, 64, norm="none")):
+        tokens, attention = run(tokenizer, x)
+        np.testing.assert_array_equal(attention, np.ones((2, 1, 1, 3)))
+        expected = x[:, 0, 0] @ contracts.arrays(tokenizer.value.linear.kernel)[0][0]
+        np.testing.assert_allclose(tokens, np.repeat(expected[:, None], 3, axis=1), atol=1e-5)
+
+
 def test_cluster_tokenizer_is_equation_6(pixels):
     num_tokens = 8
     layer = layers.ClusterTokenizer(num_tokens, CT, iterations=3, norm="none", name="t")

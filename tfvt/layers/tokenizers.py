@@ -8,7 +8,7 @@ import math
 import keras
 from keras import ops
 
-from tfvt.layers.attention import attention_macs
+from tfvt.layers.attention import attention_macs, softmax
 from tfvt.layers.visual_tokens import VisualTokenLayer, num_pixels, pixel_groups, pixel_list
 
 
@@ -20,9 +20,7 @@ def token_grid(num_tokens):
 
 def unit_vectors(x):
     """`x` divided by its length along the last axis; zero vectors stay zero, with a gradient that is finite."""
-    wide = ops.cast(x, "float32")  # in float16 squares overflow, and 1e-12 is zero
-    wide = wide * ops.rsqrt(ops.maximum(ops.sum(ops.square(wide), axis=-1, keepdims=True), 1e-12))
-    return ops.cast(wide, x.dtype)
+    return x * ops.rsqrt(ops.maximum(ops.sum(ops.square(x), axis=-1, keepdims=True), 1e-12))
 
 
 def kmeans(pixels, centroids, iterations):
@@ -30,7 +28,8 @@ def kmeans(pixels, centroids, iterations):
 
     A pixel belongs to the centroid with the greatest cosine, which among unit vectors is the nearest one. The
     listing divides by the number of members and normalises; normalising the sum is the same. A cluster without
-    members keeps its centroid (the listing would divide zero by zero).
+    members keeps its centroid (the listing would divide zero by zero). All of it runs in float32: half precision
+    rounds cosines so coarsely that pixels change their cluster, and in float16 squares overflow.
 
     Args:
         pixels: (B, P, C).
@@ -38,16 +37,17 @@ def kmeans(pixels, centroids, iterations):
         iterations: of Lloyd's algorithm.
 
     Returns:
-        (B, L, C), unit vectors.
+        (B, L, C), unit vectors, in the dtype of `pixels`.
     """
-    pixels, centroids = unit_vectors(pixels), unit_vectors(centroids)
+    dtype = pixels.dtype
+    pixels, centroids = (unit_vectors(ops.cast(x, "float32")) for x in (pixels, centroids))
     for _ in range(iterations):
         nearest = ops.argmax(ops.matmul(pixels, ops.swapaxes(centroids, 1, 2)), axis=-1)
-        members = ops.one_hot(nearest, centroids.shape[1], dtype=pixels.dtype)
+        members = ops.one_hot(nearest, centroids.shape[1], dtype="float32")
         total = ops.matmul(ops.swapaxes(members, 1, 2), pixels)
         occupied = ops.expand_dims(ops.sum(members, axis=1) > 0, -1)
         centroids = ops.where(occupied, unit_vectors(total), centroids)
-    return centroids
+    return ops.cast(centroids, dtype)
 
 
 class _PixelTokenizer(VisualTokenLayer):
@@ -68,7 +68,7 @@ class _PixelTokenizer(VisualTokenLayer):
 
     def tokenize(self, logits, pixels, map_shape, training):
         """Tokens (B, L, CT) and attention (B, H, W, L) from logits (B, P, L) and pixels (B, P, C)."""
-        attention = ops.softmax(ops.swapaxes(logits, 1, 2), axis=-1)
+        attention = softmax(ops.swapaxes(logits, 1, 2))
         tokens = ops.matmul(attention, self.value(pixels, training=training))
         if self.lift is not None:
             tokens = self.lift(tokens, training=training)
@@ -133,7 +133,8 @@ class ClusterTokenizer(_PixelTokenizer):
 
     def call(self, x, training=None):
         pixels = pixel_list(x)
-        centroids = kmeans(pixels, _resize_to_tokens(x, self.num_tokens), self.iterations)
+        start = _resize_to_tokens(ops.cast(x, "float32"), self.num_tokens)
+        centroids = kmeans(pixels, start, self.iterations)
         if not self.gradient:
             centroids = ops.stop_gradient(centroids)
         logits = ops.matmul(pixels, ops.swapaxes(centroids, 1, 2))
