@@ -38,6 +38,19 @@ def test_a_layer_called_twice_multiplies_twice_and_has_its_weights_once():
     assert (profile.params, profile.macs) == (16, 2 * 5 * 16)
 
 
+def test_every_layer_is_counted_once_where_a_backend_traces_twice():
+    """PyTorch cannot split a tensor without values, and starts again with them."""
+    window, merging = layers.WindowAttention(8, 2, window_size=4), layers.PatchMerging()
+    inputs = keras.Input((7, 6, 8))
+    profile = tfvt.profile(keras.Model(inputs, merging(window(inputs))))
+    attention = 64 * 8 * (24 + 8) + 2 * 4 * 4**4 * 8  # the map is padded to 8x8, four windows
+    assert profile.macs == attention + 4 * 3 * 32 * 16
+    assert [row.kind for row in profile.rows] == [
+        *("Dense", "Dense", "WindowAttention"),
+        *("LayerNormalization", "Dense"),
+    ]
+
+
 def test_a_layer_that_cannot_be_counted_is_refused():
     with pytest.raises(ValueError, match=r"cannot count depth \(DepthwiseConv2D, weights kernel\)"):
         profile_of(keras.layers.DepthwiseConv2D(3, name="depth"), (9, 9, 4))

@@ -135,9 +135,14 @@ def _record_calls(model, input_shape):
             shape = tuple(first.shape[1:]) if hasattr(first, "shape") else None
             calls.append((layer, args, shape))
 
+    class Trace(keras.Operation):
+        def call(self, images):
+            calls.clear()  # PyTorch traces without values and, where an operation needs them, once more with them
+            return model.call(images)
+
     with _observed_layer_calls(record):
-        # One image and no unknown size, so that every backend traces the model exactly once.
-        keras.Operation.compute_output_spec(model, keras.KerasTensor((1, *input_shape)))
+        # One image and no unknown size: with one, Keras would trace the model at two sizes.
+        Trace().compute_output_spec(keras.KerasTensor((1, *input_shape)))
     return calls
 
 
