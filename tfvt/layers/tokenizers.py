@@ -74,6 +74,9 @@ class _PixelTokenizer(VisualTokenLayer):
             tokens = self.lift(tokens, training=training)
         return tokens, ops.reshape(ops.swapaxes(attention, 1, 2), (*map_shape[:3], self.num_tokens))
 
+    def compute_output_shape(self, x_shape):
+        return (x_shape[0], self.num_tokens, self.token_dim), (*x_shape[:3], self.num_tokens)
+
     def get_config(self):
         return super().get_config() | {"num_tokens": self.num_tokens, "token_dim": self.token_dim}
 
@@ -188,6 +191,9 @@ class RecurrentTokenizer(_PixelTokenizer):
         if self.num_tokens < tokens.shape[1]:
             renewed = ops.concatenate([renewed, tokens[:, self.num_tokens :]], axis=1)
         return renewed, attention
+
+    def compute_output_shape(self, x_shape, tokens_shape):
+        return tokens_shape, (*x_shape[:3], self.num_tokens)
 
     def macs(self, x, tokens):
         return attention_macs(self.num_tokens, num_pixels(x), x.shape[-1], x.shape[-1])
