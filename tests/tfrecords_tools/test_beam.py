@@ -1,6 +1,5 @@
 """The conversion as a Beam pipeline: run by two worker processes, equal to the conversion on one machine."""
 
-import importlib.util
 import os
 import random
 import subprocess
@@ -17,8 +16,9 @@ from tfvt.tfrecords_tools.convert import convert
 TWO_PROCESSES = ["--runner=FnApiRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("apache_beam") is not None, reason="Apache Beam is installed")
-def test_without_beam_it_says_what_to_install(tmp_path):
+def test_without_beam_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    monkeypatch.delitem(sys.modules, "tfvt.tfrecords_tools.beam", raising=False)
     source = write_folder(tmp_path / "images")
     convert(source, tmp_path / "records")
     before = contents(tmp_path / "records")
@@ -27,7 +27,7 @@ def test_without_beam_it_says_what_to_install(tmp_path):
     assert contents(tmp_path / "records") == before
 
 
-@pytest.mark.beam
+@pytest.mark.parity
 def test_two_worker_processes_write_the_same_files(tmp_path):
     source = write_folder(tmp_path / "images", counts=(20, 10))
     (source / "train" / "class0" / "3.jpg").write_text("no image")
@@ -52,7 +52,7 @@ def test_two_worker_processes_write_the_same_files(tmp_path):
     assert sorted(path.name for path in (tmp_path / "beam").iterdir()) == sorted(contents(tmp_path / "local"))
 
 
-@pytest.mark.beam
+@pytest.mark.parity
 def test_beam_and_this_machine_finish_each_others_work(tmp_path, monkeypatch):
     from tfvt.tfrecords_tools import beam
 
@@ -76,7 +76,7 @@ def test_beam_and_this_machine_finish_each_others_work(tmp_path, monkeypatch):
     assert contents(tmp_path / "records") == contents(tmp_path / "local")
 
 
-@pytest.mark.beam
+@pytest.mark.parity
 def test_shards_that_do_not_come_are_an_error(tmp_path, monkeypatch):
     from tfvt.tfrecords_tools import beam
 

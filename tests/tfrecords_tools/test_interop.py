@@ -17,6 +17,7 @@ from tfvt.tfrecords_tools.index import index
 SIZE = EvalPreprocessing((32, 32))
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("label_offset", [0, 1])
 def test_official_models_read_our_shards(tmp_path, label_offset):
     """Labels of either convention, and JPEG, PNG, grey and transparent images to the byte and to the pixel."""
@@ -51,6 +52,7 @@ def test_official_models_read_our_shards(tmp_path, label_offset):
         np.testing.assert_allclose(image.reshape(pixels.shape).astype(int), pixels, atol=4)  # another inverse DCT
 
 
+@pytest.mark.parity
 def test_official_models_train_on_our_shards(tmp_path):
     """Their parser goes on to decode, crop and normalise; labels are those of a 1001-way head."""
     from official.vision.dataloaders.classification_input import Decoder, Parser

@@ -78,6 +78,7 @@ def test_records(tmp_path, layout, capsys):
     assert len(read_records(output, "validation")) == 2
 
 
+@pytest.mark.parity
 def test_official_models_read_our_masks(tmp_path, layout):
     """TensorFlow's official segmentation decoder and parser, at the images' own size: classes, and what is void."""
     from official.vision.dataloaders.segmentation_input import Decoder, Parser

@@ -11,8 +11,10 @@ from tfvt.data import augment, geometry, mixing
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what they import warns of its own dependencies
-    official = pytest.importorskip("official.vision.ops.augment")
-    official_preprocessing = pytest.importorskip("official.vision.ops.preprocess_ops")
+    from official.vision.ops import augment as official
+    from official.vision.ops import preprocess_ops as official_preprocessing
+
+pytestmark = pytest.mark.parity
 
 NAMES = list(augment.operations(translate_pixels=100.0))
 TWO_SIDED = {"Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"}

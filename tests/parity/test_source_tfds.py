@@ -14,6 +14,8 @@ from tfvt.tfrecords_tools.cli import main
 from tfvt.tfrecords_tools.convert import convert
 from tfvt.tfrecords_tools.sources import open_source
 
+pytestmark = pytest.mark.parity
+
 NAMES = ("tench", "goldfish", "shark")  # not sorted: TFDS says the order
 COUNTS = {"train": 7, "test": 3, "extra": 2}
 # What decoding and encoding again would change.
