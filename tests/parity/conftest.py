@@ -3,4 +3,4 @@
 
 def pytest_ignore_collect(collection_path, config):
     expression = config.option.markexpr
-    return collection_path.suffix == ".py" and ("parity" not in expression or "not parity" in expression) or None
+    return (collection_path.suffix == ".py" and ("parity" not in expression or "not parity" in expression)) or None
