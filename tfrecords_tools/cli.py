@@ -9,17 +9,24 @@ from pathlib import Path
 
 
 def main(argv) -> int:
-    """Runs `tfvt records` with these arguments; the exit status, 0 if all went well."""
+    """Runs `tfvt records` with these arguments; the exit status.
+
+    0: all went well. 1: `verify` found problems. 2: a mistake, or something that the command could not do. 130: Ctrl-C.
+    """
     arguments = _parser().parse_args(argv)
     from tfvt.data.records import RecordsError  # TensorFlow takes seconds to import: not for a --help
 
     try:
         return arguments.run(arguments) or 0
+    except BrokenPipeError:  # `tfvt records inspect | head -1`: for the caller, which ends quietly
+        raise
     except (RecordsError, OSError) as error:
+        if isinstance(error, OSError) and error.filename:
+            error = f"{error.filename}: {error.strerror}"
         print(f"tfvt records {arguments.command}: error: {error}", file=sys.stderr)
-        return 1
+        return 2
     except KeyboardInterrupt:
-        hint = " The same command goes on from here." if arguments.command == "convert" else ""
+        hint = " The same command continues from here." if arguments.command == "convert" else ""
         print(f"\nInterrupted.{hint}", file=sys.stderr)
         return 130
 
@@ -34,7 +41,7 @@ def _parser():
         description="Write images as records. INPUT is a folder <split>/<class>/<file> with splits train and "
         "validation (or val); a folder with ImageNet's tars or what they unpack to; a CSV or TSV file of path, label "
         "and perhaps split; tfds:NAME, a dataset of TensorFlow Datasets; or, with --layout, a folder of images and "
-        "masks. An interrupted conversion goes on where it stopped when the same command is run again.",
+        "masks. The same command continues an interrupted conversion where it stopped.",
     )
     convert.set_defaults(run=_convert)
     convert.add_argument("input", metavar="INPUT", help="where the images are")
@@ -67,7 +74,7 @@ def _parser():
     convert.add_argument(
         "--max-rejects", type=int, default=0, metavar="N", help="bad images to leave out before failing (default: 0)"
     )
-    convert.add_argument("--overwrite", action="store_true", help="replace what OUTPUT holds")
+    convert.add_argument("--overwrite", action="store_true", help="replace the conversion in OUTPUT")
     convert.add_argument(
         "--beam",
         nargs=argparse.REMAINDER,
@@ -93,8 +100,8 @@ def _parser():
     verify = commands.add_parser(
         "verify",
         help="find everything that is wrong with records",
-        description="Read and decode everything, and list what is wrong. The exit status is 1 if there is a problem; "
-        "warnings (the same image twice, say) do not count, unless with --strict.",
+        description="Read and decode everything, and list what is wrong. The exit status is 1 if there is a problem, "
+        "and 2 if the set cannot be read at all; warnings (the same image twice, say) count only with --strict.",
     )
     verify.set_defaults(run=_verify)
     verify.add_argument("directory", metavar="DIRECTORY", help="folder with shards and manifest.json")
@@ -150,6 +157,8 @@ def _png(text):
 
 
 def _convert(arguments):
+    from tfvt.data.records import counted
+
     from .convert import convert
     from .sources import open_source
 
@@ -173,13 +182,17 @@ def _convert(arguments):
         beam=arguments.beam,
     )
     _print_manifest(manifest)
-    print(f"{len(manifest.class_names):,} classes; {arguments.output} ready in {time.monotonic() - start:.1f} s")
+    print(
+        f"{counted(len(manifest.class_names), 'class')}; {arguments.output} ready in {time.monotonic() - start:.1f} s"
+    )
 
 
 def _print_manifest(manifest):
+    from tfvt.data.records import counted
+
     for split, shards in manifest.splits.items():
         images, size = sum(shard.records for shard in shards), sum(shard.bytes for shard in shards)
-        print(f"{split}: {images:,} images in {len(shards):,} shards, {size / 2**20:,.1f} MiB")
+        print(f"{split}: {counted(images, 'image')} in {counted(len(shards), 'shard')}, {size / 2**20:,.1f} MiB")
 
 
 def _inspect(arguments):
@@ -211,6 +224,8 @@ def _verify(arguments):
 
 
 def _index(arguments):
+    from tfvt.data.records import counted
+
     from .index import index, read_class_names
 
     manifest = index(
@@ -221,7 +236,7 @@ def _index(arguments):
         overwrite=arguments.overwrite,
     )
     _print_manifest(manifest)
-    print(f"{len(manifest.class_names):,} classes, labels from {manifest.label_offset}")
+    print(f"{counted(len(manifest.class_names), 'class')}, labels from {manifest.label_offset}")
 
 
 def _serve(arguments):

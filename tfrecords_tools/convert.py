@@ -17,7 +17,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tfvt.data.records import MANIFEST, Manifest, RecordsError, counted
+from tfvt.data.records import MANIFEST, UNLABELLED, Manifest, RecordsError, counted
 
 from . import workers as local_workers
 from .files import write_whole
@@ -36,7 +36,7 @@ from .output import (
 from .plan import plan_shards, source_digest
 from .progress import image_progress, note
 from .shards import PARTIAL, Finished, read_finished
-from .sources import UNLABELLED, Source, open_source, some
+from .sources import Source, open_source, some
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 

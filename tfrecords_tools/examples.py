@@ -4,11 +4,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tfvt.data.records import RecordsError, make_example
+from tfvt.data.records import UNLABELLED, RecordsError, counted, make_example
 
 from .images import RejectedImageError, read_file, read_image
 from .masks import encode_mask
-from .sources import UNLABELLED, RecordSettings, printable
+from .sources import RecordSettings, printable
 from .sources.tfds import read_span
 
 
@@ -49,7 +49,9 @@ def _example(settings, image, data, label_offset):
     if settings.mask_ids:
         mask = encode_mask(_read_mask(image.mask), settings.mask_ids, data)
     if not UNLABELLED <= image.label < len(settings.class_names):
-        raise RecordsError(f"{image.printable} has label {image.label}: there are {len(settings.class_names)} classes")
+        raise RecordsError(
+            f"{image.printable} has label {image.label}: the set has {counted(len(settings.class_names), 'class')}"
+        )
     labelled = image.label != UNLABELLED
     return make_example(
         **vars(encoded),

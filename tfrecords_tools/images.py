@@ -16,6 +16,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
+from tfvt.data.records import counted
+
 JPEG_QUALITY = 95
 ORIENTATION = 0x0112  # EXIF's tag
 GREY_MODES = ("1", "L", "LA")
@@ -144,7 +146,7 @@ def read_file(path, offset=0, size=None) -> bytes:
     if not data:
         raise RejectedImageError("empty file")
     if size is not None and len(data) < size:
-        raise RejectedImageError(f"{path} ends {size - len(data)} bytes before the image does")
+        raise RejectedImageError(f"{path} ends {counted(size - len(data), 'byte')} before the image does")
     return data
 
 

@@ -17,18 +17,20 @@ from tfvt.data.records import (
     MANIFEST,
     SYNSET,
     TEXT,
+    UNLABELLED,
     WIDTH,
     Manifest,
     RecordsError,
     Shard,
+    counted,
     feature_spec,
 )
 
 from .classes import ClassClaim, contradictions, other_names
 from .files import crc32, write_whole
-from .reading import read_features
+from .reading import GZIP, read_features
 from .shards import PARTIAL
-from .sources import UNLABELLED, some
+from .sources import some
 
 SPLITS = ("train", "validation", "test")
 SHARD_NAME = re.compile(r"\w+-\d{5,}-of-(?P<total>\d{5,})")
@@ -117,6 +119,9 @@ def _find_shards(directory, overwrite) -> dict[str, list[Path]]:
     found = {}
     for split in SPLITS:
         paths = [path for folder in (directory, directory / split) for path in folder.glob(f"{split}-*")]
+        for path in sorted(paths):
+            if path.name.endswith(".gz") and SHARD_NAME.fullmatch(path.stem):
+                raise RecordsError(f"{path} {GZIP}")
         paths = sorted(path for path in paths if SHARD_NAME.fullmatch(path.name))
         if paths:
             _check_complete(split, paths)
@@ -140,8 +145,8 @@ def _check_complete(split, paths):
     missing = sorted(set(expected) - {path.name for path in paths})
     if missing:
         raise RecordsError(
-            f"split {split} in {folders[0]} is incomplete: {len(missing)} of {len(expected)} shards are missing, "
-            f"{some(missing)}"
+            f"split {split} in {folders[0]} is incomplete: {len(missing)} of "
+            f"{counted(len(expected), 'shard')} missing, {some(missing)}"
         )
 
 
@@ -188,7 +193,7 @@ def _label_offset(directory, claims, class_names, label_offset):
 
 def _class_names(directory, claims, class_names, label_offset):
     if class_names:
-        return tuple(class_names)
+        return _distinct(directory, tuple(class_names))
     for kind in ("synset", "text"):
         names = {claim.label: getattr(claim, kind) for claim in claims}
         if all(getattr(claim, kind) for claim in claims):
@@ -200,11 +205,14 @@ def _class_names(directory, claims, class_names, label_offset):
     if len(names) < len(labels):
         absent = next(label for label in labels if label not in names)
         raise RecordsError(
-            f"no record of {directory} has label {absent}, and {len(labels) - len(names)} of the {len(labels)} labels "
-            f"up to {labels[-1]} have none, so the names of these classes are unknown: give the names with "
+            f"no record of {directory} has label {absent} ({len(labels) - len(names)} of "
+            f"{counted(len(labels), 'label')} missing), so the names of these classes are unknown: give the names with "
             "--class-names FILE"
         )
-    names = tuple(names[label] for label in labels)
+    return _distinct(directory, tuple(names[label] for label in labels))
+
+
+def _distinct(directory, names):
     if doubles := sorted({name for name in names if names.count(name) > 1}):
         raise RecordsError(
             f"classes of {directory} have the same name: {some(doubles)}; give others with --class-names FILE"

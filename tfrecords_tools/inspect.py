@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tfvt.data.records import (
@@ -16,18 +17,19 @@ from tfvt.data.records import (
     HEIGHT,
     LABEL,
     MASK,
+    UNLABELLED,
     WIDTH,
     Manifest,
     RecordsError,
     Shard,
     check_shards,
+    counted,
     feature_spec,
     read_manifest,
 )
 
 from .progress import image_progress
 from .reading import read_features
-from .sources import UNLABELLED
 
 FEATURES = feature_spec((LABEL, HEIGHT, WIDTH, FORMAT)) | {MASK: tf.io.FixedLenFeature((), tf.string, default_value="")}
 CLASSES_SHOWN = 40  # of more classes, the fullest and the emptiest
@@ -94,7 +96,7 @@ def inspect(directory, *, workers=None) -> list[SplitReport]:
             if not problems:
                 reports.append(_report(split, shards, manifest, results))
     if problems:
-        raise RecordsError("\n".join([f"{len(problems)} damaged shards in {directory}:", *problems]))
+        raise RecordsError("\n".join([f"{counted(len(problems), 'damaged shard')} in {directory}:", *problems]))
     return reports
 
 
@@ -104,7 +106,7 @@ def _read_shard(directory, manifest: Manifest, split, shard: Shard) -> dict[str,
     values = read_features(path, FEATURES)
     count = len(values[LABEL])
     if count != shard.records:
-        raise RecordsError(f"{path} has {count} records, the manifest says {shard.records}")
+        raise RecordsError(f"{path} has {counted(count, 'record')}, the manifest says {shard.records:,}")
     first, last = manifest.label_offset, manifest.label_offset + len(manifest.class_names) - 1
     labels, masks = values[LABEL], values.pop(MASK)
     unlabelled = (labels == UNLABELLED) & ((split == "test") | (masks != b""))
@@ -128,7 +130,10 @@ def _report(split, shards, manifest, results) -> SplitReport:
         class_counts=np.bincount(labels - manifest.label_offset, minlength=len(manifest.class_names)),
         heights=values[HEIGHT],
         widths=values[WIDTH],
-        formats={name.decode(): count for name, count in sorted(Counter(values[FORMAT].tolist()).items())},
+        formats={
+            name.decode("utf-8", "backslashreplace"): count
+            for name, count in sorted(Counter(values[FORMAT].tolist()).items())
+        },
     )
 
 
@@ -141,7 +146,7 @@ def print_report(report: SplitReport, console: Console):
     summary.add_row("classes", f"{len(report.class_names):,}")
     if unlabelled := report.num_examples - report.class_counts.sum():
         summary.add_row("without label", f"{unlabelled:,}")
-    summary.add_row("formats", ", ".join(f"{name} {count:,}" for name, count in report.formats.items()))
+    summary.add_row("formats", ", ".join(f"{escape(name)} {count:,}" for name, count in report.formats.items()))
     for name, values in (("height", report.heights), ("width", report.widths)):
         if len(values):
             spread = f"{values.min()} / {np.median(values):g} / {values.max()}"
@@ -160,5 +165,5 @@ def print_report(report: SplitReport, console: Console):
     largest = report.class_counts.max()
     for label in shown:
         count = report.class_counts[label]
-        histogram.add_row(report.class_names[label], f"{count:,}", "█" * round(30 * count / largest))
+        histogram.add_row(escape(report.class_names[label]), f"{count:,}", "█" * round(30 * count / largest))
     console.print(histogram)

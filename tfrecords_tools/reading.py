@@ -10,6 +10,9 @@ from google.protobuf.message import DecodeError
 
 from tfvt.data.records import RecordsError, feature_spec
 
+from .shards import masked_crc32c
+
+GZIP = "is gzip-compressed TFRecord, which tfvt does not read: uncompress it with gunzip, and keep the shard's name"
 FRAMING = 16  # bytes of a record beside its data: length, checksum of the length; checksum of the data
 
 # The second where TensorFlow puts a record's bytes into its error message.
@@ -24,11 +27,12 @@ def read_features(path, spec) -> dict[str, np.ndarray]:
         spec: feature name -> `tf.io.FixedLenFeature`, all scalars.
 
     Raises:
-        RecordsError: naming the first record that is damaged or lacks a feature.
+        RecordsError: naming the first record that is damaged or lacks a feature, or the shard if it is compressed.
         OSError: the shard cannot be opened.
     """
-    with open(path, "rb") as file:  # what cannot be opened, `ignore_errors` would try to open for ever
-        size = os.fstat(file.fileno()).st_size
+    if is_gzip(path):  # this opens it: what cannot be opened, `ignore_errors` would try to open for ever
+        raise RecordsError(f"{path} {GZIP}")
+    size = os.path.getsize(path)
     parts, count, covered = [], 0, 0
     for batch in tf.data.TFRecordDataset(str(path)).ignore_errors().batch(1024):
         try:
@@ -42,6 +46,18 @@ def read_features(path, spec) -> dict[str, np.ndarray]:
         raise RecordsError(f"record {count} of {path} is damaged or cut off")
     empty = {name: np.zeros(0, feature.dtype.as_numpy_dtype) for name, feature in spec.items()}
     return {name: np.concatenate([part[name] for part in parts] or [empty[name]]) for name in spec}
+
+
+def is_gzip(path) -> bool:
+    """Whether a shard is compressed as a whole, as TensorFlow writes it with `compression_type="GZIP"`.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    with open(path, "rb") as file:
+        begin = file.read(12)
+    # A record's length may begin with gzip's bytes, too; then its checksum follows.
+    return begin.startswith(b"\x1f\x8b\x08") and masked_crc32c(begin[:8]) != begin[8:]
 
 
 def _first_unparsable(batch, spec):

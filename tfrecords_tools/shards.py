@@ -49,12 +49,12 @@ class RecordWriter:
 
     def write(self, record: bytes):
         length = struct.pack("<Q", len(record))
-        for part in (length + _masked_crc32c(length), record, _masked_crc32c(record)):
+        for part in (length + masked_crc32c(length), record, masked_crc32c(record)):
             self.file.write(part)
             self.crc32 = zlib.crc32(part, self.crc32)
 
 
-def _masked_crc32c(data):
+def masked_crc32c(data):
     """TFRecord's checksum: rotated and moved, so that data which holds checksums has none that look like its own."""
     checksum = google_crc32c.value(data)
     return struct.pack("<I", ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF)

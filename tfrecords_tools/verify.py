@@ -29,11 +29,13 @@ from tfvt.data.records import (
     MASK_FORMAT,
     SYNSET,
     TEXT,
+    UNLABELLED,
     VOID,
     WIDTH,
     Manifest,
     RecordsError,
     Shard,
+    counted,
     read_manifest,
 )
 
@@ -41,8 +43,7 @@ from .classes import ClassClaim, contradictions, other_names
 from .files import crc32
 from .images import jpeg_damage
 from .progress import image_progress
-from .reading import parse_features, read_records
-from .sources import UNLABELLED
+from .reading import GZIP, is_gzip, parse_features, read_records
 
 FINDINGS_SHOWN = 50  # of each kind
 SHARD_PATHS = ("*-?????-of-?????", "*/*-?????-of-?????")  # where shards may lie, listed or not
@@ -170,9 +171,12 @@ def _verify_shard(directory, manifest, split, shard: Shard, decode, stop, advanc
     try:
         size, checksum = path.stat().st_size, crc32(path)
         if size != shard.bytes:
-            result.add(None, f"has {size} bytes, the manifest says {shard.bytes}")
+            result.add(None, f"has {counted(size, 'byte')}, the manifest says {shard.bytes:,}")
         elif checksum != shard.crc32:
             result.add(None, f"is not the file of the manifest: its CRC-32 is {checksum}, there it is {shard.crc32}")
+        if is_gzip(path):
+            result.add(None, GZIP)
+            return result
         for serialized in read_records(path):
             if stop.is_set():
                 break
@@ -187,7 +191,7 @@ def _verify_shard(directory, manifest, split, shard: Shard, decode, stop, advanc
     except OSError as error:
         result.add(None, f"cannot be read: {error.strerror}")
     if result.count != shard.records:
-        result.add(None, f"has {result.count} records, the manifest says {shard.records}")
+        result.add(None, f"has {counted(result.count, 'record')}, the manifest says {shard.records:,}")
     return result
 
 
@@ -298,10 +302,10 @@ def print_verification(verification: Verification, console: Console):
         for finding in findings[:FINDINGS_SHOWN]:
             console.print(f"{kind}: {finding}", markup=False, highlight=False, soft_wrap=True)
         if len(findings) > FINDINGS_SHOWN:
-            console.print(f"... and {len(findings) - FINDINGS_SHOWN:,} more {kind}s")
+            console.print(f"... and {counted(len(findings) - FINDINGS_SHOWN, f'more {kind}')}")
     for split, records in verification.records.items():
-        console.print(f"{split}: {records:,} records read")
-    console.print(f"{len(verification.problems):,} problems, {len(verification.warnings):,} warnings")
+        console.print(f"{split}: {counted(records, 'record')} read")
+    console.print(f"{counted(len(verification.problems), 'problem')}, {counted(len(verification.warnings), 'warning')}")
 
 
 def to_json(verification: Verification) -> str:

@@ -71,7 +71,7 @@ def write_shards(settings, plan: list[ShardPlan], output, label_offset, workers,
                 future.result()  # raises what the worker raised
     except BrokenProcessPool:
         raise RecordsError(
-            "a worker process was killed, perhaps because memory ran out: run the same command again, which goes on "
+            "a worker process was killed, perhaps because memory ran out: run the same command again, which continues "
             f"from here, with fewer than {workers} workers"
         ) from None
     finally:  # also Ctrl-C: shards at work are left unfinished, and take their temporary files with them

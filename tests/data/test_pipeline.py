@@ -297,12 +297,21 @@ def assert_named(records, message):
         assert "tfvt records inspect" in str(raised.value)
 
 
-@pytest.mark.parametrize(("label_offset", "label"), [(0, -1), (0, 3), (1, 0), (1, 4)])
+@pytest.mark.parametrize(("label_offset", "label"), [(0, -2), (0, 3), (1, 0), (1, 4)])
 def test_label_out_of_range_is_named(tmp_path, label_offset, label):
     bad = record(5, label=label)
     records = write_records(tmp_path, (3, 4), label_offset=label_offset, replaced={5: bad})
     last = label_offset + 2
     assert_named(records, rf"record 2 of .*train-00001-of-00002 has a label .* not from {label_offset} to {last}")
+
+
+@pytest.mark.parametrize("label_offset", [0, 1])
+def test_set_without_classes_is_named(tmp_path, label_offset):
+    """As images with masks have it."""
+    records = write_records(tmp_path, (3,), label_offset=label_offset, replaced={1: record(1, label=-1)})
+    assert_named(
+        records, r"record 1 of .*00000-of-00001 has no class \(label -1\), as images with masks and test images"
+    )
 
 
 @pytest.mark.parametrize("encoded", [b"no image", encode(picture(0, 90, 90), "JPEG")[:900]])

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from record_files import encode, picture, record, write_records
 
-from tfvt.data.records import RecordsError, open_records, read_span
+from tfvt.data.records import RecordsError, counted, open_records, read_span
 
 
 def test_record_has_the_schema_that_other_readers_know():
@@ -67,7 +67,7 @@ def _set_shard(**values):
         (
             "train-00001-of-00002",
             _truncate,
-            r"shard .*train-00001-of-00002 is cut off: it has \d+ bytes, the manifest says \d+",
+            r"shard .*train-00001-of-00002 is cut off: it has [\d,]+ bytes, the manifest says [\d,]+",
         ),
         ("manifest.json", lambda path: path.unlink(), r"no manifest.json in .*tfvt records convert"),
         ("manifest.json", lambda path: path.write_text("{"), r"manifest.json is damaged .*convert"),
@@ -77,6 +77,13 @@ def _set_shard(**values):
         ("manifest.json", _set("label_offset", 2), r"manifest.json is damaged \(label_offset is 2, not 0 or 1\)"),
         ("manifest.json", _set("label_offset", True), r"manifest.json is damaged \(label_offset is True"),
         ("manifest.json", _set("class_names", ["cat", 1]), r"manifest.json is damaged \(class_names are not all texts"),
+        ("manifest.json", _set("class_names", "cat"), r"manifest.json is damaged \(class_names is no list\)"),
+        (
+            "manifest.json",
+            _set("class_names", ["a", "b", "a"]),
+            r"manifest.json is damaged \(class_names has 'a' twice\)",
+        ),
+        ("manifest.json", lambda path: path.write_text("[" * 50_000), r"manifest.json is damaged"),
         ("manifest.json", _set_shard(records=1.5), r"\(records of shard train-00000-of-00002 is 1.5\)"),
         ("manifest.json", _set_shard(bytes=-1), r"\(bytes of shard train-00000-of-00002 is -1\)"),
         ("manifest.json", _set_shard(crc32=None), r"\(crc32 of shard train-00000-of-00002 is None\)"),
@@ -90,6 +97,14 @@ def test_damaged_set_is_refused(tmp_path, file, damage, message):
     damage(tmp_path / file)
     with pytest.raises(RecordsError, match=message):
         open_records(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "text"),
+    [(0, "image", "0 images"), (1, "image", "1 image"), (1000, "class", "1,000 classes"), (1, "class", "1 class")],
+)
+def test_counted(number, noun, text):
+    assert counted(number, noun) == text
 
 
 def test_missing_folder_and_split_are_named(records):

@@ -15,7 +15,9 @@ from record_files import record, write_records
 from tfvt.data.images import TrainPreprocessing
 from tfvt.data.mixing import Mixing
 from tfvt.data.pipeline import train_dataset
-from tfvt.data.service import Server
+from tfvt.data.records import RecordsError
+from tfvt.data.service import Server, _reserve
+from tfvt.tfrecords_tools.cli import main
 
 SMALL = TrainPreprocessing((8, 6))
 
@@ -86,6 +88,44 @@ def test_damaged_record_on_a_server_is_named(tmp_path):
         batches(records, 3, batch_size=1, seed=0, servers=servers)
 
 
+def test_two_servers_at_one_port_are_refused(records):
+    """TensorFlow's servers share a port, and a client then waits for ever."""
+    with serving(1) as (server,):
+        port = int(server.rpartition(":")[2])
+        for option in ("port", "worker_port"):
+            with pytest.raises(OSError, match=f"cannot serve at port {port}"):
+                Server(**{option: port})
+        assert len(batches(records, 1, batch_size=4, seed=2, servers=[server])) == 1
+    Server(port=port).stop()  # free again
+    Server(port=port).stop()
+
+
+def test_server_that_is_just_starting_keeps_its_port():
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    with _reserve(port), pytest.raises(OSError, match=f"cannot serve at port {port}"), _reserve(port):
+        pass
+    with _reserve(port):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"port": 99999}, "port 99999 does not exist: name one from 1 to 65535, or 0 for any free one"),
+        ({"worker_port": -1}, "port -1 does not exist"),
+        ({"port": 5050, "worker_port": 5050}, "the dispatcher and its worker cannot share port 5050"),
+    ],
+)
+def test_impossible_ports_are_refused(options, message, capsys):
+    with pytest.raises(RecordsError, match=message):
+        Server(**options)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    assert main(["serve", *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"tfvt records serve: error: {message}")
+
+
 def test_wrong_and_silent_addresses_are_named(records):
     options = {"batch_size": 4, "seed": 0}
     for address in ("localhost:5000", "grpc://localhost", "grpc://:5000", "grpc://localhost:http"):
@@ -93,7 +133,8 @@ def test_wrong_and_silent_addresses_are_named(records):
             train_dataset(records, SMALL, servers=[address], **options)
     with socket.create_server(("localhost", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(OSError, match=f"cannot serve at ports {port} and 0"):
-            Server(port=port)
+        for option in ("port", "worker_port"):
+            with pytest.raises(OSError, match=rf"cannot serve at port {port} \(.*\): stop what uses it, or choose"):
+                Server(**{option: port})
     with pytest.raises(ValueError, match=rf"no server at grpc://localhost:{port} .*tfvt records serve"):
         train_dataset(records, SMALL, servers=[f"grpc://localhost:{port}"], **options)

@@ -66,6 +66,16 @@ def test_manifest_of_fewer_records_is_refused(output):
         inspect(output)
 
 
+def test_strange_names_are_printed(tmp_path, capsys):
+    """A format that is not UTF-8, and a class name that looks like markup of the tables."""
+    output = write_set(tmp_path, {"train": [example(0, format=b"JP\xffG"), example(1)]})
+    edit_manifest(output, '"a"', '"[/a]"')
+    assert main(["inspect", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert "JPEG 1, JP\\xffG 1" in printed
+    assert "[/a]" in printed
+
+
 def test_command_line(tmp_path, capsys):
     source, output = write_folder(tmp_path / "images", counts=(4, 2)), tmp_path / "records"
     (source / "test").mkdir()
@@ -82,9 +92,9 @@ def test_command_line(tmp_path, capsys):
     assert [(row[0], row[2], len(row[4])) for row in rows] == [("class0", "4", 30), ("class1", "2", 15)] * 2
 
     Path(output, "train-00002-of-00003").unlink()
-    assert main(["inspect", str(output)]) == 1
+    assert main(["inspect", str(output)]) == 2
     assert "train-00002-of-00003 is missing" in capsys.readouterr().err
-    assert main(["convert", str(source), str(output)]) == 1
+    assert main(["convert", str(source), str(output)]) == 2
     error = capsys.readouterr().err
     assert "error:" in error
     assert "--overwrite" in error

@@ -271,7 +271,7 @@ def test_a_damaged_header_is_no_silent_end(tmp_path):
     content[second] ^= 1
     (root / VALIDATION).write_bytes(content)
     with pytest.raises(
-        RecordsError, match=re.escape(f"val.tar is cut off or damaged at byte {second:,}, after 1 files")
+        RecordsError, match=re.escape(f"val.tar is cut off or damaged at byte {second:,}, after 1 file")
     ):
         open_source(root, "imagenet")
 

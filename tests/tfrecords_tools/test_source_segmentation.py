@@ -231,7 +231,7 @@ def test_bad_pairs_fail_the_conversion_and_are_listed(tmp_path, layout, capsys):
     (masks / "3.png").write_bytes(b"")
     (root / "images" / "training" / "4.jpg").write_bytes(b"")
     arguments = ["convert", str(root), str(tmp_path / "records"), "--layout", str(layout)]
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     error = capsys.readouterr().err
     assert "4 images cannot be converted, and 0 are allowed" in error
     assert f"training/1.jpg: its mask {masks}/1.png: cannot be read: No such file" in error
@@ -267,7 +267,10 @@ SPLITS = "splits: {train: {images: a, masks: b}}\n"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [", r"layout.yaml is no YAML"),
+        ("a: [", r"layout.yaml is no YAML: expected .* in line 1, column 5$"),
+        ("splits:\n\ttrain: 1", r"layout.yaml is no YAML: found character .* in line 2, column 1$"),
+        ("a: \x07", r"layout.yaml is no YAML: unacceptable character #x0007"),
+        ("[" * 5000, r"layout.yaml is nested too deeply"),
         ("- a", r"expected the keys splits, classes and perhaps void_label"),
         ("clases: {}", r"unknown key clases; expected splits"),
         ("classes: {1: a, 2: b}", r"splits must have one or more of the keys train, validation, test"),
@@ -280,15 +283,16 @@ SPLITS = "splits: {train: {images: a, masks: b}}\n"
         (SPLITS + "classes: {1: a, 1: b}", r"1 is given twice, again in line 2"),
         (SPLITS + "classes: {1: a, 2: b}\nvoid_label: 2", r"the id 2 is a class and void_label"),
         (SPLITS + "classes: {1: a, 2: b}\nvoid_label: none", r"void_label must be an id of the masks, or a list"),
-        (SPLITS + "classes: {1: a}", r"1 classes: a mask of 8 bits holds 2 to 255"),
+        (SPLITS + "classes: {1: a}", r"1 class: a mask of 8 bits holds 2 to 255"),
         (SPLITS + "classes: {" + ", ".join(f"{n}: c{n}" for n in range(256)) + "}", r"256 classes: a mask of 8 bits"),
     ],
 )
 def test_wrong_layouts_are_refused(tmp_path, text, message):
     path = tmp_path / "layout.yaml"
     path.write_text(text)
-    with pytest.raises(RecordsError, match=message):
+    with pytest.raises(RecordsError, match=message) as raised:
         read_layout(path)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_layout_that_is_not_there_is_named():

@@ -92,8 +92,8 @@ def test_numbers_keep_their_value(tmp_path):
     [
         ("", r"table.csv is empty: expected a line of path and label"),
         ("path,label\n", r"table.csv names no images"),
-        ("a.jpg\nb.jpg\n", r"line 1 of .*table.csv has 1 columns separated by commas: expected path, label and"),
-        ("a.jpg\tcat\n", r"line 1 of .* has 1 columns separated by commas"),
+        ("a.jpg\nb.jpg\n", r"line 1 of .*table.csv has 1 column separated by commas: expected path, label and"),
+        ("a.jpg\tcat\n", r"line 1 of .* has 1 column separated by commas"),
         ("a.jpg,cat,train,me\n", r"line 1 of .* has 4 columns .* let the first line name them"),
         ("path,label,path\na.jpg,cat,b.jpg\n", r"line 1 of .* names the column path twice"),
         (
@@ -135,6 +135,32 @@ def test_labels_that_are_not_utf8_are_named(tmp_path):
     table.write_bytes(b"a.jpg,cat\nb.jpg,\xff\n")
     with pytest.raises(RecordsError, match=r"line 2: the label \\xff is not UTF-8"):
         open_source(table)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_utf_16_is_read_by_its_mark(tmp_path, encoding):
+    table = write(tmp_path, "", images=("ä.jpg", "b.jpg"))
+    mark = "\ufeff" if encoding == "utf-16-be" else ""  # the other codec writes its own
+    table.write_bytes(f"{mark}path,label\r\nä.jpg,Kätzchen\r\nb.jpg,dog\r\n".encode(encoding))
+    assert listed(open_source(table)) == {"train": [("ä.jpg", "Kätzchen"), ("b.jpg", "dog")]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "a.jpg,cat\nb.jpg,dog\n".encode("utf-16-le"),
+            "is neither UTF-8 nor UTF-16 with a byte order mark: save it as",
+        ),
+        (b"\xff\xfea", r"begins as UTF-16 does, and is none \(.*\): save it as UTF-8"),
+    ],
+)
+def test_other_encodings_are_named_in_one_line(tmp_path, content, message):
+    table = write(tmp_path, "")
+    table.write_bytes(content)
+    with pytest.raises(RecordsError, match=message) as raised:
+        open_source(table)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_table_that_is_not_there_is_named(tmp_path):

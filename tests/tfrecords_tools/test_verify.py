@@ -1,5 +1,6 @@
 """`tfvt records verify`: each kind of damage is found, named and counted; what is whole is called whole."""
 
+import gzip
 import io
 import json
 import struct
@@ -11,9 +12,10 @@ from image_files import encode, picture, write_folder
 from PIL import Image
 from record_sets import example, write_set
 
-from tfvt.data.records import MASK, MASK_FORMAT, RecordsError
+from tfvt.data.records import MASK, MASK_FORMAT, RecordsError, counted
 from tfvt.tfrecords_tools.cli import main
 from tfvt.tfrecords_tools.convert import convert
+from tfvt.tfrecords_tools.inspect import inspect
 from tfvt.tfrecords_tools.verify import verify
 
 JPEG = encode(picture(0, 64, 48), quality=90)
@@ -170,9 +172,9 @@ def test_shard_that_is_cut_off(tmp_path, kept):
     size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:kept])
     found = lines(verify(directory).problems)
-    assert found[0] == f"train-00000-of-00001: has {kept} bytes, the manifest says {size}"
+    assert found[0] == f"train-00000-of-00001: has {counted(kept, 'byte')}, the manifest says {size:,}"
     records = 700 // (len(example(0)) + 16) if kept == 700 else 0
-    assert found[-1] == f"train-00000-of-00001: has {records} records, the manifest says 3"
+    assert found[-1] == f"train-00000-of-00001: has {counted(records, 'record')}, the manifest says 3"
 
 
 def test_shards_and_manifest_differ(tmp_path):
@@ -276,13 +278,43 @@ def test_what_is_no_set_is_refused(tmp_path):
         verify(tmp_path, workers=0)
 
 
+def test_mistakes_leave_another_status_than_findings(tmp_path, capsys):
+    assert main(["verify", str(tmp_path / "nowhere")]) == 2
+    assert main(["convert", str(tmp_path / "nowhere"), str(tmp_path / "records")]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[:2] for line in errors] == [
+        [f"tfvt records {name}", "error"] for name in ("verify", "convert")
+    ]
+
+
+def test_compressed_shard_is_named(tmp_path):
+    write_set(tmp_path, {"train": [example()]})
+    path = tmp_path / "train-00000-of-00001"
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    texts = [finding.text for finding in verify(tmp_path).problems]
+    assert any(
+        text.startswith("is gzip-compressed TFRecord, which tfvt does not read: uncompress it") for text in texts
+    )
+
+
+def test_record_whose_length_begins_like_gzip_is_read(tmp_path):
+    filler = b"\xff\xd8" + bytes(0x88B1F)
+    length = len(example(encoded=filler, format="JPEG"))
+    serialized = example(encoded=filler[: len(filler) - (length - 0x88B1F)], format="JPEG")
+    assert len(serialized) == 0x88B1F
+    directory = write_set(tmp_path, {"train": [serialized]})
+    assert (directory / "train-00000-of-00001").read_bytes().startswith(b"\x1f\x8b\x08")
+    (report,) = inspect(directory)
+    assert report.num_examples == 1
+
+
 def test_command_line(tmp_path, capsys):
     directory = write_set(tmp_path / "set", {"train": [example(0), example(1), example(0)]})
     assert main(["verify", str(directory)]) == 0
     assert main(["verify", str(directory), "--strict"]) == 1
     printed = capsys.readouterr()
     warning = "record 2 of train-00000-of-00001: holds the same image as record 0 of train-00000-of-00001"
-    assert printed.out == 2 * f"warning: {warning}\ntrain: 3 records read\n0 problems, 1 warnings\n"
+    assert printed.out == 2 * f"warning: {warning}\ntrain: 3 records read\n0 problems, 1 warning\n"
     assert "3/3" in printed.err
 
     many = [example(2 * index + 1, label=index) for index in range(2, 62)]

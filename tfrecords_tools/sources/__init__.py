@@ -8,7 +8,7 @@ from tfvt.data.records import RecordsError
 from .folder import image_folder
 from .imagenet import imagenet, looks_like_imagenet
 from .segmentation import segmentation
-from .source import UNLABELLED, RecordSettings, Source, SourceImage, printable, some
+from .source import RecordSettings, Source, SourceImage, printable, some
 from .table import DELIMITERS, image_table
 from .tfds import PREFIX, tfds_dataset
 
@@ -68,7 +68,6 @@ def _format(location):
 
 __all__ = [
     "FORMATS",
-    "UNLABELLED",
     "RecordSettings",
     "Source",
     "SourceImage",

@@ -8,11 +8,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from tfvt.data.records import RecordsError
+from tfvt.data.records import UNLABELLED, RecordsError, counted
 
 from .folder import class_folders, class_images, same_classes
 from .ground_truth import DEVKIT, SYNSET, SYNSET_LIST, GroundTruth, read_ground_truth
-from .source import UNLABELLED, RecordSettings, Source, SourceImage, entries, printable, some
+from .source import RecordSettings, Source, SourceImage, entries, printable, some
 from .tar import HINT, TarIndex
 
 SHARDS = {"train": 1024, "validation": 128}
@@ -154,7 +154,8 @@ def _validation(root, path, truth, left_out) -> dict[str, list[SourceImage]]:
     if missing or len(numbered) > len(truth.synsets):
         detail = f"; there is no ILSVRC2012_val_{missing[0]:08d}.JPEG" if missing else ""
         raise RecordsError(
-            f"{path} holds {len(numbered):,} images, {truth.path} has the labels of {len(truth.synsets):,}{detail}"
+            f"{path} holds {counted(len(numbered), 'image')}, {truth.path} has the labels of "
+            f"{len(truth.synsets):,}{detail}"
         )
     synsets = {}
     for number, image in sorted(numbered.items()):

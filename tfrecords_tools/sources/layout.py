@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from tfvt.data.records import VOID, RecordsError
+from tfvt.data.records import VOID, RecordsError, counted
 
 from .source import some
 
@@ -43,8 +43,14 @@ def read_layout(layout) -> Layout:
         raise RecordsError(
             f"layout {layout} cannot be read ({error.strerror}): give a YAML file, or one of {', '.join(ready)}"
         ) from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise RecordsError(f"layout {path} is no YAML: {error.problem}{place}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecordsError(f"layout {path} is no YAML: {error}") from error
+        raise RecordsError(f"layout {path} is no YAML: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise RecordsError(f"layout {path} is nested too deeply, expected the keys splits and classes") from None
 
     def require(condition, problem):
         if not condition:
@@ -75,7 +81,7 @@ def read_layout(layout) -> Layout:
     both = [str(number) for number in void if number in classes]
     require(not both, f"the id {some(both)} is a class and void_label")
     names = tuple(dict.fromkeys(classes.values()))  # ids of one name are one class
-    require(2 <= len(names) <= VOID, f"{len(names)} classes: a mask of 8 bits holds 2 to {VOID}")
+    require(2 <= len(names) <= VOID, f"{counted(len(names), 'class')}: a mask of 8 bits holds 2 to {VOID}")
     return Layout(
         splits={split: (splits[split]["images"], splits[split]["masks"]) for split in SPLITS if split in splits},
         class_names=names,

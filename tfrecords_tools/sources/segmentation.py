@@ -2,10 +2,10 @@
 
 import os
 
-from tfvt.data.records import RecordsError
+from tfvt.data.records import UNLABELLED, RecordsError, counted
 
 from .layout import read_layout
-from .source import UNLABELLED, RecordSettings, Source, SourceImage, entries, file_size, is_folder, printable
+from .source import RecordSettings, Source, SourceImage, entries, file_size, is_folder, printable
 
 
 def segmentation(root, layout) -> Source:
@@ -30,8 +30,8 @@ def segmentation(root, layout) -> Source:
         left_out += [_relative(root, path) for stem, path in masks.items() if stem not in images]
         if not set(images) & set(masks):
             raise RecordsError(
-                f"{split} of {root}: no image in {folders[0]} ({len(images):,} files) has a mask of its name in "
-                f"{folders[1]} ({len(masks):,} files)"
+                f"{split} of {root}: no image in {folders[0]} ({counted(len(images), 'file')}) has a mask of its name "
+                f"in {folders[1]} ({counted(len(masks), 'file')})"
             )
         # Where there is no mask, the image is rejected when its turn comes: a file of this name is missing.
         expected = os.path.join(root, folders[1])

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 
 from tfvt.data.records import RecordsError
 
-UNLABELLED = -1
-
 
 @dataclass(frozen=True, slots=True)
 class SourceImage:

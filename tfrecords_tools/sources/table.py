@@ -1,10 +1,12 @@
 """A CSV or TSV file of image paths and labels."""
 
+import codecs
 import csv
+import io
 import os
 from dataclasses import dataclass
 
-from tfvt.data.records import RecordsError
+from tfvt.data.records import RecordsError, counted
 
 from .source import RecordSettings, Source, SourceImage, printable, some
 
@@ -70,10 +72,18 @@ def _lines(path) -> list[tuple[int, list[str]]]:
     """(line number, cells) of every line that is not blank."""
     delimiter = DELIMITERS[os.path.splitext(path)[1].lower()]
     try:
-        # File names need not be UTF-8: their bytes pass through.
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+        with open(path, "rb") as file:
+            content = file.read()
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # spreadsheets write it
+            text = content.decode("utf-16")
+        else:  # file names need not be UTF-8: their bytes pass through
+            text = content.decode("utf-8-sig", "surrogateescape")
+        if "\0" in text:
+            raise RecordsError(f"{path} is neither UTF-8 nor UTF-16 with a byte order mark: save it as UTF-8")
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    except UnicodeDecodeError as error:
+        raise RecordsError(f"{path} begins as UTF-16 does, and is none ({error}): save it as UTF-8") from error
     except OSError as error:
         raise RecordsError(f"{path} cannot be read: {error.strerror}") from error
     except csv.Error as error:
@@ -92,8 +102,8 @@ def _columns(path, line, first):
     if "?" in names or "label" not in names:
         separator = "tabs" if path.lower().endswith(".tsv") else "commas"
         raise RecordsError(
-            f"line {line} of {path} has {len(first)} columns separated by {separator}: expected path, label and "
-            "perhaps split; if there are more, let the first line name them"
+            f"line {line} of {path} has {counted(len(first), 'column')} separated by {separator}: expected path, label "
+            "and perhaps split; if there are more, let the first line name them"
         )
     columns = {name: names.index(name) for name in COLUMNS if name in names}
     return columns | {"header": header}, tuple(f"column {printable(name)}" for name in names if name not in COLUMNS)
@@ -101,7 +111,7 @@ def _columns(path, line, first):
 
 def _row(folder, line, cells, columns, width) -> _Row:
     if len(cells) != width:
-        raise _WrongLineError(f"it has {len(cells)} columns, the first line has {width}")
+        raise _WrongLineError(f"it has {counted(len(cells), 'column')}, the first line has {width}")
     path = os.path.join(folder, cells[columns["path"]])
     label = cells[columns["label"]].strip()
     split = cells[columns["split"]].strip() if "split" in columns else "train"

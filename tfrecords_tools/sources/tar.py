@@ -4,7 +4,7 @@ import os
 import tarfile
 from dataclasses import dataclass
 
-from tfvt.data.records import RecordsError
+from tfvt.data.records import RecordsError, counted
 
 from .source import printable
 
@@ -73,7 +73,9 @@ class TarIndex:
         # The index also ends, without an error, where a header is damaged, or where the file ends between members.
         span.seek(end)
         if span.read(tarfile.BLOCKSIZE) != b"\0" * tarfile.BLOCKSIZE:
-            raise RecordsError(f"{name} is cut off or damaged at byte {end:,}, after {len(found):,} files: {HINT}")
+            raise RecordsError(
+                f"{name} is cut off or damaged at byte {end:,}, after {counted(len(found), 'file')}: {HINT}"
+            )
         return list(found.values())
 
 

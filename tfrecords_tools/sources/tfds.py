@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tfvt.data.records import RecordsError
+from tfvt.data.records import UNLABELLED, RecordsError, counted
 
-from .source import UNLABELLED, RecordSettings, Source, SourceImage, TfdsFeatures, some
+from .source import RecordSettings, Source, SourceImage, TfdsFeatures, some
 
 PREFIX = "tfds:"
 SPLITS = ("train", "validation", "test")
@@ -39,7 +39,7 @@ def tfds_dataset(location, data_dir=None) -> Source:
     splits, left_out = {}, []
     for name, split in builder.info.splits.items():
         if name not in SPLITS or not split.num_examples:
-            left_out.append(f"split {name} ({split.num_examples} examples)")
+            left_out.append(f"split {name} ({counted(split.num_examples, 'example')})")
             continue
         size = split.num_bytes // split.num_examples  # on average: what each has, only reading would tell
         path = os.path.join(directory, name)
@@ -120,7 +120,7 @@ def _feature(builder, kind, place):
         return keys[place]
     if len(names) != 1:
         raise RecordsError(
-            f"{builder.info.full_name} has {len(names)} features of the kind {kind.__name__}: it must have one, or "
-            f"name one as supervised key. Its features: {', '.join(sorted(builder.info.features))}"
+            f"{builder.info.full_name} has {counted(len(names), 'feature')} of the kind {kind.__name__}: it must have "
+            f"one, or name one as supervised key. Its features: {', '.join(sorted(builder.info.features))}"
         )
     return names[0]

@@ -17,6 +17,7 @@ from tfvt.data.order import AUGMENTATION_STREAM, BLOCK_SIZE, MIXING_STREAM, Orde
 from tfvt.data.records import (
     ENCODED,
     LABEL,
+    UNLABELLED,
     RecordsError,
     RecordSet,
     describe,
@@ -307,8 +308,13 @@ def _load(records, samples, decode, image_size, skip_damaged):
 
     last = records.label_offset + records.num_classes - 1
     in_range = (labels >= records.label_offset) & (labels <= last)
-    problem = f"has a label that is not from {records.label_offset} to {last}, as the manifest says"
-    first_wrong = ids[tf.argmin(tf.cast(in_range, tf.int32))]
+    wrong = tf.argmin(tf.cast(in_range, tf.int32))
+    problem = tf.where(
+        labels[wrong] == UNLABELLED,
+        "has no class (label -1), as images with masks and test images have none: classification needs one",
+        f"has a label that is not from {records.label_offset} to {last}, as the manifest says",
+    )
+    first_wrong = ids[wrong]
     check = tf.cond(tf.reduce_all(in_range), tf.no_op, lambda: fail(records, first_wrong, problem))
     with tf.control_dependencies([check]):
         return images, tf.cast(labels - records.label_offset, tf.int32), weights

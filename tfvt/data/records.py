@@ -25,6 +25,7 @@ COLORSPACE = "image/colorspace"  # "RGB" or "Grayscale"
 FILENAME = "image/filename"  # bytes: file names need not be UTF-8
 MASK = "image/segmentation/class/encoded"  # PNG of the image's size: classes 0, 1, ... and 255 where there is none
 MASK_FORMAT = "image/segmentation/class/format"  # "png"
+UNLABELLED = -1  # the stored label of an image that has no class
 VOID = 255  # in a mask: pixels that are neither trained nor scored
 
 MANIFEST = "manifest.json"
@@ -155,8 +156,10 @@ def read_manifest(directory) -> Manifest:
                 f"{path} has schema version {content['schema']}, this tfvt reads {SCHEMA_VERSION}: {REPAIR}"
             )
         splits = {name: tuple(Shard(**shard) for shard in shards) for name, shards in content.pop("splits").items()}
+        if not isinstance(content["class_names"], list):
+            raise TypeError("class_names is no list")
         manifest = Manifest(class_names=tuple(content.pop("class_names")), splits=splits, **content)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RecordsError(f"{path} is damaged ({error}): {REPAIR}") from error
     if problem := _impossible(manifest):
         raise RecordsError(f"{path} is damaged ({problem}): {REPAIR}")
@@ -167,6 +170,9 @@ def _impossible(manifest: Manifest) -> str | None:
     """What no manifest has; a wrong type would otherwise show where it is used, in an error that does not name it."""
     if not all(isinstance(name, str) for name in manifest.class_names):
         return "class_names are not all texts"
+    if len(set(manifest.class_names)) < len(manifest.class_names):
+        twice = next(name for name in manifest.class_names if manifest.class_names.count(name) > 1)
+        return f"class_names has {twice!r} twice"
     if type(manifest.label_offset) is not int or manifest.label_offset not in (0, 1):
         return f"label_offset is {manifest.label_offset!r}, not 0 or 1"
     shards = [shard for shards in manifest.splits.values() for shard in shards]
@@ -197,7 +203,7 @@ def check_shards(directory, shards):
         if size != shard.bytes:
             state = "cut off" if size < shard.bytes else "not the converted file"
             raise RecordsError(
-                f"shard {path} is {state}: it has {size} bytes, the manifest says {shard.bytes}; "
+                f"shard {path} is {state}: it has {counted(size, 'byte')}, the manifest says {shard.bytes:,}; "
                 "copy it again, or convert the images again with --overwrite"
             )
 

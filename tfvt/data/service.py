@@ -4,10 +4,16 @@ TensorFlow's service deals elements out to its workers first come, first served.
 a dispatcher with one worker of its own, and the client takes the batches from the servers in turn.
 """
 
+import contextlib
 import socket
+import sys
 from collections.abc import Sequence
 
 import tensorflow as tf
+
+from tfvt.data.records import RecordsError
+
+MAX_PORT = 65535
 
 
 def from_servers(servers: Sequence[str], streams: Sequence[tf.data.Dataset]) -> tf.data.Dataset:
@@ -59,21 +65,55 @@ class Server:
         address: what clients give as one of `servers`.
 
     Raises:
+        RecordsError: no such port, or both are the same.
         OSError: a port is taken.
     """
 
     def __init__(self, *, port: int = 0, worker_port: int = 0, host: str = "localhost"):
+        for number in (port, worker_port):
+            if not 0 <= number <= MAX_PORT:
+                raise RecordsError(
+                    f"port {number} does not exist: name one from 1 to {MAX_PORT}, or 0 for any free one"
+                )
+        if port and port == worker_port:
+            raise RecordsError(f"the dispatcher and its worker cannot share port {port}: give them two")
         service = tf.data.experimental.service
-        try:
-            self.dispatcher = service.DispatchServer(service.DispatcherConfig(port=port))
-            port = int(self.dispatcher.target.rpartition(":")[2])
-            worker = service.WorkerConfig(f"localhost:{port}", worker_address=f"{host}:%port%", port=worker_port)
-            self.worker = service.WorkerServer(worker)
-        except (tf.errors.OpError, RuntimeError) as error:
-            raise OSError(f"cannot serve at ports {port} and {worker_port}: {error}") from error
+        with contextlib.ExitStack() as stack:
+            for number in filter(None, (port, worker_port)):
+                stack.enter_context(_reserve(number))
+            try:
+                self.dispatcher = service.DispatchServer(service.DispatcherConfig(port=port))
+                port = int(self.dispatcher.target.rpartition(":")[2])
+                worker = service.WorkerConfig(f"localhost:{port}", worker_address=f"{host}:%port%", port=worker_port)
+                self.worker = service.WorkerServer(worker)
+            except (tf.errors.OpError, RuntimeError) as error:
+                raise OSError(f"cannot serve at ports {port} and {worker_port}: {error}") from error
+            self._reserved = stack.pop_all()
         self.address = f"grpc://{host}:{port}"
 
     def stop(self) -> None:
         """End both; clients that wait for them get an error."""
         self.worker._stop()
         self.dispatcher._stop()
+        self._reserved.close()
+
+
+@contextlib.contextmanager
+def _reserve(port):
+    """Makes sure that nobody else serves at a port; TensorFlow's servers would share it, and clients hang.
+
+    Raises:
+        OSError: somebody does.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            if sys.platform == "linux":  # keeps out servers that start at the same moment
+                guard = stack.enter_context(socket.socket(socket.AF_UNIX))
+                guard.bind(f"\0tfvt-records-serve-{port}")  # no file, and gone with the process
+            socket.create_server(("", port)).close()
+        except OSError as error:
+            raise OSError(
+                f"cannot serve at port {port} ({error.strerror}): stop what uses it, or choose another with --port and "
+                "--worker-port"
+            ) from error
+        yield
