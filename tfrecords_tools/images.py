@@ -75,7 +75,7 @@ def read_image(data, jpeg=False) -> EncodedImage:
         image = open_image(data, ("JPEG", "PNG", *WITH_JPEG_ONLY))
         kind = "JPEG" if image.format == "MPO" else image.format  # MPO: a JPEG with further pictures behind it
         if kind in WITH_JPEG_ONLY and not jpeg:
-            raise RejectedImageError(f"{WITH_JPEG_ONLY[kind]} file: --jpeg converts it to JPEG")
+            raise RejectedImageError(f"{WITH_JPEG_ONLY[kind]} file: `tfvt records convert --jpeg` makes a JPEG of it")
         if kind == "JPEG" and not _is_complete_jpeg(data):
             raise RejectedImageError("JPEG is cut off: it has no end-of-image marker")
         if kind == "PNG":

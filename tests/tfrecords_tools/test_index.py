@@ -16,7 +16,7 @@ from tfvt.tfrecords_tools.index import index
 from tfvt.tfrecords_tools.inspect import inspect
 from tfvt.tfrecords_tools.verify import verify
 
-DOCUMENTATION = Path(__file__).parents[2] / "docs" / "records.md"
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "record_checks.md"
 SYNSETS = tuple(synset for synset, _ in CLASSES)
 
 

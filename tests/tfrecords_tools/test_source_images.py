@@ -126,9 +126,9 @@ def test_end_marker_of_a_thumbnail_does_not_count():
     [
         (b"hello, world", "neither JPEG nor PNG: it begins with b'hello, w'"),
         (encode(picture(0), "TIFF"), "neither JPEG nor PNG: it begins with b'II"),
-        (encode(picture(0), "GIF"), "^GIF file: --jpeg converts it to JPEG$"),
-        (encode(picture(0), "WEBP"), "^WebP file: --jpeg converts it to JPEG$"),
-        (encode(picture(0), "BMP"), "^BMP file: --jpeg converts it to JPEG$"),
+        (encode(picture(0), "GIF"), "^GIF file: `tfvt records convert --jpeg` makes a JPEG of it$"),
+        (encode(picture(0), "WEBP"), "^WebP file: `tfvt records convert --jpeg` makes a JPEG of it$"),
+        (encode(picture(0), "BMP"), "^BMP file: `tfvt records convert --jpeg` makes a JPEG of it$"),
         (JPEG[:3], "JPEG is cut off or damaged: its header cannot be read"),
         (JPEG[:20], "JPEG is cut off"),
         (PNG[:8], "PNG is cut off or damaged: its header cannot be read"),

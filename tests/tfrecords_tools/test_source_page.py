@@ -1,4 +1,4 @@
-"""docs/records.md: the ImageNet steps run as printed on a miniature of the downloads; its examples are read."""
+"""The pages of sources and conversion: the ImageNet steps run as printed on miniature downloads; examples are read."""
 
 import re
 import shlex
@@ -14,7 +14,9 @@ from tfvt.tfrecords_tools.sources import FORMATS, open_source
 from tfvt.tfrecords_tools.sources.layout import LAYOUTS, read_layout
 from tfvt.trainers.cli import main
 
-PAGE = (Path(__file__).parents[2] / "docs" / "records.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "record_sources.md").read_text(encoding="utf-8")
+CONVERSION = (DOCS / "records.md").read_text(encoding="utf-8")
 
 
 def section(title):
@@ -74,8 +76,26 @@ def test_layouts_that_come_with_tfvt_are_those_of_the_page():
         assert re.search(rf"`{name}` .*\| {'' if void is None else void} ?\|$", PAGE, flags=re.MULTILINE)
 
 
+def test_options_are_those_of_the_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["records", "convert", "--help"])
+    options = set(re.findall(r"^  (--[a-z-]+)", capsys.readouterr().out, flags=re.MULTILINE))
+    elsewhere = {"--ground-truth", "--data-dir", "--layout"}
+    assert set(re.findall(r"^\| `(--[a-z-]+)", CONVERSION, flags=re.MULTILINE)) == options - elsewhere
+    assert all(option in PAGE for option in elsewhere)
+
+
+@pytest.mark.parametrize("name", ["records.md", "record_sources.md", "record_checks.md"])
+def test_links_lead_to_sections(name):
+    text = (DOCS / name).read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    for page, anchor in re.findall(r"\]\((\w*(?:\.md)?)(?:#([a-z-]+))?\)", text):
+        titles = re.findall(r"^#+ (.*)$", (DOCS / (page or name)).read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert not anchor or anchor in {title.lower().replace(" ", "-") for title in titles}, anchor
+
+
 def test_formats_are_those_of_the_page_and_of_the_command(capsys):
-    row = re.search(r"^\| `--format F` \| (.*?), where", PAGE, flags=re.MULTILINE)[1]
+    row = re.search(r"^\| `--format F` \| (.*?), where", CONVERSION, flags=re.MULTILINE)[1]
     assert tuple(re.findall(r"`(\w+)`", row)) == FORMATS
     with pytest.raises(SystemExit):
         main(["records", "convert", "--help"])
