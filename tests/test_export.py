@@ -2,6 +2,7 @@
 
 import io
 import json
+import resource
 import subprocess
 import sys
 
@@ -103,9 +104,32 @@ def test_another_process_gives_the_models_numbers(name, files, tmp_path):
     np.testing.assert_allclose(answers[1][2][0], expected[1], atol=1e-6)
 
 
+def small_model():
+    return tfvt.create_model("resnet18", num_classes=3, input_shape=(64, 64, 3), width=8, depths=(1,))
+
+
+def test_every_weight_is_written_once(files, tmp_path):
+    model = tfvt.create_model("resnet18", num_classes=3, input_shape=(64, 64, 3), depths=(1, 1, 1, 1))
+    path = export_saved_model(model, tmp_path / "served", preprocessing=PREPROCESSING, class_names=NAMES)
+    weights = sum(weight.numpy().nbytes for weight in model.variables)
+    assert weights > 15e6
+    assert weights < sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) < 1.2 * weights
+
+
+def test_the_signature_is_that_of_the_page(tmp_path):
+    path = export_saved_model(small_model(), tmp_path / "served", preprocessing=PREPROCESSING, class_names=NAMES)
+    serve = tf.saved_model.load(path).signatures["serving_default"]
+    assert serve.structured_input_signature[1] == {"image": tf.TensorSpec((None,), tf.string, name="image")}
+    assert {name: (spec.dtype, spec.shape.as_list()) for name, spec in serve.structured_outputs.items()} == {
+        "label": (tf.int64, [None]),
+        "name": (tf.string, [None]),
+        "probabilities": (tf.float32, [None, 3]),
+    }
+
+
 def test_preprocessing_is_the_runs_own(files, tmp_path):
     """Another crop ratio gives other probabilities: it is the export's argument that decides."""
-    model = tfvt.create_model("resnet18", num_classes=3, input_shape=(64, 64, 3), width=8, depths=(1,))
+    model = small_model()
     results = []
     for i, ratio in enumerate((0.5, 1.0)):
         preprocessing = EvalPreprocessing((64, 64), ratio)
@@ -116,7 +140,7 @@ def test_preprocessing_is_the_runs_own(files, tmp_path):
 
 
 def test_bad_calls_are_refused_and_leave_nothing(tmp_path):
-    model = tfvt.create_model("resnet18", num_classes=3, input_shape=(64, 64, 3), width=8, depths=(1,))
+    model = small_model()
     arguments = {"preprocessing": PREPROCESSING, "class_names": NAMES}
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("mine")
@@ -126,15 +150,80 @@ def test_bad_calls_are_refused_and_leave_nothing(tmp_path):
         export_saved_model(model, tmp_path / "new", **arguments | {"class_names": NAMES[:2]})
     with pytest.raises(ValueError, match=r"takes images of \(64, 64\), preprocessing.image_size is \(32, 32\)"):
         export_saved_model(model, tmp_path / "new", **arguments | {"preprocessing": EvalPreprocessing((32, 32))})
+    with pytest.raises(ValueError, match="max_pixels=0: expected an integer of at least 1"):
+        export_saved_model(model, tmp_path / "new", **arguments, max_pixels=0)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["taken"]
     assert (tmp_path / "taken" / "file").read_text() == "mine"
 
 
 def test_what_is_no_image_is_an_error(tmp_path):
-    model = tfvt.create_model("resnet18", num_classes=3, input_shape=(64, 64, 3), width=8, depths=(1,))
+    model = small_model()
     path = export_saved_model(model, tmp_path / "served", preprocessing=PREPROCESSING, class_names=NAMES)
     serve = tf.saved_model.load(path).signatures["serving_default"]
     whole = encoded("RGB", (40, 40), "JPEG", seed=0)
     for damaged in (b"text", b"", whole[: len(whole) // 2]):
         with pytest.raises(tf.errors.InvalidArgumentError):
             serve(image=tf.constant([damaged]))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="the request holds no image"):
+        serve(image=tf.zeros((0,), tf.string))
+
+
+def test_one_image_above_the_limit_fails_the_request_before_anything_is_decoded(tmp_path):
+    arguments = {"preprocessing": PREPROCESSING, "class_names": NAMES, "max_pixels": 60 * 80}
+    serve = tf.saved_model.load(export_saved_model(small_model(), tmp_path / "served", **arguments))
+    serve = serve.signatures["serving_default"]
+    whole, larger = encoded("RGB", (80, 60), "PNG", seed=0), encoded("RGB", (81, 60), "PNG", seed=0)
+    assert serve(image=tf.constant([whole, whole]))["label"].shape == (2,)
+    cut_off = whole[:100]  # which is not decodable either
+    with pytest.raises(tf.errors.InvalidArgumentError) as error:
+        serve(image=tf.constant([cut_off, larger]))
+    assert "[image 1 of the request has 81 x 60 pixels: the limit is 4800]" in error.value.message
+
+
+PEAK = """
+import resource, sys
+import tensorflow as tf
+
+serve = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+small, large = (open(path, "rb").read() for path in sys.argv[2:])
+serve(image=tf.constant([small]))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+serve(image=tf.constant([large] * 8))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_images_at_the_limit_are_decoded_one_at_a_time(files, tmp_path):
+    side = 4096
+    arguments = {"preprocessing": PREPROCESSING, "class_names": NAMES, "max_pixels": side**2}
+    path = export_saved_model(small_model(), tmp_path / "served", **arguments)
+    Image.new("RGB", (side, side)).save(tmp_path / "large.png")
+    command = [sys.executable, "-c", PEAK, str(path), str(files[1]), str(tmp_path / "large.png")]
+    growth = int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout) * 1024
+    assert growth < 7 * side**2  # three bytes a pixel, and as many for the part that the crop shows
+
+
+def test_what_a_killed_export_leaves_disturbs_no_later_one(tmp_path):
+    leftover = tmp_path / ".served.a1b2c3" / "saved_model"
+    leftover.mkdir(parents=True)
+    (leftover / "saved_model.pb").write_text("half")
+    arguments = {"preprocessing": PREPROCESSING, "class_names": NAMES}
+    served = export_saved_model(small_model(), tmp_path / "served", **arguments)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".served.a1b2c3", "served"]
+    assert tf.saved_model.contains_saved_model(served)
+
+
+@pytest.fixture
+def full_disk():
+    """No file of this process may grow beyond 100,000 bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_is_an_os_error_and_leaves_nothing(tmp_path, full_disk):
+    arguments = {"preprocessing": PREPROCESSING, "class_names": NAMES}
+    with pytest.raises(OSError, match=rf"^{tmp_path}/served cannot be written: .*File too large"):
+        export_saved_model(small_model(), tmp_path / "served", **arguments)
+    assert list(tmp_path.iterdir()) == []

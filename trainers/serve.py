@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfvt.data.images import decode_and_center_crop
 from tfvt.data.pipeline import eval_dataset
 from tfvt.data.records import RecordsError, open_records
-from tfvt.tfrecords_tools.images import RejectedImageError, read_file, read_image
+from tfvt.tfrecords_tools.images import RejectedImageError, jpeg_damage, read_file, read_image
 from tfvt.tfrecords_tools.sources import printable
 
 from .distribution import Evaluator, check_backend, readable_batches
@@ -67,8 +67,7 @@ def predict(arguments: Sequence[str]) -> int:
     status = 0
     for path in call.images:
         try:
-            # As conversion reads a file: upright, CMYK as RGB. Evaluation saw such pixels.
-            image = decode_and_center_crop(read_image(read_file(path)).encoded, serving.preprocessing)
+            image = decode_and_center_crop(_read(path), serving.preprocessing)
         except (RejectedImageError, tf.errors.InvalidArgumentError) as error:
             print(f"{printable(path)}: rejected: {_reason(error)}")
             status = 1
@@ -82,16 +81,25 @@ def predict(arguments: Sequence[str]) -> int:
 
 def export(arguments: Sequence[str]) -> int:
     """Run `tfvt export ARGUMENTS` and return its exit status."""
-    from tfvt.export import export_saved_model
+    from tfvt.export import MAX_PIXELS, export_saved_model
 
     parser = LineParser(prog="tfvt export")
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("output", nargs="?", type=Path, default=None, help="folder to write; default RUN/saved_model")
+    parser.add_argument(
+        "--max_pixels", type=int, default=MAX_PIXELS, help=f"largest image that is served, default {MAX_PIXELS}"
+    )
     call = parser.parse_args(list(arguments))
     run, model, serving = _open(call.run)
     output = call.output or run.saved_model
     try:
-        export_saved_model(model, output, preprocessing=serving.preprocessing, class_names=serving.class_names)
+        export_saved_model(
+            model,
+            output,
+            preprocessing=serving.preprocessing,
+            class_names=serving.class_names,
+            max_pixels=call.max_pixels,
+        )
     except ValueError as error:
         raise UsageError(str(error)) from error
     print(f"SavedModel: {printable(output)}")
@@ -103,6 +111,21 @@ def _open(folder: Path) -> tuple[Run, keras.Model, Serving]:
     check_backend()
     run = open_run(folder)
     return run, read_model(run), read_serving(run)
+
+
+def _read(path: Path) -> bytes:
+    """An image file as conversion reads it: upright, CMYK as RGB. Evaluation saw such pixels.
+
+    Raises:
+        RejectedImageError: conversion would leave the file out, or `tfvt records verify` would name its image.
+    """
+    data = read_file(path)
+    # What conversion takes with --jpeg alone; JPEG and PNG stay what they are.
+    encoded = read_image(data, jpeg=not data.startswith((b"\xff\xd8", b"\x89PNG"))).encoded
+    damage, may_be_harmless = jpeg_damage(encoded) or (None, True)
+    if not may_be_harmless:
+        raise RejectedImageError(f"JPEG {damage}")
+    return encoded
 
 
 def _reason(error: RejectedImageError | tf.errors.OpError) -> str:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -352,7 +353,7 @@ def test_predict_takes_and_prints_any_file_name(finished_run, tmp_path, capsys):
 
 def jpeg(image, **options):
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=95, **options)
+    image.save(file, "JPEG", quality=95, subsampling=0, **options)  # as conversion writes
     return file.getvalue()
 
 
@@ -375,6 +376,48 @@ def test_predict_sees_the_pixels_that_conversion_writes(finished_run, tmp_path, 
     answers = dict(zip(files, (line.partition(": ")[2] for line in lines), strict=True))
     assert answers["rotated"] == answers["upright"] != answers["stored"]
     assert answers["cmyk"] == answers["rgb"]
+
+
+def test_predict_reads_the_formats_that_conversion_reads(finished_run, tmp_path, capsys):
+    image = Image.open(io.BytesIO(tinted_image(1, np.random.default_rng(5))))
+    files = [str(tmp_path / f"green.{kind}") for kind in ("webp", "bmp", "gif")]
+    for file in files:
+        image.save(file)
+    assert main(["predict", str(finished_run), *files]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.match(r".*: (\w+) [\d.]+%", line)[1] for line in lines] == ["green"] * 3
+
+
+def test_predict_rejects_half_a_jpeg_with_an_end_marker(finished_run, tmp_path, capsys):
+    whole = jpeg(Image.open(io.BytesIO(tinted_image(1, np.random.default_rng(5)))))
+    files = {"whole": whole, "half": whole[: len(whole) // 2], "ended": whole[: len(whole) // 2] + b"\xff\xd9"}
+    for name, content in files.items():
+        (tmp_path / f"{name}.jpg").write_bytes(content)
+    assert main(["predict", str(finished_run), *(str(tmp_path / f"{name}.jpg") for name in files)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert ": green " in lines[0]
+    assert lines[1].endswith("half.jpg: rejected: JPEG is cut off: it has no end-of-image marker")
+    assert "ended.jpg: rejected: JPEG decodes with made-up pixels: Corrupt JPEG data: premature end" in lines[2]
+
+
+def test_a_disk_that_fills_while_exporting_is_one_line(finished_run, tmp_path, fails):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        line = fails("export", finished_run, tmp_path / "served")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert re.search(rf"error: {tmp_path}/served cannot be written: .*File too large", line)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_limit_of_pixels_is_a_flag_of_export(finished_run, tmp_path, fails):
+    call = ("export", str(finished_run), str(tmp_path / "served"), "--max_pixels")
+    assert "max_pixels=0: expected an integer of at least 1" in fails(*call, "0")
+    assert main([*call, "1599"]) == 0
+    serve = tf.saved_model.load(str(tmp_path / "served")).signatures["serving_default"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="has 40 x 40 pixels: the limit is 1599"):
+        serve(image=tf.constant([tinted_image(0, np.random.default_rng(5))]))
 
 
 def test_export_serves_the_same_probabilities(finished_run, tmp_path, capsys, fails):

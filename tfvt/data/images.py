@@ -10,6 +10,7 @@ from typing import Literal
 import tensorflow as tf
 
 from tfvt.data import augment
+from tfvt.data.headers import is_still_webp
 
 INTERPOLATIONS = ("bilinear", "bicubic", "area", "nearest")
 # TensorFlow's names of the kernels, and how many pixels they reach to each side.
@@ -225,7 +226,7 @@ def decode_and_center_crop(encoded, preprocessing: EvalPreprocessing):
             image = tf.gather(image, tf.cast(tf.floor(places), tf.int32), axis=axis)
         return tf.ensure_shape(tf.cast(image, tf.float32), (*preprocessing.image_size, 3))
     resized = tf.raw_ops.ScaleAndTranslate(
-        images=tf.cast(image, tf.float32)[None],
+        images=image[None],  # bytes: as floats they would take four times the memory
         size=target,
         scale=1 / per_pixel,
         translation=origin / per_pixel - begin,
@@ -253,14 +254,24 @@ def _decode_window(encoded, window):
         return image, crop[:2], tf.stack([height, width])
 
     def other():
-        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        image = _decode_other(encoded)
         height, width, _ = tf.unstack(tf.shape(image))
         y, x, crop_height, crop_width = window(height, width)
-        return image[y : y + crop_height, x : x + crop_width], tf.stack([y, x]), tf.stack([height, width])
+        return image[y : y + crop_height, x : x + crop_width, :3], tf.stack([y, x]), tf.stack([height, width])
 
     image, origin, size = tf.cond(tf.io.is_jpeg(encoded), jpeg, other)
     image.set_shape((None, None, 3))
     return image, origin, size
+
+
+def _decode_other(encoded):
+    """A file in any format but JPEG: uint8 (H, W, 3 or 4)."""
+    return tf.cond(
+        is_still_webp(tf.stack([encoded]))[0],
+        # Of WebP, TensorFlow gives the channels that the file has, or none.
+        lambda: tf.io.decode_image(encoded, channels=0, expand_animations=False),
+        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+    )
 
 
 def _resize(image, preprocessing, antialias):
