@@ -19,6 +19,8 @@ from tfvt.data.images import (
     decode_and_center_crop,
 )
 
+NAN, INFINITY = float("nan"), float("inf")
+
 
 def smooth(height, width, seed=0):
     """A colourful picture without sharp edges, which JPEG keeps well."""
@@ -265,14 +267,42 @@ def test_any_image_size_can_be_augmented(size, seed):
         (lambda: TrainPreprocessing(color_jitter=-0.1), "color_jitter must be 0"),
         (lambda: TrainPreprocessing(auto_augment="v0"), "autoaugment, randaugment or null, not 'v0'"),
         (lambda: TrainPreprocessing((2, 9), auto_augment="autoaugment"), "at least 3x3 pixels"),
-        (lambda: TrainPreprocessing(randaugment_layers=0), "randaugment_layers must be at least 1, not 0"),
+        (
+            lambda: TrainPreprocessing(randaugment_layers=0),
+            "randaugment_layers must be an integer from 1 to 100, not 0",
+        ),
         (lambda: TrainPreprocessing(randaugment_magnitude=31.0), "randaugment_magnitude must be from 0 to 30"),
-        (lambda: TrainPreprocessing(randaugment_magnitude_std=-1.0), "randaugment_magnitude_std must not be negative"),
+        (
+            lambda: TrainPreprocessing(randaugment_magnitude_std=-1.0),
+            "randaugment_magnitude_std must be finite and not negative",
+        ),
         (lambda: TrainPreprocessing(randaugment_probability=1.5), "randaugment_probability is a probability"),
         (lambda: TrainPreprocessing(random_erasing=-0.5), "random_erasing is a probability, from 0 to 1, not -0.5"),
         (lambda: TrainPreprocessing(random_erasing_area=(0.0, 0.3)), "random_erasing_area must be 0 < low"),
+        (lambda: TrainPreprocessing(area_range=(0.1, NAN)), "area_range"),
+        (lambda: TrainPreprocessing(aspect_range=(1.0, INFINITY)), "aspect_range must be 0 < low <= high, both finite"),
+        (lambda: TrainPreprocessing(aspect_range=(NAN, 1.0)), "aspect_range"),
+        (lambda: TrainPreprocessing(color_jitter=INFINITY), "color_jitter must be 0 .off. or above and finite"),
+        (lambda: TrainPreprocessing(color_jitter=NAN), "color_jitter"),
+        (lambda: TrainPreprocessing(randaugment_layers=10**9), "randaugment_layers must be an integer from 1 to 100"),
+        (lambda: TrainPreprocessing(randaugment_magnitude=NAN), "randaugment_magnitude must be from 0 to 30"),
+        (lambda: TrainPreprocessing(randaugment_magnitude_std=INFINITY), "randaugment_magnitude_std must be finite"),
+        (lambda: TrainPreprocessing(randaugment_probability=NAN), "randaugment_probability"),
+        (lambda: TrainPreprocessing(random_erasing=NAN), "random_erasing is a probability"),
+        (lambda: TrainPreprocessing(random_erasing_area=(NAN, 0.3)), "random_erasing_area"),
+        (
+            lambda: TrainPreprocessing((10**9, 224)),
+            "image_size must be two numbers of pixels, integers from 1 to 32768",
+        ),
         (lambda: EvalPreprocessing(image_size=(0, 224)), "image_size"),
+        (lambda: EvalPreprocessing(image_size=(2**15 + 1, 224)), "image_size must be two numbers of pixels"),
+        (lambda: EvalPreprocessing(image_size=(224.0, 224)), "image_size must be two numbers of pixels"),
+        (lambda: EvalPreprocessing(image_size=(True, 224)), "image_size must be two numbers of pixels"),
+        (lambda: EvalPreprocessing(image_size=(224,)), "image_size must be two numbers of pixels"),
         (lambda: EvalPreprocessing(crop_ratio=1.5), "crop_ratio"),
+        (lambda: EvalPreprocessing(crop_ratio=NAN), "crop_ratio"),
+        (lambda: EvalPreprocessing(crop_ratio=0.0), "crop_ratio"),
+        (lambda: EvalPreprocessing(crop_ratio=1e-300), "image_size / crop_ratio must be at most 32768 pixels a side"),
     ],
 )
 def test_bad_settings_are_named(build, named):

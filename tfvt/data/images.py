@@ -4,6 +4,7 @@ Everything is stateless TensorFlow graph code: the same bytes and the same seed 
 input pipeline as well as inside an exported SavedModel. Pixels stay on the scale 0..255, models normalise them.
 """
 
+import numbers
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +13,10 @@ import tensorflow as tf
 from tfvt.data import augment
 from tfvt.data.headers import is_still_webp
 
+# Of a result, and of the resized image that the evaluation crop is cut from. Crops multiply it by a side of the source,
+# at most 65,535 in a JPEG: the product fits into 32 bits.
+MAX_SIDE = 2**15
+MAX_RANDAUGMENT_LAYERS = 100  # the graph grows with each
 INTERPOLATIONS = ("bilinear", "bicubic", "area", "nearest")
 # TensorFlow's names of the kernels, and how many pixels they reach to each side.
 _KERNELS = {"bilinear": ("triangle", 1.0), "bicubic": ("keyscubic", 2.0), "area": ("box", 0.5), "nearest": ("box", 0.5)}
@@ -63,20 +68,25 @@ class TrainPreprocessing:
         if not 0 < low <= high <= 1:
             raise ValueError(f"area_range must be 0 < low <= high <= 1, not {self.area_range}")
         low, high = self.aspect_range
-        if not 0 < low <= high:
-            raise ValueError(f"aspect_range must be 0 < low <= high, not {self.aspect_range}")
+        if not 0 < low <= high < float("inf"):
+            raise ValueError(f"aspect_range must be 0 < low <= high, both finite, not {self.aspect_range}")
         if not 0 <= self.color_jitter < float("inf"):
-            raise ValueError(f"color_jitter must be 0 (off) or above, not {self.color_jitter}")
+            raise ValueError(f"color_jitter must be 0 (off) or above and finite, not {self.color_jitter}")
         if self.auto_augment not in (None, "autoaugment", "randaugment"):
             raise ValueError(f"auto_augment must be autoaugment, randaugment or null, not {self.auto_augment!r}")
         if self.auto_augment and min(self.image_size) < 3:
             raise ValueError(f"auto_augment needs at least 3x3 pixels: image_size is {self.image_size}")
-        if self.randaugment_layers < 1:
-            raise ValueError(f"randaugment_layers must be at least 1, not {self.randaugment_layers}")
+        if not _is_integer(self.randaugment_layers) or not 1 <= self.randaugment_layers <= MAX_RANDAUGMENT_LAYERS:
+            raise ValueError(
+                f"randaugment_layers must be an integer from 1 to {MAX_RANDAUGMENT_LAYERS}, "
+                f"not {self.randaugment_layers}"
+            )
         if not 0 <= self.randaugment_magnitude <= 30:
             raise ValueError(f"randaugment_magnitude must be from 0 to 30, not {self.randaugment_magnitude}")
         if not 0 <= self.randaugment_magnitude_std < float("inf"):
-            raise ValueError(f"randaugment_magnitude_std must not be negative: {self.randaugment_magnitude_std}")
+            raise ValueError(
+                f"randaugment_magnitude_std must be finite and not negative: {self.randaugment_magnitude_std}"
+            )
         for name in ("randaugment_probability", "random_erasing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, from 0 to 1, not {getattr(self, name)}")
@@ -103,6 +113,11 @@ class EvalPreprocessing:
         _check_size_and_interpolation(self)
         if not 0 < self.crop_ratio <= 1:
             raise ValueError(f"crop_ratio must be above 0 and at most 1, not {self.crop_ratio}")
+        if max(self.image_size) / self.crop_ratio > MAX_SIDE:
+            raise ValueError(
+                f"image_size / crop_ratio must be at most {MAX_SIDE} pixels a side, not "
+                f"{self.image_size} / {self.crop_ratio}"
+            )
 
 
 def decode_and_augment(encoded, seed, preprocessing: TrainPreprocessing):
@@ -281,10 +296,14 @@ def _resize(image, preprocessing, antialias):
     return tf.ensure_shape(image, (*preprocessing.image_size, 3))
 
 
+def _is_integer(value):
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 def _check_size_and_interpolation(preprocessing):
-    height, width = preprocessing.image_size
-    if height < 1 or width < 1:
-        raise ValueError(f"image_size must be two positive numbers of pixels, not {preprocessing.image_size}")
+    size = preprocessing.image_size
+    if len(size) != 2 or not all(_is_integer(side) and 1 <= side <= MAX_SIDE for side in size):
+        raise ValueError(f"image_size must be two numbers of pixels, integers from 1 to {MAX_SIDE}, not {size}")
     if preprocessing.interpolation not in INTERPOLATIONS:
         raise ValueError(
             f"interpolation must be one of {', '.join(INTERPOLATIONS)}, not {preprocessing.interpolation!r}"
