@@ -69,13 +69,6 @@ def keras_gelu(source) -> str | None:
     return form and form[1]
 
 
-def torch_layout(array):
-    """PyTorch's layout to Keras': convolutions (C_out, C_in, H, W) and dense kernels (C_out, C_in)."""
-    if array.ndim == 4:
-        return np.transpose(array, (2, 3, 1, 0))
-    return array.T if array.ndim == 2 else array
-
-
 def _start(path):
     with path.open("rb") as file:
         return file.read(256)

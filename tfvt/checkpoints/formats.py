@@ -2,16 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import numpy as np
-
-
-class Tensor(NamedTuple):
-    """One weight in our layout, and the names of the source's tensors that it is made of."""
-
-    names: tuple[str, ...]
-    array: np.ndarray
+from tfvt.checkpoints.renaming import Table
 
 
 @dataclass(frozen=True)
@@ -36,11 +28,11 @@ class Format:
     Attributes:
         sources: what `load_checkpoint(source=...)` calls it.
         family: of models, for messages.
-        anchor: pattern of a name that tells this format from the others.
+        anchor: a name that tells this format from the others, written like those of the table's rows.
         first_weight: path of a weight that every model of the family has.
-        convert: the source's arrays to {path of our weight: `Tensor`}; names it does not know are left out.
+        table: the source's names and layouts.
         training: a path or a dict to `Training`.
-        ignored: pattern of names that no model needs.
+        ignored: regular expression of whole names that no model needs.
         resample: kernel that the family resizes position embeddings with, see `tfvt.checkpoints.positions`.
     """
 
@@ -48,7 +40,7 @@ class Format:
     family: str
     anchor: str
     first_weight: str
-    convert: Callable[[dict[str, np.ndarray]], dict[str, Tensor]]
+    table: Table
     training: Callable[[object], Training]
     ignored: str = "(?!)"
     resample: str = "bilinear"

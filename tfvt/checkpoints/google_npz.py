@@ -4,41 +4,33 @@ Kernels have Keras' layout, with an axis for the heads. big_vision adds its posi
 class token's is folded into `cls`.
 """
 
-import numpy as np
+from tfvt.checkpoints.formats import Format, Training
+from tfvt.checkpoints.layouts import as_is, from_heads, patches_alone, to_heads, token_and_patches
+from tfvt.checkpoints.renaming import Table, below
 
-from tfvt.checkpoints import vit
-from tfvt.checkpoints.formats import Format, Tensor, Training
-
-_LAYER = r"Transformer/encoderblock_(?P<layer>\d+)/"
-_TENSOR = r"(?P<tensor>\w+)"
-_ATTENTION = r"(?:MultiHeadDotProductAttention_1|MHDPA_0)/(?P<part>query|key|value|out)/"
-_TABLE = (
-    (r"embedding/" + _TENSOR, "patch_embedding"),
-    (r"cls", "embedding/class_token"),
-    (r"Transformer/posembed_input/pos_embedding", "positions"),
-    (r"pos_embedding", "big_vision_positions"),
-    (_LAYER + r"LayerNorm_0/" + _TENSOR, "encoder_layer{layer}/attention_norm"),
-    (_LAYER + r"(?:LayerNorm_2|LayerNorm_1)/" + _TENSOR, "encoder_layer{layer}/mlp_norm"),
-    (_LAYER + _ATTENTION + _TENSOR, "encoder_layer{layer}/attention/{part}"),
-    (_LAYER + r"(?:MlpBlock_3|MlpBlock_0)/Dense_0/" + _TENSOR, "encoder_layer{layer}/mlp_in"),
-    (_LAYER + r"(?:MlpBlock_3|MlpBlock_0)/Dense_1/" + _TENSOR, "encoder_layer{layer}/mlp_out"),
-    (r"Transformer/encoder_norm/" + _TENSOR, "encoder_norm"),
-    (r"pre_logits/" + _TENSOR, "pre_logits"),
-    (r"head/" + _TENSOR, "head"),
+_POSITIONS = ("embedding/class_position", "embedding/patch_positions")
+_ATTENTION = (
+    (("query/*", "key/*", "value/*"), "qkv_*", from_heads),
+    ("out/kernel", "out/kernel", to_heads),
+    ("out/bias", "out/bias"),
 )
-
-
-def convert(arrays):
-    """{our weight's path: Tensor} for every array whose name is known."""
-    table = [(f"(?:params/)?{pattern}", layer) for pattern, layer in _TABLE]
-    pieces = vit.rename(arrays, table, layout=lambda array: array)
-    folded = pieces.pop("big_vision_positions", None)
-    weights = vit.assemble(pieces)
-    if folded is not None:
-        channels = folded.array.shape[-1]
-        weights[vit.PATCH_POSITIONS] = Tensor(folded.names, folded.array.reshape(-1, channels))
-        weights["embedding/class_position"] = Tensor(folded.names, np.zeros((1, 1, channels), "float32"))
-    return weights
+_LAYER = (
+    ("LayerNorm_0/*", "attention_norm/*"),
+    *below("(MultiHeadDotProductAttention_1|MHDPA_0)/", "attention/", _ATTENTION),
+    ("(LayerNorm_2|LayerNorm_1)/*", "mlp_norm/*"),
+    ("(MlpBlock_3|MlpBlock_0)/Dense_0/*", "mlp_in/*"),
+    ("(MlpBlock_3|MlpBlock_0)/Dense_1/*", "mlp_out/*"),
+)
+VIT = (
+    ("embedding/*", "patch_embedding/*"),
+    ("cls", "embedding/class_token"),
+    ("Transformer/posembed_input/pos_embedding", _POSITIONS, token_and_patches),
+    ("pos_embedding", _POSITIONS, patches_alone),
+    *below("Transformer/encoderblock_{layer}/", "encoder_layer{layer}/", _LAYER),
+    ("Transformer/encoder_norm/*", "encoder_norm/*"),
+    ("pre_logits/*", "pre_logits/*"),
+    ("head/*", "head/*"),
+)
 
 
 def training(source):
@@ -50,9 +42,9 @@ FORMATS = (
     Format(
         sources=("google",),
         family="ViT",
-        anchor=r"(params/)?embedding/kernel",
-        first_weight=vit.FIRST_WEIGHT,
-        convert=convert,
+        anchor="embedding/kernel",
+        first_weight="patch_embedding/kernel",
+        table=Table(VIT, layout=as_is, prefix="(params/)?"),
         training=training,
         resample="zoom",
     ),

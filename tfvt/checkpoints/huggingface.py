@@ -3,36 +3,41 @@
 One model has two spellings: that of files (`save_pretrained`) and, from version 5, that of the live state dict.
 """
 
-from tfvt.checkpoints import vit
-from tfvt.checkpoints.files import read_neighbour, torch_layout
+from tfvt.checkpoints.files import read_neighbour
 from tfvt.checkpoints.formats import Format, Training
+from tfvt.checkpoints.layouts import token_and_patches
+from tfvt.checkpoints.renaming import Table, below
 from tfvt.checks import check_choice
 
-_LAYER = r"(?:encoder\.layer|layers)\.(?P<layer>\d+)\."
-_TENSOR = r"\.(?P<tensor>weight|bias)"
-_TABLE = (
-    (r"embeddings\.patch_embeddings\.projection" + _TENSOR, "patch_embedding"),
-    (r"embeddings\.cls_token", "embedding/class_token"),
-    (r"embeddings\.position_embeddings", "positions"),
-    (_LAYER + r"layernorm_before" + _TENSOR, "encoder_layer{layer}/attention_norm"),
-    (_LAYER + r"attention\.(?:attention\.query|q_proj)" + _TENSOR, "encoder_layer{layer}/attention/query"),
-    (_LAYER + r"attention\.(?:attention\.key|k_proj)" + _TENSOR, "encoder_layer{layer}/attention/key"),
-    (_LAYER + r"attention\.(?:attention\.value|v_proj)" + _TENSOR, "encoder_layer{layer}/attention/value"),
-    (_LAYER + r"attention\.(?:output\.dense|o_proj)" + _TENSOR, "encoder_layer{layer}/attention/out"),
-    (_LAYER + r"layernorm_after" + _TENSOR, "encoder_layer{layer}/mlp_norm"),
-    (_LAYER + r"(?:intermediate\.dense|mlp\.fc1)" + _TENSOR, "encoder_layer{layer}/mlp_in"),
-    (_LAYER + r"(?:output\.dense|mlp\.fc2)" + _TENSOR, "encoder_layer{layer}/mlp_out"),
-    (r"layernorm" + _TENSOR, "encoder_norm"),
-    (r"pooler\.dense" + _TENSOR, "pre_logits"),
-    (r"classifier" + _TENSOR, "head"),
+_LAYER = (
+    ("layernorm_before.*", "attention_norm/*"),
+    (
+        (
+            "attention.(attention.query|q_proj).*",
+            "attention.(attention.key|k_proj).*",
+            "attention.(attention.value|v_proj).*",
+        ),
+        "attention/qkv_*",
+    ),
+    ("attention.(output.dense|o_proj).*", "attention/out/*"),
+    ("layernorm_after.*", "mlp_norm/*"),
+    ("(intermediate.dense|mlp.fc1).*", "mlp_in/*"),
+    ("(output.dense|mlp.fc2).*", "mlp_out/*"),
+)
+VIT = (
+    ("embeddings.patch_embeddings.projection.*", "patch_embedding/*"),
+    ("embeddings.cls_token", "embedding/class_token"),
+    (
+        "embeddings.position_embeddings",
+        ("embedding/class_position", "embedding/patch_positions"),
+        token_and_patches,
+    ),
+    *below("(encoder.layer|layers).{layer}.", "encoder_layer{layer}/", _LAYER),
+    ("layernorm.*", "encoder_norm/*"),
+    ("pooler.dense.*", "pre_logits/*"),
+    ("classifier.*", "head/*"),
 )
 _GELUS = {"gelu": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
-
-
-def convert(arrays):
-    """{our weight's path: Tensor} for every array whose name is known."""
-    table = [(rf"(?:vit\.)?{pattern}", layer) for pattern, layer in _TABLE]
-    return vit.assemble(vit.rename(arrays, table, torch_layout))
 
 
 def training(source):
@@ -48,9 +53,9 @@ FORMATS = (
     Format(
         sources=("huggingface",),
         family="ViT",
-        anchor=r"(vit\.)?embeddings\.cls_token",
-        first_weight=vit.FIRST_WEIGHT,
-        convert=convert,
+        anchor="embeddings.cls_token",
+        first_weight="patch_embedding/kernel",
+        table=Table(VIT, prefix="(vit.)?"),
         training=training,
         ignored=r"(vit\.)?embeddings\.mask_token",
         resample="bicubic",

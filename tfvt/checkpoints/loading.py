@@ -10,16 +10,19 @@ import numpy as np
 
 from tfvt.checkpoints import acmix, google_npz, huggingface, pvt, resnet, san, swin, tfm, timm
 from tfvt.checkpoints.files import keras_gelu, read_arrays
-from tfvt.checkpoints.formats import Format, Tensor, Training
+from tfvt.checkpoints.formats import Format, Training
+from tfvt.checkpoints.layouts import as_is
 from tfvt.checkpoints.positions import KERNELS, fit_positions
+from tfvt.checkpoints.renaming import Table, Tensor
 from tfvt.checks import check_choice
+from tfvt.models.base import HEAD_LAYERS, task_layer, trunk_stage
 
 OWN = Format(
     sources=("tfvt",),
     family="tfvt",
-    anchor=r"\w+/(\w+/)*\w+",
+    anchor=r"\w+(/\w+)+",
     first_weight="",
-    convert=lambda arrays: {name: Tensor((name,), array) for name, array in arrays.items()},
+    table=Table(((r"(?P<path>[^\n]+)", "{path}"),), layout=as_is),
     training=lambda source: Training(gelu=keras_gelu(source)),
     ignored=r".*seed_generator_state",
 )
@@ -30,8 +33,6 @@ FORMATS = (
     OWN,
 )
 SOURCES = ("auto", *dict.fromkeys(source for candidate in FORMATS for source in candidate.sources))
-
-HEAD = r"(head|pre_logits)/"
 
 logger = logging.getLogger("tfvt")
 
@@ -93,7 +94,7 @@ def load_checkpoint(model, path_or_arrays, *, source="auto", strict=True, resamp
     training = found.training(path_or_arrays)
     weights = _weights_by_path(model)
     _check_family(model, weights, found, training)
-    converted = found.convert(arrays)
+    converted = found.table.convert(arrays)
     assigned, resampled = _fit(model, weights, converted, found.resample if resample == "source" else resample)
     used = {name for tensor in assigned.values() for name in tensor.names}
     report = LoadReport(
@@ -119,7 +120,7 @@ def _weights_by_path(model):
 def _find_format(source, arrays):
     check_choice("source", source, SOURCES)
     for candidate in FORMATS:
-        if source in ("auto", *candidate.sources) and any(re.fullmatch(candidate.anchor, name) for name in arrays):
+        if source in ("auto", *candidate.sources) and candidate.table.has(candidate.anchor, arrays):
             return candidate
     names = ", ".join(sorted(arrays)[:3]) or "(none)"
     if source == "auto":
@@ -127,7 +128,7 @@ def _find_format(source, arrays):
             f"cannot tell the source of a checkpoint with names such as {names}: "
             f"pass source={' or '.join(map(repr, SOURCES[1:]))}"
         )
-    family = " or ".join(candidate.family for candidate in FORMATS if source in candidate.sources)
+    family = " or ".join(dict.fromkeys(candidate.family for candidate in FORMATS if source in candidate.sources))
     raise ValueError(f"source={source!r}, but the checkpoint has no {family} under that source's names: it has {names}")
 
 
@@ -145,14 +146,14 @@ def _check_family(model, weights, found, training):
 
 def _fit(model, weights, converted, kernel):
     """({path: Tensor} of all that fits, paths that were resampled). That a head does not fit is no error."""
-    # A classifier behind other vectors is another one, even where their width agrees: behind token modules in place
-    # of a ResNet's last stage, or behind pre-logits in place of none.
-    has_stages = any(path.startswith("stage4_") for path in converted)
-    foreign_head = has_stages and any(path.startswith("vt1_") for path in weights)
-    foreign_head |= ("pre_logits/kernel" in weights) != ("pre_logits/kernel" in converted)
+    # A classifier after other vectors is another one, even where their width agrees: after token modules in place
+    # of a ResNet's last stage, or after pre-logits, a neck or a decoder in place of none.
+    ours, theirs = ({task_layer(path) for path in paths} for paths in (weights, converted))
+    foreign_head = "vt" in ours and "stage4" in map(trunk_stage, converted)
+    foreign_head |= not (ours ^ theirs) <= {None, "head", "vt"}
     assigned, resampled, misfits = {}, [], []
     for path, (names, array) in converted.items():
-        is_head = re.match(HEAD, path)
+        is_head = task_layer(path) in HEAD_LAYERS
         if path not in weights or (foreign_head and is_head):
             continue
         shape = tuple(weights[path].shape)
@@ -185,14 +186,13 @@ def _position_grid(path, shape):
 
 def _check_strict(model, weights, report, converted):
     """Raise unless what is fresh and unused is what the pair of checkpoint and model is known to leave."""
-    fresh = [path for path in report.fresh if not re.match(HEAD + r"|vt\d+_", path)]
-    present = {path.split("_")[0] for path in weights}  # stem, stage1, ...
+    fresh = [path for path in report.fresh if task_layer(path) is None]
+    present = {None, *map(trunk_stage, weights)}
     our_path = {name: path for path, tensor in converted.items() for name in tensor.names}
     unused = []
     for name in report.unused:
         path = our_path.get(name, "")
-        left_out_stage = re.match(r"(stage\d+)_", path)
-        if not (re.match(HEAD, path) or (left_out_stage and left_out_stage[1] not in present)):
+        if task_layer(path) not in HEAD_LAYERS and trunk_stage(path) in present:
             unused.append(name)
     problems = []
     if fresh:
@@ -211,7 +211,7 @@ def _encoder_option(model, option):
 
 def _log(model, report, found, training):
     logger.info("%s: %s", model.name, report)
-    if any(re.match(HEAD, path) for path in report.fresh):
+    if any(task_layer(path) in HEAD_LAYERS for path in report.fresh):
         logger.warning("%s: the head is left fresh", model.name)
     if report.resampled:
         weights = _weights_by_path(model)

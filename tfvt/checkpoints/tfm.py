@@ -3,38 +3,37 @@
 Kernels have Keras' layout, with an axis for the heads.
 """
 
-from tfvt.checkpoints import vit
 from tfvt.checkpoints.formats import Format, Training
+from tfvt.checkpoints.layouts import as_is, from_heads, to_heads, token_and_patches
+from tfvt.checkpoints.renaming import Table, below
 from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD
 
-_ENCODER = r"layer_with_weights-2/"
-_LAYER = _ENCODER + r"_encoder_layers/(?P<layer>\d+)/"
-_TENSOR = r"/(?P<tensor>\w+)"
-_BACKBONE = (
-    (r"layer_with_weights-0" + _TENSOR, "patch_embedding"),
-    (r"layer_with_weights-1/cls", "embedding/class_token"),
-    (_ENCODER + r"_pos_embed/pos_embedding", "positions"),
-    (_LAYER + r"_attention_layer_norm" + _TENSOR, "encoder_layer{layer}/attention_norm"),
+_LAYER = (
+    ("_attention_layer_norm/*", "attention_norm/*"),
     (
-        _LAYER + r"_attention_layer/_(?P<part>query|key|value)_dense" + _TENSOR,
-        "encoder_layer{layer}/attention/{part}",
+        ("_attention_layer/_query_dense/*", "_attention_layer/_key_dense/*", "_attention_layer/_value_dense/*"),
+        "attention/qkv_*",
+        from_heads,
     ),
-    (_LAYER + r"_attention_layer/_output_dense" + _TENSOR, "encoder_layer{layer}/attention/out"),
-    (_LAYER + r"_output_layer_norm" + _TENSOR, "encoder_layer{layer}/mlp_norm"),
-    (_LAYER + r"_intermediate_dense" + _TENSOR, "encoder_layer{layer}/mlp_in"),
-    (_LAYER + r"_output_dense" + _TENSOR, "encoder_layer{layer}/mlp_out"),
-    (_ENCODER + r"_norm" + _TENSOR, "encoder_norm"),
-    (r"layer_with_weights-3" + _TENSOR, "pre_logits"),
+    ("_attention_layer/_output_dense/kernel", "attention/out/kernel", to_heads),
+    ("_attention_layer/_output_dense/bias", "attention/out/bias"),
+    ("_output_layer_norm/*", "mlp_norm/*"),
+    ("_intermediate_dense/*", "mlp_in/*"),
+    ("_output_dense/*", "mlp_out/*"),
 )
-_PREFIX = r"(?:backbone/|model/layer_with_weights-0/)?"
-_SUFFIX = r"(?:/\.ATTRIBUTES/VARIABLE_VALUE)?"
-
-
-def convert(arrays):
-    """{our weight's path: Tensor} for every array whose name is known."""
-    table = [(_PREFIX + pattern + _SUFFIX, layer) for pattern, layer in _BACKBONE]
-    table.append((r"model/layer_with_weights-1" + _TENSOR + _SUFFIX, "head"))
-    return vit.assemble(vit.rename(arrays, table, layout=lambda array: array))
+_ENCODER = (
+    ("_pos_embed/pos_embedding", ("embedding/class_position", "embedding/patch_positions"), token_and_patches),
+    *below("_encoder_layers/{layer}/", "encoder_layer{layer}/", _LAYER),
+    ("_norm/*", "encoder_norm/*"),
+)
+_BACKBONE = (
+    ("layer_with_weights-0/*", "patch_embedding/*"),
+    ("layer_with_weights-1/cls", "embedding/class_token"),
+    *below("layer_with_weights-2/", "", _ENCODER),
+    ("layer_with_weights-3/*", "pre_logits/*"),
+)
+_PREFIX = "(backbone/|model/layer_with_weights-0/)?"
+VIT = (*below(_PREFIX, "", _BACKBONE), ("model/layer_with_weights-1/*", "head/*"))
 
 
 def training(source):
@@ -46,9 +45,9 @@ FORMATS = (
     Format(
         sources=("tfm",),
         family="ViT",
-        anchor=_PREFIX + r"layer_with_weights-1/cls" + _SUFFIX,
-        first_weight=vit.FIRST_WEIGHT,
-        convert=convert,
+        anchor=f"{_PREFIX}layer_with_weights-1/cls",
+        first_weight="patch_embedding/kernel",
+        table=Table(VIT, layout=as_is, suffix="(/.ATTRIBUTES/VARIABLE_VALUE)?"),
         training=training,
         ignored=r"(optimizer|save_counter|global_step|_CHECKPOINTABLE_OBJECT_GRAPH)\b.*|.*\.OPTIMIZER_SLOT.*",
         resample="bilinear",

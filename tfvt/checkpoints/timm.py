@@ -1,30 +1,27 @@
 """ViT weights under the names of timm and of DeiT, with PyTorch's layouts and one matrix for queries, keys, values."""
 
-from tfvt.checkpoints import vit
-from tfvt.checkpoints.files import read_neighbour, torch_layout
+from tfvt.checkpoints.files import read_neighbour
 from tfvt.checkpoints.formats import Format, Training
+from tfvt.checkpoints.layouts import token_and_patches
+from tfvt.checkpoints.renaming import Table, below
 
-_LAYER = r"blocks\.(?P<layer>\d+)\."
-_TENSOR = r"\.(?P<tensor>weight|bias)"
-_TABLE = (
-    (r"patch_embed\.proj" + _TENSOR, "patch_embedding"),
-    (r"cls_token", "embedding/class_token"),
-    (r"pos_embed", "positions"),
-    (_LAYER + r"norm1" + _TENSOR, "encoder_layer{layer}/attention_norm"),
-    (_LAYER + r"attn\.qkv" + _TENSOR, "encoder_layer{layer}/attention/qkv"),
-    (_LAYER + r"attn\.proj" + _TENSOR, "encoder_layer{layer}/attention/out"),
-    (_LAYER + r"norm2" + _TENSOR, "encoder_layer{layer}/mlp_norm"),
-    (_LAYER + r"mlp\.fc1" + _TENSOR, "encoder_layer{layer}/mlp_in"),
-    (_LAYER + r"mlp\.fc2" + _TENSOR, "encoder_layer{layer}/mlp_out"),
-    (r"norm" + _TENSOR, "encoder_norm"),
-    (r"pre_logits\.fc" + _TENSOR, "pre_logits"),
-    (r"head" + _TENSOR, "head"),
+_LAYER = (
+    ("norm1.*", "attention_norm/*"),
+    ("attn.qkv.*", "attention/qkv_*"),
+    ("attn.proj.*", "attention/out/*"),
+    ("norm2.*", "mlp_norm/*"),
+    ("mlp.fc1.*", "mlp_in/*"),
+    ("mlp.fc2.*", "mlp_out/*"),
 )
-
-
-def convert(arrays):
-    """{our weight's path: Tensor} for every array whose name is known."""
-    return vit.assemble(vit.rename(arrays, _TABLE, torch_layout))
+VIT = (
+    ("patch_embed.proj.*", "patch_embedding/*"),
+    ("cls_token", "embedding/class_token"),
+    ("pos_embed", ("embedding/class_position", "embedding/patch_positions"), token_and_patches),
+    *below("blocks.{layer}.", "encoder_layer{layer}/", _LAYER),
+    ("norm.*", "encoder_norm/*"),
+    ("pre_logits.fc.*", "pre_logits/*"),
+    ("head.*", "head/*"),
+)
 
 
 def training(source):
@@ -40,9 +37,9 @@ FORMATS = (
     Format(
         sources=("timm",),
         family="ViT",
-        anchor=r"cls_token",
-        first_weight=vit.FIRST_WEIGHT,
-        convert=convert,
+        anchor="cls_token",
+        first_weight="patch_embedding/kernel",
+        table=Table(VIT),
         training=training,
         resample="bicubic_antialias",
     ),

@@ -1,11 +1,30 @@
 """What every family does alike: take pixels, check them, return logits, an embedding or a pyramid."""
 
+import re
+
 import keras
 
 from tfvt.checks import check_choice
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # per channel R, G, B, in pixel units
 IMAGENET_STD = (58.395, 57.12, 57.375)
+
+# The layers that belong to a task, by the word that begins their names ("vt1_tokenizer": vt, a token module); all
+# others are the trunk's, which a model of another task can take over. Those of the head fit one number of classes.
+HEAD_LAYERS = ("head", "pre_logits")
+TASK_LAYERS = (*HEAD_LAYERS, "neck", "decoder", "vt")
+
+
+def task_layer(path):
+    """The one of `TASK_LAYERS` that the weight at `path` belongs to; None for the trunk's."""
+    match = re.match(rf"({'|'.join(TASK_LAYERS)})\d*[_/]", path)
+    return match and match[1]
+
+
+def trunk_stage(path):
+    """The stage of the trunk, such as "stage3", that the weight at `path` belongs to; None outside the stages."""
+    stage = path.partition("_")[0]
+    return stage if stage.startswith("stage") else None
 
 
 def image_input(input_shape, *, minimum, pixel_mean, pixel_std):
