@@ -24,6 +24,7 @@ ACMIX = (
     ("fc.*", "convolution/mixing_*", pointwise),
     ("dep_conv.weight", "convolution/kernel"),
 )
+_MERGING = (("norm.*", "norm/*"), ("reduction.*", "reduction/*"))
 
 
 def block(mixer):
@@ -49,18 +50,13 @@ def model(mixer):
     )
 
 
-_MERGING = (("norm.*", "norm/*"), ("reduction.*", "reduction/*"))
 _HUGGINGFACE_BLOCK = (
     ("layernorm_before.*", "mixer_norm/*"),
     (
         ("attention.(self.query|q_proj).*", "attention.(self.key|k_proj).*", "attention.(self.value|v_proj).*"),
         "mixer/qkv/*",
     ),
-    (
-        "attention.(self|relative_position_bias).relative_position_bias_table",
-        "mixer/bias_table",
-        as_is,
-    ),
+    ("attention.(self|relative_position_bias).relative_position_bias_table", "mixer/bias_table", as_is),
     ("attention.(output.dense|o_proj).*", "mixer/out/*"),
     ("layernorm_after.*", "mlp_norm/*"),
     ("(intermediate.dense|mlp.fc1).*", "mlp_in/*"),
