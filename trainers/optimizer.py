@@ -76,9 +76,16 @@ def make_optimizer(settings: OptimizerRecipe, schedule: Schedule, variables: Seq
 
 
 def decays(variable, settings: OptimizerRecipe) -> bool:
-    """Whether weight decay acts on `variable`: on all, or on all but norms' scales and offsets and biases."""
-    is_norm_or_bias = len(variable.shape) <= 1 or variable.name in ("gamma", "beta", "bias")
-    return settings.decay_norms_and_biases or not is_norm_or_bias
+    """Whether weight decay acts on `variable`: on all, or on kernels alone.
+
+    A layer says which of its weights are kernels by their names, `kernel` or `..._kernel`: matrices that features are
+    multiplied with. The others are norms' scales and offsets, biases, ACmix's rates, class tokens, tables of positions
+    (a Swin's bias tables too), a graph's adjacency and W_A of the filter tokenizer. DeiT and Swin spare the same
+    (their `no_weight_decay`), so do TensorFlow official models (`include_in_weight_decay`: kernels); PVT's code spares
+    the class token, and remarks that sparing positions may be better. Nobody has published it for W_A, whose columns
+    are learned vectors that pixels are compared with, and the one linear of a VT that no norm follows.
+    """
+    return settings.decay_norms_and_biases or variable.name.endswith("kernel")
 
 
 def regularize(gradients: Sequence, variables: Sequence, settings: OptimizerRecipe) -> list:

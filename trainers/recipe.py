@@ -128,7 +128,7 @@ class OptimizerRecipe:
         name: the update rule; adamw decouples weight decay, the others add it to the gradient.
         learning_rate: the peak rate, which the schedule scales.
         weight_decay: factor of the L2 term (adamw: of the decoupled decay).
-        decay_norms_and_biases: whether norms' scales and offsets and biases decay too.
+        decay_norms_and_biases: false: kernels alone decay, not norms, biases, class tokens and tables of positions.
         clip_global_norm: largest norm of all gradients together, after the sum over devices; null: no limit.
         momentum: sgd, rmsprop.
         nesterov: sgd.

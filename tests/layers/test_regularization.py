@@ -29,5 +29,9 @@ def test_bad_rates_are_refused(rate):
 
 
 def test_rates_rise_linearly():
-    assert drop_path_rates(0.2, 5) == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
-    assert drop_path_rates(0.2, 1) == [0]
+    """Huang et al., eq. 4: survival 1 - l / L (1 - p_L), l from 1 to L; timm: linspace(0, rate, L)."""
+    huang = [1 - (1 - block / 5 * (1 - 0.8)) for block in (1, 2, 3, 4, 5)]
+    assert drop_path_rates(0.2, 5, first_drops=True) == pytest.approx(huang)
+    assert drop_path_rates(0.2, 1, first_drops=True) == [0.2]
+    assert drop_path_rates(0.2, 5, first_drops=False) == pytest.approx(np.linspace(0, 0.2, 5))
+    assert drop_path_rates(0.2, 1, first_drops=False) == [0]

@@ -33,6 +33,7 @@ COUNTS = [
     ("vt_resnet34", {"projector": False}, 17_332_392, 3_158_040_576),
     ("vt_resnet18", {"renewed_tokens": 8}, 11_638_952, 1_568_956_416),
     ("vt_resnet34", {"renewed_tokens": 8}, 21_837_992, 3_279_020_032),
+    ("vt_resnet34", {"renewed_tokens": 8, "num_relations": 2}, 19_216_552, 3_236_683_776),
     ("vt_resnet50", {"renewed_tokens": 8}, 22_071_464, 3_417_726_976),
     ("vt_resnet101", {"renewed_tokens": 8}, 41_011_368, 7_129_948_160),
 ]

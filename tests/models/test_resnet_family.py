@@ -19,6 +19,8 @@ VT_OPTIONS = [
     {"projector": False, "num_modules": 3},
     {"num_tokens": 32},
     {"renewed_tokens": 4},
+    {"renewed_tokens": 4, "num_relations": 1},
+    {"projector": False, "num_modules": 3, "num_relations": 2},
     {"token_norm": "layer", "num_heads": 4},
     {"token_norm": "none", "scale_logits": False},
     {"tokenizer": "cluster", "kmeans_iterations": 2, "kmeans_gradient": True},
@@ -101,9 +103,9 @@ REACHED = [
     ({"batch_norm_momentum": 0.5}, "stage3_block1_1_norm", "momentum", 0.5),
     ({"batch_norm_epsilon": 1e-3}, "vt1_relation", "norm_options", {"epsilon": 1e-3, "momentum": 0.9}),
     ({"dropout_rate": 0.3}, "head_dropout", "rate", 0.3),
-    ({"drop_path_rate": 0.4}, "stage3_block1_drop_path", "rate", 0.2),
-    ({"drop_path_rate": 0.4}, "vt1_relation", "drop_path_rate", 0.3),
-    ({"drop_path_rate": 0.4}, "vt1_projector", "drop_path_rate", 0.3),
+    ({"drop_path_rate": 0.4}, "stage3_block1_drop_path", "rate", 0.24),
+    ({"drop_path_rate": 0.4}, "vt1_relation", "drop_path_rate", 0.32),
+    ({"drop_path_rate": 0.4}, "vt1_projector", "drop_path_rate", 0.32),
     ({"drop_path_rate": 0.4}, "vt2_relation", "drop_path_rate", 0.4),
 ]
 
@@ -142,7 +144,24 @@ def test_dropout_and_stochastic_depth_act_in_training_only(rates):
 def test_stochastic_depth_rises_linearly_over_the_blocks():
     model = tfvt.create_model("resnet18", input_shape=(64, 64, 3), drop_path_rate=0.3, **TINY)
     rates = [layer.rate for layer in model.layers if type(layer).__name__ == "DropPath"]
-    assert rates == pytest.approx([0.1, 0.2, 0.3])  # the first block has none
+    assert rates == pytest.approx([0.075, 0.15, 0.225, 0.3])  # the first block too: Huang et al., eq. 4
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("acmix_resnet26", {"depths": (2, 1, 1)}, [0.1, 0.2, 0.3, 0.4]),
+        ("san10", {"depths": (2, 1), "kernel_size": 3}, [0.4 / 3, 0.8 / 3, 0.4]),
+        ("swin_tiny", {"depths": (2, 1)}, [0, 0.2, 0.4]),
+        ("pvt_tiny", {"depths": (1, 2, 1, 1)}, [0, 0.1, 0.2, 0.3, 0.4]),
+    ],
+)
+def test_the_first_block_of_a_transformer_is_not_dropped(name, options, expected):
+    """DeiT, PVT and Swin take timm's rates, from 0; the others those of the paper on stochastic depth."""
+    model = tfvt.create_model(name, input_shape=(64, 64, 3), drop_path_rate=0.4, **options)
+    rates = [layer.rate for layer in model.layers if type(layer).__name__ == "DropPath"]
+    rates += [layer.drop_path_rate for layer in model.layers if hasattr(layer, "drop_path_rate")]
+    assert rates == pytest.approx(expected)
 
 
 def test_channels_that_are_no_multiple_of_64():
@@ -158,6 +177,7 @@ BAD = [
     ("resnet", {}, r"unknown model 'resnet'.*did you mean resnet\d\d"),
     ("vt_resnet81", {}, r"unknown model 'vt_resnet81'.*did you mean.*vt_resnet18"),
     ("vt_resnet18", {"num_tokenz": 8}, r"no option 'num_tokenz': did you mean num_tokens"),
+    ("vt_resnet18", {"num_relations": 3}, r"num_relations=3: expected at most num_modules=2"),
     ("resnet18", {"num_tokens": 8}, r"resnet18 has no option 'num_tokens'"),
     ("resnet18", {"num_classes": 0}, r"num_classes=0: expected an integer of at least 1"),
     ("resnet18", {"num_classes": 2.5}, r"num_classes=2.5: expected an integer"),

@@ -104,20 +104,27 @@ def test_updates_are_the_textbooks(name):
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 @pytest.mark.parametrize("everything", [True, False])
-def test_norms_and_biases_decay_only_where_asked(name, everything):
+def test_all_but_kernels_decay_only_where_asked(name, everything):
     recipe = recipe_of(**{
         "optimizer.name": name,
         "optimizer.learning_rate": 0.5,
         "optimizer.weight_decay": 0.1,
         "optimizer.decay_norms_and_biases": str(everything).lower(),
     })  # fmt: skip
-    shapes = {"kernel": (2, 2), "gamma": (2,), "beta": (2,), "bias": (2, 2), "embedding": (2, 2)}
+    shapes = {
+        "kernel": (2, 2),
+        "gamma": (2,),
+        "beta": (2,),
+        "bias": (2, 2),
+        "class_token": (2, 2),
+        "qkv_kernel": (2, 2),
+    }
     variables = [keras.Variable(np.ones(shape), name=part, dtype="float32") for part, shape in shapes.items()]
     optimizer = make_optimizer(recipe.optimizer, Schedule(recipe, 10), variables)
     zeros = [keras.ops.zeros(v.shape) for v in variables]
     optimizer.apply(regularize(zeros, variables, recipe.optimizer))
     moved = {v.name for v in variables if not np.array_equal(v.numpy(), np.ones(v.shape))}
-    assert moved == (set(shapes) if everything else {"kernel", "embedding"})
+    assert moved == (set(shapes) if everything else {"kernel", "qkv_kernel"})
     np.testing.assert_allclose(variables[0].numpy(), 1 - 0.5 * 0.1, rtol=1e-6)
 
 

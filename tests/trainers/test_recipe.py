@@ -107,7 +107,7 @@ def test_every_recipe_in_configs_parses_and_its_head_says_where_it_is_from(path)
     rates = np.asarray(Schedule(recipe, 10)(np.arange(10 * recipe.epochs)))
     assert rates.shape == (10 * recipe.epochs,)
     assert np.isfinite(rates).all()
-    assert rates.max() == np.float32(recipe.optimizer.learning_rate)
+    np.testing.assert_allclose(rates.max(), recipe.optimizer.learning_rate, rtol=1e-6)
     head = path.read_text(encoding="utf-8").partition("\nmodel:")[0]
     assert all(line.startswith("#") for line in head.splitlines())
     for word in ("Paper:", "Command:", "Hardware:", "Expected:"):
@@ -125,6 +125,45 @@ def test_the_papers_recipes_have_the_papers_rates():
     at_epochs = [float(schedule(epoch * 625)) for epoch in (0, 1, 5, 6, 399)]
     np.testing.assert_allclose(at_epochs, [0.01, 0.04, 0.16, 0.158, 0.16 * 0.9875**394], rtol=1e-5)
     assert (advanced.epochs, advanced.data.batch_size, advanced.ema_decay) == (400, 2048, 0.99985)
+
+
+VIT_SETTINGS = {"gelu": "tanh", "dropout_rate": 0.1, "attention_dropout_rate": 0.0, "zero_init_head": True}
+
+
+@pytest.mark.parametrize("name", ["vit_base16", "funnel_vit_base16_6_6"])
+def test_the_recipes_of_vit_have_the_settings_of_official_models(name):
+    """`vit_imagenet_pretrain` and `vit_imagenet_finetune`, whose dropout was 0.1 when the paper was written."""
+    pretrain, finetune = (
+        parse_recipe(["--config", str(_config(config)), "--data.records", "somewhere"])
+        for config in (name, f"{name}_finetune")
+    )
+    assert pretrain.model.options == VIT_SETTINGS | {"representation_dim": 768}
+    assert finetune.model.options == VIT_SETTINGS
+    settings = {"name": "adamw", "learning_rate": 0.003, "weight_decay": 0.3, "decay_norms_and_biases": False}
+    settings |= {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7, "clip_global_norm": None}
+    assert {key: getattr(pretrain.optimizer, key) for key in settings} == settings
+    settings = {"name": "sgd", "learning_rate": 0.003, "weight_decay": 0.0, "momentum": 0.9, "nesterov": False}
+    settings |= {"clip_global_norm": 1.0}
+    assert {key: getattr(finetune.optimizer, key) for key in settings} == settings
+    for recipe, batch_size, epochs in ((pretrain, 4096, 300), (finetune, 512, 8)):
+        assert (recipe.data.batch_size, recipe.epochs, recipe.label_smoothing) == (batch_size, epochs, 0)
+
+
+def test_the_recipe_of_deit_has_the_settings_of_its_authors():
+    recipe = parse_recipe(["--config", str(_config("deit_small")), "--data.records", "somewhere"])
+    assert recipe.model.options["initialization"] == "deit"
+    assert recipe.model.options["pixel_mean"] == [123.675, 116.28, 103.53]
+    schedule = Schedule(recipe, 1251)
+    rates = [float(schedule(step)) for step in (0, 5 * 1251, 300 * 1251)]
+    np.testing.assert_allclose(rates, [1e-6, 1e-3, 1e-5], rtol=1e-4)
+
+
+def test_the_advanced_recipe_of_vt_resnet34_is_the_network_of_table_8():
+    recipe = parse_recipe(["--config", str(_config("vt_resnet34_advanced")), "--data.records", "somewhere"])
+    assert {key: recipe.model.options[key] for key in ("renewed_tokens", "num_relations")} == {
+        "renewed_tokens": 8,
+        "num_relations": 2,
+    }
 
 
 def _config(name):

@@ -13,6 +13,7 @@ from keras import ops
 from tfvt.checks import check_choice
 from tfvt.layers.convolution import grouped_conv2d, strided_window
 from tfvt.layers.global_attention import GlobalAttention
+from tfvt.layers.initializers import torch_start
 from tfvt.layers.local_attention import LocalAttention, check_divisor, check_kernel_size
 from tfvt.layers.patchwise_attention import SANAttention
 from tfvt.layers.window_attention import WindowAttention
@@ -73,18 +74,21 @@ class ConvolutionPath(keras.layers.Layer):
     def build(self, query_shape, key_shape, value_shape):
         pieces = sum(shape[-1] // self.piece_dim for shape in (query_shape, key_shape, value_shape))
         positions = self.kernel_size**2
+        start = torch_start(pieces)
         self.mixing_kernel = self.add_weight(
-            name="mixing_kernel", shape=(pieces, positions), initializer="glorot_uniform"
+            name="mixing_kernel", shape=(pieces, positions), initializer=start["kernel_initializer"]
         )
         if self.use_bias:
-            self.mixing_bias = self.add_weight(name="mixing_bias", shape=(positions,), initializer="zeros")
+            self.mixing_bias = self.add_weight(
+                name="mixing_bias", shape=(positions,), initializer=start["bias_initializer"]
+            )
         if self.shift in ("learned", "random"):
             self.kernel = self.add_weight(
                 name="kernel",
                 shape=(self.kernel_size, self.kernel_size, positions, self.filters),
                 initializer=ShiftInitializer()
                 if self.shift == "learned"
-                else keras.initializers.VarianceScaling(1.0, "fan_in", "uniform"),
+                else torch_start(positions**2)["kernel_initializer"],
             )
 
     def call(self, query, key, value):

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from tfvt.layers.dense import TokenDense
+from tfvt.layers.initializers import matrix_start
 
 
 def softmax(logits):
@@ -66,6 +67,7 @@ class MultiHeadAttention(keras.layers.Layer):
     Args:
         num_heads: a divisor of the width C; the heads share the channels in equal consecutive parts.
         dropout_rate: of the attention weights.
+        kernel_stddev: standard deviation of the normal distribution that the matrices start from; None: Glorot's.
 
     Shapes: (B, L, C), optionally with a context (B, K, C) -> (B, L, C).
 
@@ -73,9 +75,9 @@ class MultiHeadAttention(keras.layers.Layer):
         ValueError: heads that do not divide the channels.
     """
 
-    def __init__(self, num_heads, dropout_rate=0.0, **kwargs):
+    def __init__(self, num_heads, dropout_rate=0.0, kernel_stddev=None, **kwargs):
         super().__init__(**kwargs)
-        self.num_heads, self.dropout_rate = num_heads, dropout_rate
+        self.num_heads, self.dropout_rate, self.kernel_stddev = num_heads, dropout_rate, kernel_stddev
         self.dropout = keras.layers.Dropout(dropout_rate, name="dropout", dtype=self.dtype_policy)
 
     def build(self, x_shape, context_shape=None):
@@ -84,10 +86,14 @@ class MultiHeadAttention(keras.layers.Layer):
             raise ValueError(f"num_heads={self.num_heads}: expected a divisor of the {channels} channels")
         # One matrix, held here and not by a dense layer, because a context needs it in parts. Each third starts as
         # a Glorot matrix (C, C) of its own would: the fans of (C, 3 C) are twice as large.
-        glorot = keras.initializers.VarianceScaling(2.0, "fan_avg", "uniform")
-        self.qkv_kernel = self.add_weight(name="qkv_kernel", shape=(channels, 3 * channels), initializer=glorot)
+        start = matrix_start(self.kernel_stddev)
+        if self.kernel_stddev is None:
+            start = keras.initializers.VarianceScaling(2.0, "fan_avg", "uniform")
+        self.qkv_kernel = self.add_weight(name="qkv_kernel", shape=(channels, 3 * channels), initializer=start)
         self.qkv_bias = self.add_weight(name="qkv_bias", shape=(3 * channels,), initializer="zeros")
-        self.out = TokenDense(channels, name="out", dtype=self.dtype_policy)
+        self.out = TokenDense(
+            channels, kernel_initializer=matrix_start(self.kernel_stddev), name="out", dtype=self.dtype_policy
+        )
         self.out.build(x_shape)
 
     def call(self, x, context=None, training=None):
@@ -123,7 +129,11 @@ class MultiHeadAttention(keras.layers.Layer):
         return projections + attention_macs(num_queries, num_keys, channels, channels)
 
     def get_config(self):
-        return super().get_config() | {"num_heads": self.num_heads, "dropout_rate": self.dropout_rate}
+        return super().get_config() | {
+            "num_heads": self.num_heads,
+            "dropout_rate": self.dropout_rate,
+            "kernel_stddev": self.kernel_stddev,
+        }
 
 
 def _split_heads(x, num_heads):

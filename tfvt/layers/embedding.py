@@ -9,19 +9,28 @@ class TokenEmbedding(keras.layers.Layer):
     """Patches as a sequence behind a class token, plus position embeddings (Dosovitskiy et al. 2021, eq. 1).
 
     The position embeddings are one table (1 + H * W, C) in the paper. Here those of the patches keep their grid,
-    so that a checkpoint says which height and width they stand for.
+    so that a checkpoint says which height and width they stand for. They start from a normal distribution of standard
+    deviation 0.02.
+
+    Args:
+        token_stddev: the same of the class token; 0 (Google's models), or 0.02 (DeiT).
 
     Shapes: (B, H, W, C) -> (B, 1 + H * W, C), row by row, the class token first. The layer is built for one grid.
     """
 
+    def __init__(self, token_stddev=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.token_stddev = token_stddev
+
     def build(self, input_shape):
         _, height, width, channels = input_shape
-        positions = keras.initializers.RandomNormal(stddev=0.02)
-        self.class_token = self.add_weight(name="class_token", shape=(1, 1, channels), initializer="zeros")
-        self.class_position = self.add_weight(name="class_position", shape=(1, 1, channels), initializer=positions)
-        self.patch_positions = self.add_weight(
-            name="patch_positions", shape=(height, width, channels), initializer=positions
-        )
+        self.class_token = self._table("class_token", (1, 1, channels), self.token_stddev)
+        self.class_position = self._table("class_position", (1, 1, channels), 0.02)
+        self.patch_positions = self._table("patch_positions", (height, width, channels), 0.02)
+
+    def _table(self, name, shape, stddev):
+        # An initializer of its own for each: one alone gives equal numbers to equal shapes.
+        return self.add_weight(name=name, shape=shape, initializer=keras.initializers.RandomNormal(stddev=stddev))
 
     def call(self, patches):
         batch_size, (height, width, channels) = ops.shape(patches)[0], self.patch_positions.shape
@@ -36,3 +45,6 @@ class TokenEmbedding(keras.layers.Layer):
 
     def macs(self, patches):
         return 0  # its tables are added, not multiplied
+
+    def get_config(self):
+        return super().get_config() | {"token_stddev": self.token_stddev}

@@ -5,6 +5,7 @@ from keras import ops
 
 from tfvt.checks import check_at_least
 from tfvt.layers.attention import attention_macs, multi_head_attention
+from tfvt.layers.initializers import normal_start, torch_start
 from tfvt.layers.local_attention import check_divisor
 from tfvt.layers.map_attention import MapAttention
 from tfvt.layers.patches import pad_to_multiple, padded_shape
@@ -34,10 +35,16 @@ class GlobalAttention(MapAttention):
         check_at_least("reduction", reduction, 1)
         self.filters, self.num_heads, self.reduction = filters, num_heads, reduction
         self.layer_norm_epsilon = layer_norm_epsilon
-        self.query, self.key_value = self.dense(filters, "query"), self.dense(2 * filters, "key_value")
+        self.query = self.dense(filters, "query", normal_start())
+        self.key_value = self.dense(2 * filters, "key_value", normal_start())
         if reduction > 1:
             self.reduce = keras.layers.Conv2D(
-                filters, reduction, strides=reduction, name="reduce", dtype=self.dtype_policy
+                filters,
+                reduction,
+                strides=reduction,
+                name="reduce",
+                dtype=self.dtype_policy,
+                **torch_start(reduction**2 * filters),
             )
             self.reduce_norm = keras.layers.LayerNormalization(
                 epsilon=layer_norm_epsilon, name="reduce_norm", dtype=self.dtype_policy
@@ -54,7 +61,7 @@ class GlobalAttention(MapAttention):
             self.reduce_norm.build(x_shape)
 
     def build_attention(self, x_shape):
-        self.out = self.dense(self.filters, "out")
+        self.out = self.dense(self.filters, "out", normal_start())
         self.out.build(x_shape)
 
     def call(self, x, token=None):

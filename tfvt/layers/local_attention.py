@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from tfvt.checks import check_at_least
+from tfvt.layers.initializers import torch_start
 from tfvt.layers.map_attention import MapAttention
 
 MASKED = -3e4  # as a logit: nothing behind a soft-max, and finite in half precision
@@ -122,9 +123,11 @@ class LocalAttention(MapAttention):
         if not 1 <= strides < kernel_size:
             raise ValueError(f"strides={strides}: expected 1 <= strides < kernel_size={kernel_size}")
         self.filters, self.num_heads, self.kernel_size, self.strides = filters, num_heads, kernel_size, strides
-        self.query, self.key, self.value = (self.dense(filters, name) for name in ("query", "key", "value"))
 
     def build_projections(self, x_shape):
+        self.query, self.key, self.value = (
+            self.dense(self.filters, name, torch_start(x_shape[-1])) for name in ("query", "key", "value")
+        )
         for layer in (self.query, self.key, self.value):
             layer.build(x_shape)
 
@@ -132,7 +135,7 @@ class LocalAttention(MapAttention):
         check_reflection(x_shape, self.kernel_size)
         head_dim = self.filters // self.num_heads
         self.position_kernel = self.add_weight(
-            name="position_kernel", shape=(2, head_dim), initializer="glorot_uniform"
+            name="position_kernel", shape=(2, head_dim), initializer=torch_start(2)["kernel_initializer"]
         )
         # Cancels in the soft-max as well; it is kept so that published parameters fit.
         self.position_bias = self.add_weight(name="position_bias", shape=(head_dim,), initializer="zeros")

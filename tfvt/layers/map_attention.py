@@ -45,8 +45,9 @@ class MapAttention(keras.layers.Layer):
         """`y`, a map that lies as `arrange(x)`, laid as `x`."""
         return y
 
-    def dense(self, units, name, use_bias=True):
-        return keras.layers.Dense(units, use_bias=use_bias, name=name, dtype=self.dtype_policy)
+    def dense(self, units, name, start, use_bias=True):
+        """A dense layer; `start` are initializers, see `tfvt.layers.initializers`."""
+        return keras.layers.Dense(units, use_bias=use_bias, name=name, dtype=self.dtype_policy, **start)
 
     def get_config(self):
         return super().get_config() | {"returns": self.returns}

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from tfvt.layers.initializers import normal_start, torch_start
+
 
 def pad_to_multiple(x, multiple):
     """`x` (B, H, W, C) with zeros at the bottom and at the right, so that `multiple` divides H and W."""
@@ -37,12 +39,19 @@ class PatchEmbedding(keras.layers.Layer):
     def __init__(self, filters, patch_size, layer_norm_epsilon=1e-5, **kwargs):
         super().__init__(**kwargs)
         self.filters, self.patch_size, self.layer_norm_epsilon = filters, patch_size, layer_norm_epsilon
-        self.projection = keras.layers.Conv2D(
-            filters, patch_size, strides=patch_size, name="projection", dtype=self.dtype_policy
-        )
-        self.norm = keras.layers.LayerNormalization(epsilon=layer_norm_epsilon, name="norm", dtype=self.dtype_policy)
 
     def build(self, input_shape):
+        self.projection = keras.layers.Conv2D(
+            self.filters,
+            self.patch_size,
+            strides=self.patch_size,
+            name="projection",
+            dtype=self.dtype_policy,
+            **torch_start(self.patch_size**2 * input_shape[-1]),
+        )
+        self.norm = keras.layers.LayerNormalization(
+            epsilon=self.layer_norm_epsilon, name="norm", dtype=self.dtype_policy
+        )
         self.projection.build(padded_shape(input_shape, self.patch_size))
         self.norm.build((*input_shape[:-1], self.filters))
 
@@ -79,7 +88,9 @@ class PatchMerging(keras.layers.Layer):
         channels = input_shape[-1]
         merged = (*input_shape[:-1], 4 * channels)
         self.norm.build(merged)
-        self.reduction = keras.layers.Dense(2 * channels, use_bias=False, name="reduction", dtype=self.dtype_policy)
+        self.reduction = keras.layers.Dense(
+            2 * channels, use_bias=False, name="reduction", dtype=self.dtype_policy, **normal_start()
+        )
         self.reduction.build(merged)
 
     def call(self, x):

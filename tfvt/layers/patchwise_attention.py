@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from tfvt.layers.convolution import strided_window
+from tfvt.layers.initializers import torch_start
 from tfvt.layers.local_attention import check_divisor, check_kernel_size, check_reflection, reflect
 from tfvt.layers.map_attention import MapAttention
 
@@ -40,11 +41,16 @@ class SANAttention(MapAttention):
         check_kernel_size("kernel_size", kernel_size)
         self.filters, self.share, self.kernel_size = filters, share, kernel_size
         self.batch_norm_options = {"epsilon": 1e-5, "momentum": 0.9} | (batch_norm_options or {})
-        key_dim = filters // KEY_SHARE
-        self.query, self.key = (self.dense(key_dim, name) for name in ("query", "key"))
-        self.value = self.dense(filters, "value")
 
     def build_projections(self, x_shape):
+        self.query, self.key, self.value = (
+            self.dense(units, name, torch_start(x_shape[-1]))
+            for name, units in (
+                ("query", self.filters // KEY_SHARE),
+                ("key", self.filters // KEY_SHARE),
+                ("value", self.filters),
+            )
+        )
         for layer in (self.query, self.key, self.value):
             layer.build(x_shape)
 
@@ -56,15 +62,8 @@ class SANAttention(MapAttention):
             keras.layers.BatchNormalization(name=name, dtype=self.dtype_policy, **self.batch_norm_options)
             for name in ("features_norm", "hidden_norm")
         )
-        self.hidden = self.dense(weight_dim, "hidden", use_bias=False)
-        # Weights that do not sum to 1, as a soft-max's do: they start so small that a neighbourhood's sum is as large
-        # as a pixel. Otherwise a new SAN, whose norms have no statistics yet, overflows.
-        self.weights_of_taps = keras.layers.Dense(
-            weight_dim * taps,
-            kernel_initializer=keras.initializers.VarianceScaling(1 / taps, "fan_in", "uniform"),
-            name="weights",
-            dtype=self.dtype_policy,
-        )
+        self.hidden = self.dense(weight_dim, "hidden", torch_start(features), use_bias=False)
+        self.weights_of_taps = self.dense(weight_dim * taps, "weights", torch_start(weight_dim))
         self.features_norm.build((*x_shape[:-1], features))
         self.hidden.build((*x_shape[:-1], features))
         self.hidden_norm.build((*x_shape[:-1], weight_dim))

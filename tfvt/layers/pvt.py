@@ -6,6 +6,7 @@ from keras import ops
 from tfvt.checks import check_choice
 from tfvt.layers.acmix import ACmix, check_acmix_options
 from tfvt.layers.global_attention import GlobalAttention
+from tfvt.layers.initializers import normal_start
 from tfvt.layers.regularization import DropPath
 from tfvt.layers.transformer import gelu
 
@@ -25,11 +26,13 @@ class MapPositions(keras.layers.Layer):
         self.class_token = class_token
 
     def build(self, x_shape):
-        start = keras.initializers.TruncatedNormal(stddev=0.02)
-        self.patch_positions = self.add_weight(name="patch_positions", shape=x_shape[1:], initializer=start)
+        shapes = {"patch_positions": x_shape[1:]}
         if self.class_token:
-            for name in ("token", "token_position"):
-                setattr(self, name, self.add_weight(name=name, shape=(1, 1, x_shape[-1]), initializer=start))
+            shapes |= dict.fromkeys(("token", "token_position"), (1, 1, x_shape[-1]))
+        for name, shape in shapes.items():
+            # Each has an initializer of its own: one alone would give equal numbers to equal shapes.
+            start = normal_start()["kernel_initializer"]
+            setattr(self, name, self.add_weight(name=name, shape=shape, initializer=start))
 
     def call(self, x):
         placed = x + self.patch_positions
@@ -103,8 +106,10 @@ class PVTBlock(keras.layers.Layer):
         else:
             options |= {"shift": self.shift, "combine": self.combine}
             self.mix = ACmix(channels, self.num_heads, "global", **options)
-        self.mlp_in = keras.layers.Dense(self.mlp_ratio * channels, name="mlp_in", dtype=self.dtype_policy)
-        self.mlp_out = keras.layers.Dense(channels, name="mlp_out", dtype=self.dtype_policy)
+        self.mlp_in, self.mlp_out = (
+            keras.layers.Dense(units, name=name, dtype=self.dtype_policy, **normal_start())
+            for name, units in (("mlp_in", self.mlp_ratio * channels), ("mlp_out", channels))
+        )
         for layer in (self.mixer_norm, self.mix, self.mlp_norm, self.mlp_in):
             layer.build(x_shape)
         self.mlp_out.build((*x_shape[:-1], self.mlp_ratio * channels))

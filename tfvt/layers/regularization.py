@@ -42,6 +42,15 @@ class DropPath(keras.layers.Layer):
         return super().get_config() | {"rate": self.rate, "seed": self.seed}
 
 
-def drop_path_rates(rate, num_blocks):
-    """Rates that rise linearly from 0 in the first block to `rate` in the last (Huang et al. 2016, eq. 4)."""
+def drop_path_rates(rate, num_blocks, first_drops):
+    """The rate of every block, rising linearly to `rate` in the last.
+
+    Args:
+        rate: of the last block.
+        num_blocks: L.
+        first_drops: True: rate / L in the first block (Huang et al. 2016, eq. 4, whose l counts blocks from 1; the
+            ResNets here). False: 0 in the first block (DeiT, PVT and Swin, after timm).
+    """
+    if first_drops:
+        return [rate * block / num_blocks for block in range(1, num_blocks + 1)]
     return [rate * i / max(1, num_blocks - 1) for i in range(num_blocks)]

@@ -4,6 +4,7 @@ import keras
 
 from tfvt.checks import check_choice
 from tfvt.layers.acmix import ACmix, check_acmix_options
+from tfvt.layers.initializers import normal_start, torch_start
 from tfvt.layers.regularization import DropPath
 from tfvt.layers.transformer import gelu
 from tfvt.layers.window_attention import WindowAttention
@@ -64,15 +65,17 @@ class SwinBlock(keras.layers.Layer):
     def build(self, x_shape):
         channels = x_shape[-1]
         self.mix = self._make_mixer(channels, name="mixer", dtype=self.dtype_policy)
-        self.mlp_in = keras.layers.Dense(self.mlp_ratio * channels, name="mlp_in", dtype=self.dtype_policy)
-        self.mlp_out = keras.layers.Dense(channels, name="mlp_out", dtype=self.dtype_policy)
+        self.mlp_in, self.mlp_out = (
+            keras.layers.Dense(units, name=name, dtype=self.dtype_policy, **normal_start())
+            for name, units in (("mlp_in", self.mlp_ratio * channels), ("mlp_out", channels))
+        )
         for layer in (self.mixer_norm, self.mix, self.mlp_norm, self.mlp_in):
             layer.build(x_shape)
         self.mlp_out.build((*x_shape[:-1], self.mlp_ratio * channels))
 
     def _make_mixer(self, channels, **kwargs):
         if self.mixer == "convolution":
-            return keras.layers.Conv2D(channels, 3, padding="same", **kwargs)
+            return keras.layers.Conv2D(channels, 3, padding="same", **torch_start(9 * channels), **kwargs)
         if self.mixer == "attention":
             return WindowAttention(channels, self.num_heads, self.window_size, self.shift_size, **kwargs)
         return ACmix(

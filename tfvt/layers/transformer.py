@@ -9,6 +9,7 @@ from keras import ops
 from tfvt.checks import check_choice
 from tfvt.layers.attention import MultiHeadAttention
 from tfvt.layers.dense import TokenDense
+from tfvt.layers.initializers import matrix_start
 from tfvt.layers.regularization import DropPath
 
 GELUS = ("erf", "tanh")
@@ -46,6 +47,7 @@ class TransformerEncoderLayer(keras.layers.Layer):
         attention_dropout_rate: of the attention weights.
         drop_path_rate: stochastic depth of both residuals.
         layer_norm_epsilon: of both norms.
+        kernel_stddev: standard deviation of the normal distribution that the matrices start from; None: Glorot's.
 
     Shapes: (B, L, C), optionally with a context (B, K, C) -> (B, L, C).
     """
@@ -59,6 +61,7 @@ class TransformerEncoderLayer(keras.layers.Layer):
         attention_dropout_rate=0.0,
         drop_path_rate=0.0,
         layer_norm_epsilon=1e-6,
+        kernel_stddev=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -66,15 +69,17 @@ class TransformerEncoderLayer(keras.layers.Layer):
         self.num_heads, self.mlp_dim, self.gelu = num_heads, mlp_dim, gelu
         self.dropout_rate, self.attention_dropout_rate = dropout_rate, attention_dropout_rate
         self.drop_path_rate, self.layer_norm_epsilon = drop_path_rate, layer_norm_epsilon
+        self.kernel_stddev = kernel_stddev
         self.attention = MultiHeadAttention(
-            num_heads, attention_dropout_rate, name="attention", dtype=self.dtype_policy
+            num_heads, attention_dropout_rate, kernel_stddev, name="attention", dtype=self.dtype_policy
         )
         self.attention_norm, self.mlp_norm = (
             keras.layers.LayerNormalization(epsilon=layer_norm_epsilon, name=name, dtype=self.dtype_policy)
             for name in ("attention_norm", "mlp_norm")
         )
         activation = functools.partial(_gelu, form=gelu)
-        self.mlp_in = TokenDense(mlp_dim, activation, name="mlp_in", dtype=self.dtype_policy)
+        start = {"kernel_initializer": matrix_start(kernel_stddev), "dtype": self.dtype_policy}
+        self.mlp_in = TokenDense(mlp_dim, activation, name="mlp_in", **start)
         self.dropout = keras.layers.Dropout(dropout_rate, name="dropout", dtype=self.dtype_policy)
         self.drop_path = DropPath(drop_path_rate, name="drop_path", dtype=self.dtype_policy)
 
@@ -83,7 +88,8 @@ class TransformerEncoderLayer(keras.layers.Layer):
         self.attention.build(x_shape)
         self.mlp_norm.build(x_shape)
         self.mlp_in.build(x_shape)
-        self.mlp_out = TokenDense(x_shape[-1], name="mlp_out", dtype=self.dtype_policy)
+        start = {"kernel_initializer": matrix_start(self.kernel_stddev), "dtype": self.dtype_policy}
+        self.mlp_out = TokenDense(x_shape[-1], name="mlp_out", **start)
         self.mlp_out.build((*x_shape[:-1], self.mlp_dim))
 
     def call(self, x, context=None, training=None):
@@ -109,4 +115,5 @@ class TransformerEncoderLayer(keras.layers.Layer):
             "attention_dropout_rate": self.attention_dropout_rate,
             "drop_path_rate": self.drop_path_rate,
             "layer_norm_epsilon": self.layer_norm_epsilon,
+            "kernel_stddev": self.kernel_stddev,
         }

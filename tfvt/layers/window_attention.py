@@ -6,6 +6,7 @@ from keras import ops
 
 from tfvt.checks import check_at_least
 from tfvt.layers.attention import softmax
+from tfvt.layers.initializers import normal_start
 from tfvt.layers.local_attention import check_divisor, cut_blocks, join_blocks, split_at
 from tfvt.layers.map_attention import MapAttention
 from tfvt.layers.patches import pad_to_multiple
@@ -42,7 +43,7 @@ class WindowAttention(MapAttention):
             raise ValueError(f"shift_size={shift_size}: expected 0 <= shift_size < window_size={window_size}")
         self.filters, self.num_heads = filters, num_heads
         self.window_size, self.shift_size = window_size, shift_size
-        self.qkv = self.dense(3 * filters, "qkv")
+        self.qkv = self.dense(3 * filters, "qkv", normal_start())
 
     def build_projections(self, x_shape):
         self.qkv.build(x_shape)
@@ -51,9 +52,9 @@ class WindowAttention(MapAttention):
         self.bias_table = self.add_weight(
             name="bias_table",
             shape=((2 * self.window_size - 1) ** 2, self.num_heads),
-            initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+            initializer=normal_start()["kernel_initializer"],
         )
-        self.out = self.dense(self.filters, "out")
+        self.out = self.dense(self.filters, "out", normal_start())
         self.out.build((*x_shape[:-1], self.filters))
 
     def arrange(self, x):

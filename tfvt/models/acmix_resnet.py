@@ -53,7 +53,7 @@ def acmix_resnet(
         features: levels to return as a dict level -> map (B, H, W, C), no head: "P2" to "P5" (strides 4 to 32).
         pixel_mean, pixel_std: per channel, in pixel units; pixel_mean=None takes normalised floats.
         dropout_rate: on the embedding, before the classifier.
-        drop_path_rate: stochastic depth of the last block; the others rise linearly to it from 0.
+        drop_path_rate: stochastic depth of the last block; the others rise linearly to it, see `drop_path_rates`.
         batch_norm_epsilon, batch_norm_momentum: of every batch norm.
         synchronized_batch_norm: statistics over all replicas (TensorFlow's distribution strategies only).
         width: channels of the stem and of the first stage's ACmix; each later stage doubles them.
@@ -71,7 +71,7 @@ def acmix_resnet(
         stem_pool=True,
         stride_in_1x1=False,
         zero_init_last_norm=zero_init_last_norm,
-        drop_path_rates=tuple(drop_path_rates(drop_path_rate, sum(depths))),
+        drop_path_rates=tuple(drop_path_rates(drop_path_rate, sum(depths), first_drops=True)),
         norm_options=batch_norm_options(batch_norm_epsilon, batch_norm_momentum, synchronized_batch_norm),
         acmix_options={
             "num_heads": num_heads,

@@ -78,11 +78,16 @@ def check_features(features, available):
         check_choice("features", level, available)
 
 
-def classifier(embedding, num_classes, dropout_rate):
-    """Dropout and the dense classifier on an embedding (B, C): logits (B, num_classes), float32."""
+def classifier(embedding, num_classes, dropout_rate, start=None):
+    """Dropout and the dense classifier on an embedding (B, C): logits (B, num_classes), float32.
+
+    Args:
+        embedding, num_classes, dropout_rate: as every builder has them.
+        start: initializers, see `tfvt.layers.initializers`; None: Glorot and zeros.
+    """
     if dropout_rate:
         embedding = keras.layers.Dropout(dropout_rate, name="head_dropout")(embedding)
-    return keras.layers.Dense(num_classes, dtype="float32", name="head")(embedding)
+    return keras.layers.Dense(num_classes, dtype="float32", name="head", **(start or {}))(embedding)
 
 
 def pyramid_model(inputs, x, trunk, features, include_top, num_classes, dropout_rate, name):
@@ -91,7 +96,7 @@ def pyramid_model(inputs, x, trunk, features, include_top, num_classes, dropout_
     Args:
         inputs, x: what `image_input` gives.
         trunk: called on `x`, gives a dict level -> map (B, H, W, C); `trunk.level_names()` has the levels in order,
-            `trunk.embed` makes the embedding (B, C) of the dict.
+            `trunk.embed` makes the embedding (B, C) of the dict, `trunk.head_start(C)` the classifier's initializers.
         features, include_top, num_classes, dropout_rate, name: as every builder takes them.
     """
     if features is not None:
@@ -101,5 +106,5 @@ def pyramid_model(inputs, x, trunk, features, include_top, num_classes, dropout_
         return keras.Model(inputs, {level: levels[level] for level in features}, name=name)
     x = trunk.embed(levels)
     if include_top:
-        x = classifier(x, num_classes, dropout_rate)
+        x = classifier(x, num_classes, dropout_rate, trunk.head_start(x.shape[-1]))
     return keras.Model(inputs, x, name=name)

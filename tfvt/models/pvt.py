@@ -11,6 +11,7 @@ import keras
 
 from tfvt.checks import check_at_least, check_choice
 from tfvt.layers import MapPositions, PatchEmbedding, PVTBlock, drop_path_rates
+from tfvt.layers.initializers import normal_start
 from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD, image_input, pyramid_model
 from tfvt.registry import register
 
@@ -106,7 +107,7 @@ class PVTTrunk:
         return ["P2", "P3", "P4", "P5"]
 
     def __call__(self, x):
-        rates = iter(drop_path_rates(self.drop_path_rate, sum(self.depths)))
+        rates = iter(drop_path_rates(self.drop_path_rate, sum(self.depths), first_drops=False))
         levels, last = {}, len(HEADS) - 1
         for stage, (level, depth) in enumerate(zip(self.level_names(), self.depths, strict=True)):
             name, channels = f"stage{stage + 1}", HEADS[stage] * self.head_dim
@@ -140,3 +141,7 @@ class PVTTrunk:
         """The class token, normed."""
         x = keras.layers.LayerNormalization(epsilon=self.layer_norm_epsilon, name="norm")(levels["token"])
         return keras.layers.Flatten(name="class_token")(x)
+
+    def head_start(self, channels):
+        """The authors'."""
+        return normal_start()

@@ -12,6 +12,7 @@ import keras
 
 from tfvt.checks import check_at_least, check_choice
 from tfvt.layers import ACmix, DropPath, drop_path_rates
+from tfvt.layers.initializers import torch_start
 from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD, image_input, pyramid_model
 from tfvt.registry import register
 
@@ -58,7 +59,7 @@ def resnet(
         features: levels to return as a dict level -> map (B, H, W, C), no head: "P2" to "P5" (strides 4 to 32).
         pixel_mean, pixel_std: per channel, in pixel units; pixel_mean=None takes normalised floats.
         dropout_rate: on the embedding, before the classifier.
-        drop_path_rate: stochastic depth of the last block; the others rise linearly to it from 0.
+        drop_path_rate: stochastic depth of the last block; the others rise linearly to it, see `drop_path_rates`.
         batch_norm_epsilon, batch_norm_momentum: of every batch norm.
         synchronized_batch_norm: statistics over all replicas (TensorFlow's distribution strategies only).
         width: channels of the stem and the first stage; each later stage doubles them.
@@ -77,7 +78,7 @@ def resnet(
         stem_pool=stem_pool,
         stride_in_1x1=stride_in_1x1,
         zero_init_last_norm=zero_init_last_norm,
-        drop_path_rates=tuple(drop_path_rates(drop_path_rate, sum(depths))),
+        drop_path_rates=tuple(drop_path_rates(drop_path_rate, sum(depths), first_drops=True)),
         norm_options=batch_norm_options(batch_norm_epsilon, batch_norm_momentum, synchronized_batch_norm),
     )
     inputs, x = image_input(input_shape, minimum=trunk.stride(), pixel_mean=pixel_mean, pixel_std=pixel_std)
@@ -143,6 +144,10 @@ class ResNetTrunk:
     def embed(self, levels):
         """The mean over the last map."""
         return keras.layers.GlobalAveragePooling2D(name="pool")(levels[self.level_names()[-1]])
+
+    def head_start(self, channels):
+        """PyTorch's default, as in torchvision."""
+        return torch_start(channels)
 
     def stem(self, x):
         x = self.conv_norm(x, self.width, 7, 2, "stem")

@@ -12,6 +12,7 @@ import keras
 from tfvt.checks import check_at_least, check_choice
 from tfvt.layers import ACmix, DropPath, SANAttention, drop_path_rates
 from tfvt.layers.acmix import check_acmix_options
+from tfvt.layers.initializers import torch_start
 from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD, image_input, pyramid_model
 from tfvt.models.resnet import batch_norm_options
 from tfvt.registry import register
@@ -59,7 +60,7 @@ def san(
             the pooling leaves over at the right and at the bottom is not seen).
         pixel_mean, pixel_std: per channel, in pixel units; pixel_mean=None takes normalised floats.
         dropout_rate: on the embedding, before the classifier.
-        drop_path_rate: stochastic depth of the last block; the others rise linearly to it from 0.
+        drop_path_rate: stochastic depth of the last block; the others rise linearly to it, see `drop_path_rates`.
         batch_norm_epsilon, batch_norm_momentum: of every batch norm.
         synchronized_batch_norm: statistics over all replicas (TensorFlow's distribution strategies only).
         width: channels of the first stage, a multiple of 32; the second has 4 times as many, each later one doubles
@@ -76,7 +77,7 @@ def san(
         mixer=mixer,
         width=width,
         kernel_sizes=(first_kernel_size, *[kernel_size] * (len(depths) - 1)),
-        drop_path_rates=tuple(drop_path_rates(drop_path_rate, sum(depths))),
+        drop_path_rates=tuple(drop_path_rates(drop_path_rate, sum(depths), first_drops=True)),
         norm_options=batch_norm_options(batch_norm_epsilon, batch_norm_momentum, synchronized_batch_norm),
         acmix_options={"shift": shift, "combine": combine},
     )
@@ -147,7 +148,7 @@ class SANTrunk:
         )(x)
 
     def conv(self, x, channels, name, use_bias=True):
-        return keras.layers.Conv2D(channels, 1, use_bias=use_bias, name=name)(x)
+        return keras.layers.Conv2D(channels, 1, use_bias=use_bias, name=name, **torch_start(x.shape[-1]))(x)
 
     def norm_relu(self, x, name):
         x = keras.layers.BatchNormalization(name=f"{name}_norm", **self.norm_options)(x)
@@ -156,3 +157,7 @@ class SANTrunk:
     def embed(self, levels):
         """The mean over the last map."""
         return keras.layers.GlobalAveragePooling2D(name="pool")(levels[self.level_names()[-1]])
+
+    def head_start(self, channels):
+        """PyTorch's default, as the authors leave it."""
+        return torch_start(channels)

@@ -10,6 +10,7 @@ import keras
 
 from tfvt.checks import check_at_least
 from tfvt.layers import PatchEmbedding, PatchMerging, SwinBlock, drop_path_rates
+from tfvt.layers.initializers import normal_start
 from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD, image_input, pyramid_model
 from tfvt.registry import register
 
@@ -115,7 +116,7 @@ class SwinTrunk:
         return [f"P{2 + stage}" for stage in range(len(self.depths))]
 
     def __call__(self, x):
-        rates = iter(drop_path_rates(self.drop_path_rate, sum(self.depths)))
+        rates = iter(drop_path_rates(self.drop_path_rate, sum(self.depths), first_drops=False))
         x = PatchEmbedding(self.width, PATCH_SIZE, self.layer_norm_epsilon, name="patch_embedding")(x)
         if self.dropout_rate:
             x = keras.layers.Dropout(self.dropout_rate, name="embedding_dropout")(x)
@@ -144,3 +145,7 @@ class SwinTrunk:
         x = levels[self.level_names()[-1]]
         x = keras.layers.LayerNormalization(epsilon=self.layer_norm_epsilon, name="norm")(x)
         return keras.layers.GlobalAveragePooling2D(name="pool")(x)
+
+    def head_start(self, channels):
+        """The authors'."""
+        return normal_start()

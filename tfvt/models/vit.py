@@ -15,11 +15,16 @@ from tfvt import layers
 from tfvt.checks import check_at_least, check_choice
 from tfvt.layers import drop_path_rates
 from tfvt.layers.funnel import POOLINGS, pooled_grid
+from tfvt.layers.initializers import matrix_start, torch_start
 from tfvt.layers.transformer import GELUS
 from tfvt.models.base import check_features, classifier, image_input
 from tfvt.registry import register
 
 PIXEL_MEAN = PIXEL_STD = (127.5, 127.5, 127.5)  # pixels 0..255 to -1..1
+STARTS = {  # standard deviations of the matrices (None: Glorot's) and of the class token
+    "google": {"kernel_stddev": None, "token_stddev": 0.0},
+    "deit": {"kernel_stddev": 0.02, "token_stddev": 0.02},
+}
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,8 @@ def vit(
     pool_query_only: bool = True,
     classify: Literal["token", "mean"] = "token",
     representation_dim: int | None = None,
+    initialization: Literal["google", "deit"] = "google",
+    zero_init_head: bool = False,
     name: str | None = None,
 ) -> keras.Model:
     """Build a ViT or a Funnel-ViT.
@@ -114,12 +121,18 @@ def vit(
             pooled ones.
         classify: from the class "token", or from the "mean" of the last patch tokens.
         representation_dim: width of a dense layer with tanh in front of the classifier ("pre-logits").
+        initialization: "google": matrices start as Glorot's, those of the patches and of the pre-logits as LeCun's,
+            the class token at 0 (vit_jax; TensorFlow official models but for queries, keys and values, whose
+            Glorot they compute with larger fans). "deit": all matrices and the class token from a normal distribution
+            of standard deviation 0.02, the patches' as PyTorch's default (DeiT's code, on timm).
+        zero_init_head: the classifier starts at 0, as where Google's models are pre-trained from scratch.
         name: of the model.
 
     Returns:
         A `keras.Model` from pixels (B, H, W, 3) in 0..255 to logits, the embedding or the dict of maps.
     """
     check_choice("classify", classify, ("token", "mean"))
+    check_choice("initialization", initialization, tuple(STARTS))
     check_at_least("patch_size", patch_size, 1)
     if None in input_shape:
         raise ValueError(f"input_shape={input_shape}: a ViT has position embeddings for one height and width")
@@ -133,6 +146,7 @@ def vit(
         pooling=pooling,
         pool_over=pool_over,
         pool_query_only=pool_query_only,
+        kernel_stddev=STARTS[initialization]["kernel_stddev"],
         layer_options={
             "gelu": gelu,
             "dropout_rate": dropout_rate,
@@ -142,7 +156,7 @@ def vit(
     )
     if features is not None:
         check_features(features, level_names(patch_size))
-    x = embed_patches(x, encoder.blocks[0].hidden_dim, patch_size, dropout_rate)
+    x = embed_patches(x, encoder.blocks[0].hidden_dim, patch_size, dropout_rate, initialization)
     x = encoder(x, full_length=features is not None)
     x = keras.layers.LayerNormalization(epsilon=layer_norm_epsilon, name="encoder_norm")(x)
     if features is not None:
@@ -151,9 +165,11 @@ def vit(
     x = x[:, 0] if classify == "token" else keras.layers.GlobalAveragePooling1D(name="pool")(x[:, 1:])
     if representation_dim is not None:
         check_at_least("representation_dim", representation_dim, 1)
-        x = keras.layers.Dense(representation_dim, activation="tanh", name="pre_logits")(x)
+        start = "lecun_normal" if initialization == "google" else matrix_start(encoder.kernel_stddev)
+        x = keras.layers.Dense(representation_dim, activation="tanh", kernel_initializer=start, name="pre_logits")(x)
     if include_top:
-        x = classifier(x, num_classes, 0.0)
+        start = "zeros" if zero_init_head else matrix_start(encoder.kernel_stddev)
+        x = classifier(x, num_classes, 0.0, {"kernel_initializer": start})
     return keras.Model(inputs, x, name=name)
 
 
@@ -178,12 +194,13 @@ def level_names(patch_size):
     return (f"P{level:.0f}",)
 
 
-def embed_patches(x, hidden_dim, patch_size, dropout_rate):
+def embed_patches(x, hidden_dim, patch_size, dropout_rate, initialization):
     """Patches through one linear layer, behind a class token, with their positions: (B, 1 + N, hidden_dim)."""
-    x = keras.layers.Conv2D(
-        hidden_dim, patch_size, strides=patch_size, kernel_initializer="lecun_normal", name="patch_embedding"
-    )(x)
-    x = layers.TokenEmbedding(name="embedding")(x)
+    start = {"kernel_initializer": "lecun_normal"}
+    if initialization == "deit":
+        start = torch_start(patch_size**2 * x.shape[-1])
+    x = keras.layers.Conv2D(hidden_dim, patch_size, strides=patch_size, name="patch_embedding", **start)(x)
+    x = layers.TokenEmbedding(STARTS[initialization]["token_stddev"], name="embedding")(x)
     if dropout_rate:
         x = keras.layers.Dropout(dropout_rate, name="embedding_dropout")(x)
     return x
@@ -203,6 +220,7 @@ class FunnelEncoder:
     pooling: str
     pool_over: str
     pool_query_only: bool
+    kernel_stddev: float | None
     layer_options: dict
 
     def __post_init__(self):
@@ -237,13 +255,15 @@ class FunnelEncoder:
         return windows
 
     def __call__(self, x, full_length=False):
-        rates = iter(drop_path_rates(self.drop_path_rate, sum(block.layers for block in self.blocks)))
+        num_layers = sum(block.layers for block in self.blocks)
+        rates = iter(drop_path_rates(self.drop_path_rate, num_layers, first_drops=False))
         # Over the sequence is over a grid of one row.
         full_grid = grid = self.grid if self.pool_over == "grid" else (1, self.grid[0] * self.grid[1])
         total_window, first_states, index = (1, 1), None, 0
         for number, (block, window) in enumerate(zip(self.blocks, self.windows(), strict=True), start=1):
             if x.shape[-1] != block.hidden_dim:
-                x = keras.layers.Dense(block.hidden_dim, name=f"block{number}_projection")(x)
+                start = matrix_start(self.kernel_stddev)
+                x = keras.layers.Dense(block.hidden_dim, kernel_initializer=start, name=f"block{number}_projection")(x)
             context = ()
             if block.stride > 1:
                 unpooled = x
@@ -265,6 +285,7 @@ class FunnelEncoder:
             num_heads=block.hidden_dim // self.head_dim,
             mlp_dim=block.mlp_dim,
             drop_path_rate=drop_path_rate,
+            kernel_stddev=self.kernel_stddev,
             name=name,
             **self.layer_options,
         )
