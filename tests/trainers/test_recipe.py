@@ -152,7 +152,7 @@ def test_the_recipes_of_vit_have_the_settings_of_official_models(name):
 def test_the_recipe_of_deit_has_the_settings_of_its_authors():
     recipe = parse_recipe(["--config", str(_config("deit_small")), "--data.records", "somewhere"])
     assert recipe.model.options["initialization"] == "deit"
-    assert recipe.model.options["pixel_mean"] == [123.675, 116.28, 103.53]
+    assert recipe.model.options["pixel_mean"] == (123.675, 116.28, 103.53)
     schedule = Schedule(recipe, 1251)
     rates = [float(schedule(step)) for step in (0, 5 * 1251, 300 * 1251)]
     np.testing.assert_allclose(rates, [1e-6, 1e-3, 1e-5], rtol=1e-4)
