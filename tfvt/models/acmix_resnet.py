@@ -1,6 +1,8 @@
 """ResNet with ACmix (Pan et al., CVPR 2022) in place of every 3x3 convolution of its bottlenecks.
 
 Source: section 5.1 and Figure 4; the shape of the network is that of `tfvt.models.resnet`.
+An ACmix starts as the authors' (github.com/LeapLabTHU/ACmix), projections as PyTorch's and the convolution as shifts.
+Their ResNet then draws every convolution anew, the shifts too, against section 4.3; ours does not.
 """
 
 from typing import Literal

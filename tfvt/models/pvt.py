@@ -1,7 +1,9 @@
 """Pyramid Vision Transformer (PVT, Wang et al. 2021), and with ACmix in place of its attention.
 
 Sources: https://arxiv.org/abs/2102.12122, section 3 and Table 1; ACmix (Pan et al., CVPR 2022), Figure 4, whose PVT was
-never released: the wiring of its convolution path is the one whose counts fit the paper's.
+never released: the wiring of its convolution path is the one whose counts fit the paper's. Weights start as in the
+authors' classification/pvt.py (github.com/whai362/PVT): dense layers, class token and positions normal with standard
+deviation 0.02, convolutions as PyTorch's.
 """
 
 from dataclasses import dataclass

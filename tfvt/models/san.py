@@ -1,7 +1,8 @@
 """SAN, the self-attention network with patchwise attention (Zhao, Jia and Koltun 2020), and with ACmix.
 
 Sources: https://arxiv.org/abs/2004.13621, section 4 and Table 1; ACmix (Pan et al., CVPR 2022), Figure 4, whose SAN was
-never released: the wiring of its convolution path is the one whose counts fit the paper's.
+never released: the wiring of its convolution path is the one whose counts fit the paper's. Weights start as PyTorch's,
+which the authors' model/san.py (github.com/hszhao/SAN) leaves as they are.
 """
 
 from dataclasses import dataclass

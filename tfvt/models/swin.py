@@ -1,6 +1,8 @@
 """Swin Transformer (Liu et al. 2021), and with ACmix or a convolution in place of its attention.
 
 Sources: https://arxiv.org/abs/2103.14030, section 3 and Table 7; ACmix (Pan et al., CVPR 2022), Figure 4 and Table 6.
+Weights start as in the authors' models/swin_transformer.py (github.com/microsoft/Swin-Transformer): dense layers and
+bias tables normal with standard deviation 0.02, convolutions as PyTorch's, those of ACmix too.
 """
 
 from dataclasses import dataclass
