@@ -1,6 +1,8 @@
-"""Seeds, and which tests a backend runs."""
+"""Seeds, which tests a backend runs, and the memory that all of them together may take."""
 
+import gc
 import os
+import resource
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is loaded: no pages about the processor
 
@@ -9,6 +11,8 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import keras
 import pytest
+
+MEMORY_LIMIT = 3  # GB, of one process for all tests
 
 # What needs TensorFlow itself; and the fidelity page, which builds every model and would say the same.
 ONLY_ON_TENSORFLOW = [
@@ -27,3 +31,37 @@ collect_ignore = [] if keras.backend.backend() == "tensorflow" else ONLY_ON_TENS
 def fixed_seed():
     """Every test draws from its own start, whatever ran before it."""
     keras.utils.set_random_seed(0)
+
+
+def pytest_collection_finish():
+    """What the imports made stays: the collections below look at the tests' own objects alone, and are quick."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind():
+    """Models are cycles: uncollected, those of many tests stand side by side, and TensorFlow keeps that memory."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_compiled_code_left_behind():
+    """JAX keeps every program it has compiled."""
+    yield
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.clear_caches()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session):
+    """The default tests fail as a whole where they took more memory than a small machine has."""
+    yield
+    gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    if "not slow" in session.config.option.markexpr and gigabytes > MEMORY_LIMIT:
+        message = f"The tests took {gigabytes:.2f} GB of memory, the limit is {MEMORY_LIMIT} GB (tests/conftest.py)"
+        session.config.get_terminal_writer().line("\n" + message, red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

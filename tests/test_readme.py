@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import tfvt
+from benchmarks.fidelity import profile_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -78,7 +79,7 @@ def test_the_tables_say_what_the_models_have():
     rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \|[^|]*\| ([\d,]+) \|", README, flags=re.MULTILINE)
     assert len(rows) >= 19
     for name, params, macs in rows:
-        profile = tfvt.profile(name)
+        profile = profile_of(name)
         counts_norms = not name.startswith(("resnet", "vt_resnet"))
         ours = profile.params if counts_norms else profile.params_without_norms
         assert (f"{ours:,}", f"{profile.macs:,}") == (params, macs)

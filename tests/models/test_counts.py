@@ -2,7 +2,7 @@
 
 import pytest
 
-import tfvt
+from benchmarks.fidelity import profile_of  # builds each model once for all tests
 
 # The numbers are those of plain arithmetic over the wiring that fits the paper's tables (see docs/fidelity.md);
 # `profile` reads ours off the built models.
@@ -66,17 +66,17 @@ COUNTS_WITH_NORMS = [
 
 @pytest.mark.parametrize(("name", "options", "params", "macs"), COUNTS, ids=lambda value: str(value))
 def test_counts(name, options, params, macs):
-    profile = tfvt.profile(tfvt.create_model(name, **options))
+    profile = profile_of(name, **options)
     assert (profile.params_without_norms, profile.macs) == (params, macs)
 
 
 @pytest.mark.parametrize(("name", "params", "giga_macs"), COUNTS_WITH_NORMS)
 def test_counts_with_norms(name, params, giga_macs):
-    profile = tfvt.profile(name)
+    profile = profile_of(name)
     assert profile.params == params
     assert f"{profile.macs / 1e9:.3f}" == giga_macs
 
 
 @pytest.mark.parametrize(("name", "params"), [("vt_resnet18", 11_667_496), ("vt_resnet34", 21_886_248)])
 def test_a_norm_behind_every_linear_fits_both_papers_roundings(name, params):
-    assert tfvt.profile(name).params == params  # 11.667 M and 21.886 M: the papers print 11.6 / 11.7 and 21.8 / 21.9
+    assert profile_of(name).params == params  # 11.667 M and 21.886 M: the papers print 11.6 / 11.7 and 21.8 / 21.9

@@ -6,6 +6,7 @@ import pytest
 
 import tests.contracts as contracts
 import tfvt
+from benchmarks.fidelity import profile_of
 from tfvt.models.vit import Block
 
 # Parameters and MACs at 224x224 with 1000 classes: plain arithmetic over the layouts, and the papers' own numbers.
@@ -55,7 +56,7 @@ def run(model, images):
     [pytest.param(*row, marks=pytest.mark.slow if row[0] == "vit_large16" else []) for row in COUNTS],
 )
 def test_counts(name, params, macs):
-    profile = tfvt.profile(name)
+    profile = profile_of(name)
     assert (profile.params, profile.macs) == (params, macs)
 
 
