@@ -5,6 +5,7 @@ python -m benchmarks.fidelity docs/fidelity.md
 
 import csv
 import functools
+import gc
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,8 @@ class Count:
 
 @functools.cache
 def profile_of(name, **options):
-    """The profile of a model; each is built once."""
+    """The profile of a model; each is built once, and gone before the next (it is a cycle of objects)."""
+    gc.collect()
     return tfvt.profile(tfvt.create_model(name, **options))
 
 

@@ -33,12 +33,6 @@ def fixed_seed():
     keras.utils.set_random_seed(0)
 
 
-def pytest_collection_finish():
-    """What the imports made stays: the collections below look at the tests' own objects alone, and are quick."""
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture(autouse=True)
 def nothing_left_behind():
     """Models are cycles: uncollected, those of many tests stand side by side, and TensorFlow keeps that memory."""
@@ -47,8 +41,10 @@ def nothing_left_behind():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def no_compiled_code_left_behind():
-    """JAX keeps every program it has compiled."""
+def quick_collections():
+    """What imports and earlier modules made stays, and is not looked through again; JAX forgets compiled programs."""
+    gc.collect()
+    gc.freeze()
     yield
     if keras.backend.backend() == "jax":
         import jax
