@@ -73,10 +73,11 @@ def test_the_limit_is_that_of_the_code():
     assert f"the limit is {MAX_PIXELS}`" in PAGE
 
 
+@pytest.mark.parity
 @pytest.mark.filterwarnings("ignore")  # tf2onnx gives many
 def test_the_onnx_lines_run_as_printed(workplace):
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("tf2onnx")
+    import onnx
+
     exec(ONNX, {})
     (output,) = onnx.load("digits.onnx").graph.output
     assert output.type.tensor_type.shape.dim[1].dim_value == len(CLASS_NAMES)
