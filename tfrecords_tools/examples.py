@@ -50,7 +50,7 @@ def _example(settings, image, data, label_offset):
         mask = encode_mask(_read_mask(image.mask), settings.mask_ids, data)
     if not UNLABELLED <= image.label < len(settings.class_names):
         raise RecordsError(
-            f"{image.printable} has label {image.label}: the set has {counted(len(settings.class_names), 'class')}"
+            f"{image.printable} has label {image.label}: there are {counted(len(settings.class_names), 'class')}"
         )
     labelled = image.label != UNLABELLED
     return make_example(
