@@ -80,7 +80,7 @@ def test_a_restored_engine_goes_on_bit_equal(config):
     for seed in range(3):
         first.train_step(random_batch(seed))
     state = first.state()
-    assert sum("seed_generator" in name for name in state) == 4  # the dropout and three drop paths
+    assert sum("seed_generator" in name for name in state) == 5  # the dropout and four drop paths
     second = engine_of(config, "--seed", "5")
     second.restore(state)
     for engine in (first, second):
