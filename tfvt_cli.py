@@ -5,11 +5,21 @@ setting when it is loaded.
 """
 
 import os
+import signal
+import sys
 
 
 def main():
+    # Ctrl-C during the seconds of imports: extension modules would make all sorts of errors of a KeyboardInterrupt.
+    before = signal.signal(signal.SIGINT, _leave)
     # TensorFlow's C++ side writes pages about the processor and the absence of a GPU; its errors raise.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from tfvt.trainers.cli import main
 
+    signal.signal(signal.SIGINT, before)
     return main()
+
+
+def _leave(number, frame):
+    print(f"tfvt {' '.join(sys.argv[1:2])}: interrupted", file=sys.stderr, flush=True)
+    os._exit(130)

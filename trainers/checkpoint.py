@@ -1,7 +1,7 @@
 """Checkpoints of a run: one safetensors file each, written whole or not at all.
 
-A file holds arrays by name and, in its metadata, the step, the number of finished epochs and digests of the arrays
-and of the records. Nothing is pickled, so a file from elsewhere can be wrong but cannot run code.
+A file holds arrays by name and, in its metadata, a header: the step, the number of finished epochs, the recipe, the
+records' digests and a digest of all that. Nothing is pickled: a file from elsewhere can be wrong but cannot run code.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -17,18 +18,22 @@ from safetensors.numpy import save_file
 
 from .errors import UsageError
 
+FORMAT = 2  # 1, without this number in the header: no recipe, and the digest covers the arrays alone
+
 
 @dataclass(frozen=True)
 class Checkpoint:
     """The state of a run after `step` updates, of which the first `epoch` epochs are evaluated and logged.
 
-    `records` is the digest of each split's records: what a step trains on depends on them.
+    `records` is the digest of each split's records and `recipe` the recipe as plain values (None in files of format
+    1): what a step trains on depends on them.
     """
 
     step: int
     epoch: int
     arrays: dict[str, np.ndarray]
     records: dict[str, str]
+    recipe: dict[str, Any] | None
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
@@ -36,18 +41,33 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
 
     The file gets its name only when every byte is on the disk: a run killed at any moment leaves the earlier
     checkpoints as they were.
+
+    Raises:
+        UsageError: the disk is full, or a limit stops the file. The earlier checkpoints stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{checkpoint.step:09d}.safetensors"
-    state = {
+    header = {
+        "format": FORMAT,
         "step": checkpoint.step,
         "epoch": checkpoint.epoch,
-        "digest": _digest(checkpoint.arrays),
         "records": checkpoint.records,
+        "recipe": checkpoint.recipe,
     }
     partial = path.with_suffix(".partial")
-    save_file(checkpoint.arrays, partial, metadata={"run": json.dumps(state)})
-    publish(partial, path)
+    try:
+        with partial.open("wb") as file:  # safetensors makes files that their owner alone can read
+            mode = os.fstat(file.fileno()).st_mode
+        metadata = {"run": json.dumps(header | {"digest": _digest(header, checkpoint.arrays)})}
+        save_file(checkpoint.arrays, partial, metadata=metadata)
+        partial.chmod(mode)
+        publish(partial, path)
+    except (SafetensorError, OSError) as error:
+        partial.unlink(missing_ok=True)
+        raise UsageError(
+            f"cannot write the checkpoint {path} ({error}); the earlier ones are whole: make room, then continue "
+            "with --resume"
+        ) from error
     for old in [*list_checkpoints(folder)[:-keep], *folder.glob("*.partial")]:
         old.unlink()
     return path
@@ -57,20 +77,37 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read and verify one checkpoint.
 
     Raises:
-        UsageError: the file is cut off, altered or not a checkpoint; the message names it. An older one is
-            never taken silently: the work since it would be lost without a word.
+        UsageError: the file is cut off, altered, of a later format or not a checkpoint; the message names it. An
+            older one is never taken silently: the work since it would be lost without a word.
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            state = json.loads(file.metadata()["run"])
+            header = json.loads(file.metadata()["run"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        checkpoint = Checkpoint(state["step"], state["epoch"], arrays, state["records"])
-        intact = state["digest"] == _digest(arrays)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        if header.get("format", 1) not in (1, FORMAT):
+            raise UsageError(
+                f"the checkpoint {path} has format {header['format']}, which a later tfvt wrote; this one reads 1 and "
+                f"{FORMAT}: continue the run with that tfvt"
+            )
+        digest = header.pop("digest")
+        intact = digest == _digest(header if "format" in header else None, arrays)
+        checkpoint = Checkpoint(header["step"], header["epoch"], arrays, header["records"], header.get("recipe"))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(_damaged(path, str(error))) from error
     if not intact:
         raise UsageError(_damaged(path, "its contents do not match their digest"))
     return checkpoint
+
+
+def check_finite(arrays: dict[str, np.ndarray]) -> None:
+    """Refuse a state that has diverged.
+
+    Raises:
+        UsageError: an array holds NaN or infinity; the message names the first one.
+    """
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biu" and not np.isfinite(array).all():
+            raise UsageError(f"{name} is not finite")
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -115,8 +152,10 @@ def assign_arrays(prefix: str, variables: Iterable, arrays: dict[str, np.ndarray
         variable.assign(array)
 
 
-def _digest(arrays: dict[str, np.ndarray]) -> str:
+def _digest(header: dict[str, Any] | None, arrays: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
+    if header is not None:
+        digest.update(json.dumps(header, sort_keys=True).encode())
     for name in sorted(arrays):
         array = arrays[name]
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
@@ -126,6 +165,6 @@ def _digest(arrays: dict[str, np.ndarray]) -> str:
 
 def _damaged(path: Path, reason: str) -> str:
     return (
-        f"the checkpoint {path} is damaged ({reason}); delete it to go on from the one before "
+        f"the checkpoint {path} is damaged ({reason}); delete it to continue from the one before "
         "(or, when it is the only one, from the start)"
     )

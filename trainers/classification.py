@@ -10,17 +10,21 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from tfvt.data.pipeline import eval_dataset, steps_per_epoch, train_dataset
 from tfvt.data.records import RecordsError, RecordSet, open_records
+from tfvt.data.service import check_answer
 
 from .callbacks import EpochRow, RunLog
-from .checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
-from .distribution import Metrics, TensorFlowEngine, readable_batches
+from .checkpoint import Checkpoint, check_finite, list_checkpoints, load_checkpoint, save_checkpoint
+from .distribution import Metrics, ServersGoneError, TensorFlowEngine, readable_batches, served_batches
 from .errors import UsageError
 from .recipe import Recipe
-from .run import Run, Serving, write_model, write_serving
+from .run import Run, Serving, check_checkpoint_recipe, plain_recipe, write_model, write_serving
+
+MOST_STEPS = 999_999_999  # the nine digits in the names of checkpoints
 
 
 class Interrupted(Exception):  # noqa: N818 (no error)
@@ -82,7 +86,9 @@ def open_splits(recipe: Recipe) -> Splits:
     try:
         splits = Splits(open_records(data.records, data.train_split), open_records(data.records, data.validation_split))
         steps_per_epoch(splits.train, data.batch_size)
-    except RecordsError as error:
+        for server in data.servers:
+            check_answer(server)
+    except (RecordsError, ValueError) as error:
         raise UsageError(f"data: {error}") from error
     return splits
 
@@ -115,6 +121,8 @@ class ClassificationTrainer:
         self.splits = open_splits(recipe)
         self.steps_per_epoch = steps_per_epoch(self.splits.train, recipe.data.batch_size)
         self.num_steps = recipe.epochs * self.steps_per_epoch
+        if self.num_steps > MOST_STEPS:
+            raise UsageError(f"epochs {recipe.epochs}: the run would have {self.num_steps} steps, {MOST_STEPS} at most")
         # Without `resume` the folder may hold another run, which is replaced before training begins.
         self.saved = max(list_checkpoints(run.checkpoints), default=None) if resume else None
         if self.saved:  # it holds all weights: the file that the run began with may be gone
@@ -135,20 +143,24 @@ class ClassificationTrainer:
 
         Raises:
             Interrupted: after Ctrl-C or SIGTERM, when the step at hand is done and the state is saved.
-            UsageError: the loss is not finite, or a record is damaged.
+            UsageError: loss, weights or state are not finite, or a record is damaged.
         """
         self._resume()
         write_serving(self.run, Serving(self.splits.train.class_names, self.recipe.data.evaluation))
         log = RunLog(self.run, self.console, self.recipe.data.batch_size, self.num_steps, self.epoch)
         with log, StopRequest() as stop:
             try:
-                batches = readable_batches(self.engine.distribute(self._train_dataset))
+                batches = self.engine.distribute(self._train_dataset)
+                if self.recipe.data.servers:
+                    batches = served_batches(batches, self.recipe.data.servers, stop.check)
+                batches = readable_batches(batches)
                 while self.epoch < self.recipe.epochs:
                     rate = self._train_epoch(batches, stop, log)
                     self._finish_epoch(rate, stop, log)
-            except Interrupted:
-                self._save()
+            except (Interrupted, ServersGoneError):
+                self._save(self._finite_state())
                 raise
+            self._finite_state()  # also that of a run which was at its end when this call began
             write_model(self.run, self.engine.inference_model)
 
     def _train_epoch(self, batches, stop: StopRequest, log: RunLog) -> Rate:
@@ -165,7 +177,7 @@ class ClassificationTrainer:
             self.step += 1
             stop.check()
             if every and self.step % every == 0 and self.step < end:
-                self._save()
+                self._save(self._finite_state())
         return rate
 
     def _finish_epoch(self, rate: Rate, stop: StopRequest, log: RunLog) -> None:
@@ -173,17 +185,19 @@ class ClassificationTrainer:
         started = time.perf_counter()
         train = self.engine.train_metrics()
         rate.add(0, since=started)  # reading waits for the steps that the devices have yet to finish
-        self._check_finite(train)
+        self._check_finite("training", train)
         is_last = self.epoch + 1 == self.recipe.epochs
         validation = None
         if is_last or (self.epoch + 1) % self.recipe.evaluate_every == 0:
             log.show(self.step, "evaluation")
             validation = self._evaluate(stop)
+            self._check_finite("validation", validation)
         self.engine.reset_train_metrics()
+        state = self._finite_state()
         self.epoch += 1
         self.last_row = self._row(train, validation, rate)
         log.write(self.last_row)
-        self._save()
+        self._save(state)
 
     def _evaluate(self, stop: StopRequest) -> Metrics:
         self.engine.evaluator.reset()
@@ -239,11 +253,20 @@ class ClassificationTrainer:
             input_pipeline_id=input_pipeline_id,
         )
 
-    def _save(self) -> None:
-        """Save the state; never one that has diverged, which would push the good ones out."""
-        if self.step % self.steps_per_epoch:
-            self._check_finite(self.engine.train_metrics())
-        checkpoint = Checkpoint(self.step, self.epoch, self.engine.state(), self.splits.digests)
+    def _finite_state(self) -> dict[str, np.ndarray]:
+        """The state to save; never one that has diverged, which would push the good ones out."""
+        metrics = self.engine.train_metrics()
+        if metrics.num_images:  # else the mean of nothing
+            self._check_finite("training", metrics)
+        state = self.engine.state()
+        try:
+            check_finite(state)
+        except UsageError as error:
+            raise self._diverged(str(error)) from error
+        return state
+
+    def _save(self, state: dict[str, np.ndarray]) -> None:
+        checkpoint = Checkpoint(self.step, self.epoch, state, self.splits.digests, plain_recipe(self.recipe))
         save_checkpoint(self.run.checkpoints, checkpoint, self.recipe.checkpoints.keep)
 
     def _resume(self) -> None:
@@ -258,14 +281,21 @@ class ClassificationTrainer:
                     f"{self.recipe.data.records} is not what this run began with: the {split} records have the digest "
                     f"{digest}, those of {self.saved} had {began}"
                 )
+        if checkpoint.recipe is not None:
+            check_checkpoint_recipe(self.run, checkpoint.recipe, self.recipe)
         self.engine.restore(checkpoint.arrays)
         self.step, self.epoch = checkpoint.step, checkpoint.epoch
         self.first_step = self.step
         self.say(f"Resuming from {self.saved}: step {self.step} of {self.num_steps}")
 
-    def _check_finite(self, train: Metrics) -> None:
-        if not math.isfinite(train.loss):
-            raise UsageError(
-                f"the training loss is {train.loss} at step {self.step} (epoch {self.epoch + 1}): start again with a "
-                "lower optimizer.learning_rate, a longer schedule.warmup_epochs or optimizer.clip_global_norm"
-            )
+    def _check_finite(self, split: str, metrics: Metrics) -> None:
+        if metrics.num_images == 0:
+            raise UsageError(f"none of the {split} images can be read: `tfvt records verify` lists the damaged records")
+        if not math.isfinite(metrics.loss):
+            raise self._diverged(f"the {split} loss is {metrics.loss}")
+
+    def _diverged(self, what: str) -> UsageError:
+        return UsageError(
+            f"{what} at step {self.step} (epoch {math.ceil(self.step / self.steps_per_epoch)}): start again with a "
+            "lower optimizer.learning_rate, a longer schedule.warmup_epochs or optimizer.clip_global_norm"
+        )

@@ -50,7 +50,7 @@ def _overview() -> str:
 
 
 def _train(arguments: Sequence[str]) -> int:
-    """Train a model from a recipe: --config FILE --output FOLDER [--KEY VALUE ...]"""
+    """Train a model from a recipe: --config NAME_OR_FILE --output FOLDER [--KEY VALUE ...]"""
     from .train import train
 
     return train(arguments)
@@ -82,6 +82,19 @@ def _visualize(arguments: Sequence[str]) -> int:
     from .visualize import visualize
 
     return visualize(arguments)
+
+
+def _recipes(arguments: Sequence[str]) -> int:
+    """The recipes that tfvt brings along, for `tfvt train --config NAME`"""
+    from .recipe_files import packaged_recipes
+
+    parser = ArgumentParser(prog="tfvt recipes", description=_recipes.__doc__, exit_on_error=False)
+    parser.parse_args(list(arguments))
+    recipes = packaged_recipes()
+    width = max(map(len, recipes))
+    for name, path in recipes.items():
+        print(f"{name:<{width}}  {path.read_text(encoding='utf-8').splitlines()[0].removeprefix('# ')}")
+    return 0
 
 
 def _models(arguments: Sequence[str]) -> int:
@@ -138,6 +151,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "predict": _predict,
     "export": _export,
     "visualize": _visualize,
+    "recipes": _recipes,
     "models": _models,
     "profile": _profile,
     "records": _records,

@@ -5,10 +5,12 @@ engine with the same methods can take this one's place. `keras.Model.fit` is not
 tf.distribute, it clips gradients before they are reduced and cannot resume within an epoch.
 """
 
+import queue
 import re
 import resource
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -16,11 +18,14 @@ import numpy as np
 import tensorflow as tf
 
 import tfvt
+from tfvt.data.service import check_answer
 
 from .checkpoint import assign_arrays, name_arrays
-from .errors import UsageError
+from .errors import UsageError, one_line
 from .optimizer import Schedule, make_optimizer, regularize
 from .recipe import DistributionRecipe, Recipe
+
+SIGN_OF_LIFE_SECONDS = 1.0  # between two looks at the servers while they owe a batch
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,56 @@ def readable_batches(batches: Iterable) -> Iterator:
     except (tf.errors.InvalidArgumentError, tf.errors.DataLossError, tf.errors.NotFoundError) as error:
         assertion = re.search(r"assertion failed: \[(.*?)\]\s*(\[\[|$)", error.message, re.DOTALL)
         raise UsageError(assertion[1] if assertion else error.message) from error
+
+
+class ServersGoneError(UsageError):
+    """The servers that prepare the batches have stopped; the training that waits for them has not."""
+
+
+def served_batches(batches: Iterable, servers: Sequence[str], check_stop: Callable[[], None]) -> Iterator:
+    """`batches`, which `servers` (`data.servers`) prepare, with an end to waiting for servers that have gone.
+
+    TensorFlow tries to reach a server for an hour, and nothing can interrupt it: a thread fetches the next batch.
+
+    Args:
+        check_stop: called while this waits; it raises what is to end the waiting.
+
+    Raises:
+        ServersGoneError: a server has stopped or was started anew; the message names it.
+        tf.errors.InvalidArgumentError, tf.errors.DataLossError: a record cannot be read.
+    """
+    fetched: queue.Queue = queue.Queue(maxsize=1)
+
+    def fetch():
+        try:
+            for batch in batches:
+                fetched.put(batch)
+        except Exception as error:
+            fetched.put(error)
+
+    threading.Thread(target=fetch, daemon=True).start()
+    while True:
+        try:
+            batch = fetched.get(timeout=SIGN_OF_LIFE_SECONDS)
+        except queue.Empty:
+            check_stop()
+            _check_servers(servers)
+            continue
+        if isinstance(batch, tf.errors.InvalidArgumentError | tf.errors.DataLossError):
+            raise batch
+        if isinstance(batch, Exception):
+            _check_servers(servers)
+            text = one_line(batch)[:200]
+            raise ServersGoneError(f"data.servers: {', '.join(servers)} gave no more batches: {text}") from batch
+        yield batch
+
+
+def _check_servers(servers: Sequence[str]) -> None:
+    for server in servers:
+        try:
+            check_answer(server)
+        except ValueError as error:
+            raise ServersGoneError(f"data.servers: {error}, then continue with --resume") from error
 
 
 class TensorFlowEngine:
@@ -290,6 +345,11 @@ def build_model(recipe: Recipe, num_classes: int) -> keras.Model:
         )
     except (ValueError, OSError) as error:
         raise UsageError(f"model: {error}") from error
+    except (tf.errors.OpError, MemoryError, OverflowError) as error:
+        raise UsageError(
+            f"model: {recipe.model.name} with model.options {recipe.model.options} does not fit into this machine's "
+            f"memory ({type(error).__name__})"
+        ) from error
 
 
 def _copy(model: keras.Model) -> keras.Model:

@@ -5,6 +5,32 @@ import difflib
 import re
 from collections.abc import Iterable
 
+# What other programs, or the abbreviations of the field, call a key. The values are last parts of keys.
+SYNONYMS = {
+    "augment": "auto_augment",
+    "batch": "batch_size",
+    "bs": "batch_size",
+    "clip_norm": "clip_global_norm",
+    "clipnorm": "clip_global_norm",
+    "dataset": "records",
+    "decay": "weight_decay",
+    "ema": "ema_decay",
+    "epoch": "epochs",
+    "eps": "epsilon",
+    "grad_clip": "clip_global_norm",
+    "img_size": "image_size",
+    "lr": "learning_rate",
+    "max_epochs": "epochs",
+    "max_grad_norm": "clip_global_norm",
+    "mixed_precision": "precision",
+    "num_epochs": "epochs",
+    "smoothing": "label_smoothing",
+    "warmup": "warmup_epochs",
+    "warmup_lr": "warmup_learning_rate",
+    "wd": "weight_decay",
+    "xla": "jit_compile",
+}
+
 
 class UsageError(Exception):
     """A mistake of the user's making: the message says what is wrong, where, and what to do about it."""
@@ -25,7 +51,9 @@ def unknown_key(key: str, known: Iterable[str]) -> UsageError:
     known = sorted(known)
     # By the last part first: a shared beginning such as `model.options.` would make all of them look alike.
     last_parts = [known_key.rpartition(".")[2] for known_key in known]
-    near_parts = difflib.get_close_matches(key.rpartition(".")[2], last_parts, n=3)
+    wanted = key.rpartition(".")[2]
+    synonym = SYNONYMS.get(wanted)
+    near_parts = [synonym] if synonym in last_parts else difflib.get_close_matches(wanted, last_parts, n=3)
     near = difflib.get_close_matches(
         key, [known_key for known_key, part in zip(known, last_parts, strict=True) if part in near_parts], n=2, cutoff=0
     )

@@ -20,8 +20,10 @@ from tfvt.data.mixing import Mixing
 from tfvt.data.order import BLOCK_SIZE
 from tfvt.data.service import check_address
 
-from .errors import UsageError, one_line, parser_error, unknown_key
+from .errors import UsageError, parser_error, unknown_key
 from .options import check_options
+from .ranges import check_numbers
+from .recipe_files import find_recipes, read_recipe_file
 
 # What each optimizer and each schedule takes beside the fields that all of them share, with its default.
 OPTIMIZER_OPTIONS: dict[str, dict[str, Any]] = {
@@ -35,38 +37,6 @@ SCHEDULE_OPTIONS: dict[str, dict[str, Any]] = {
     "step": {"decay_factor": 0.1, "decay_epochs": 30},
     "exponential": {"decay_factor": 0.9875},
     "cosine": {"final_learning_rate": 0.0},
-}
-
-AT_LEAST_1 = (lambda value: value >= 1, "at least 1")
-NOT_NEGATIVE = (lambda value: value >= 0, "at least 0")
-POSITIVE = (lambda value: value > 0, "above 0")
-SEED = (lambda value: 0 <= value < 2**32, "from 0 to 4294967295")
-SHARE = (lambda value: 0 <= value < 1, "at least 0 and below 1")
-# The values that a key can take, where its type allows others.
-RANGES = {
-    "data.batch_size": AT_LEAST_1,
-    "data.repeats": AT_LEAST_1,
-    "data.block_size": AT_LEAST_1,
-    "optimizer.learning_rate": POSITIVE,
-    "optimizer.weight_decay": NOT_NEGATIVE,
-    "optimizer.clip_global_norm": POSITIVE,
-    "optimizer.momentum": SHARE,
-    "optimizer.rho": SHARE,
-    "optimizer.beta_1": SHARE,
-    "optimizer.beta_2": SHARE,
-    "optimizer.epsilon": POSITIVE,
-    "schedule.warmup_epochs": NOT_NEGATIVE,
-    "schedule.warmup_learning_rate": NOT_NEGATIVE,
-    "schedule.decay_factor": POSITIVE,
-    "schedule.decay_epochs": AT_LEAST_1,
-    "schedule.final_learning_rate": NOT_NEGATIVE,
-    "epochs": AT_LEAST_1,
-    "seed": SEED,
-    "label_smoothing": SHARE,
-    "ema_decay": SHARE,
-    "evaluate_every": AT_LEAST_1,
-    "checkpoints.every_steps": AT_LEAST_1,
-    "checkpoints.keep": AT_LEAST_1,
 }
 
 
@@ -241,10 +211,7 @@ class Recipe:
     checkpoints: CheckpointRecipe = field(default_factory=CheckpointRecipe)
 
     def __post_init__(self):
-        values = flatten(as_plain(self))
-        for key, (holds, words) in RANGES.items():
-            if values[key] is not None and not holds(values[key]):
-                raise UsageError(f"{key} must be {words}, not {values[key]}")
+        check_numbers(flatten(as_plain(self)))
         object.__setattr__(self, "optimizer", _fill("optimizer", self.optimizer, OPTIMIZER_OPTIONS))
         object.__setattr__(self, "schedule", _fill("schedule", self.schedule, SCHEDULE_OPTIONS))
         options = check_options(self.model.name, self.model.options)
@@ -282,17 +249,22 @@ def _fill(key: str, recipe, table: Mapping[str, Mapping[str, Any]]):
 def recipe_parser() -> ArgumentParser:
     """The parser of a recipe: `--config FILE` and one flag a key."""
     parser = ArgumentParser(exit_on_error=False, prog="tfvt train")
-    parser.add_argument("--config", action="config", help="recipe file (YAML); flags after it override its keys")
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="recipe: a YAML file, or a name of `tfvt recipes`; later flags override its keys",
+    )
     parser.add_class_arguments(Recipe)
     return parser
 
 
 def parse_recipe(arguments: Sequence[str]) -> Recipe:
-    """The recipe that `--config FILE` and flags describe.
+    """The recipe that `--config FILE` (or the name of a packaged one) and flags describe.
 
     Raises:
         UsageError: a key that does not exist, a wrong type, a bad choice, a file that is not there.
     """
+    arguments = find_recipes(arguments)
     known = set(_keys(Recipe))
     for key in _given_keys(arguments):
         below = sorted(name for name in known if name.startswith(f"{key}."))
@@ -302,9 +274,13 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
             raise unknown_key(key, known)
     parser = recipe_parser()
     try:
-        settings = parser.parse_args(list(arguments))
+        settings = parser.parse_args(arguments)
     except ArgumentError as error:
         raise parser_error(error) from error
+    except RecursionError as error:
+        raise UsageError("a value is nested too deeply") from error
+    except OverflowError as error:
+        raise UsageError(f"a number is too large: {error}") from error
     try:
         recipe = parser.instantiate(settings)
         return Recipe(**{part.name: recipe[part.name] for part in dataclasses.fields(Recipe)})
@@ -354,33 +330,6 @@ def _given_keys(arguments: Sequence[str]) -> Iterable[str]:
     arguments = [part for argument in arguments for part in argument.split("=", 1)]
     for position, argument in enumerate(arguments):
         if argument == "--config":
-            yield from _file_keys(arguments[position + 1] if position + 1 < len(arguments) else "")
+            yield from flatten(read_recipe_file(arguments[position + 1] if position + 1 < len(arguments) else ""))
         elif argument.startswith("--"):
             yield argument.removeprefix("--")
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML whose keys are given once: plain YAML would silently take the last one."""
-
-    def compose_mapping_node(self, anchor):
-        node = super().compose_mapping_node(anchor)
-        keys: set[str] = set()
-        for key, _ in node.value:
-            if str(key.value) in keys:
-                raise UsageError(f"the key {key.value} is given twice, again in line {key.start_mark.line + 1}")
-            keys.add(str(key.value))
-        return node
-
-
-def _file_keys(path: str) -> Iterable[str]:
-    try:
-        tree = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeyLoader)
-    except OSError as error:
-        raise UsageError(f"--config: cannot read {path!r}: {error.strerror}") from error
-    except UsageError as error:
-        raise UsageError(f"--config: {path}: {error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config: {path} is not YAML: {one_line(error)}") from error
-    if not isinstance(tree, Mapping):
-        raise UsageError(f"--config: {path} holds no keys; a recipe is a mapping such as `epochs: 90`")
-    return flatten(tree)

@@ -13,8 +13,8 @@ from rich.console import Console
 from .classification import ClassificationTrainer, Interrupted
 from .distribution import configure_process
 from .errors import LineParser, UsageError
-from .recipe import parse_recipe, recipe_parser
-from .run import Run, check_same_recipe, check_vacant, check_weights_outside, open_run, start_run
+from .recipe import Recipe, parse_recipe, recipe_parser
+from .run import Run, check_same_recipe, check_vacant, check_weights_outside, locked, open_run, start_run
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -37,21 +37,25 @@ def train(arguments: Sequence[str]) -> int:
         recipe_arguments = [*recipe_arguments, "--model.weights", str(_initial_weights(call.init))]
     if call.resume:
         run = open_run(call.output)
-        if not any(argument.partition("=")[0] == "--config" for argument in recipe_arguments):
-            recipe_arguments = ["--config", str(run.recipe), *recipe_arguments]
-        recipe = parse_recipe(recipe_arguments)
-        check_same_recipe(run, recipe)
-    else:
-        run = Run(call.output)
-        recipe = parse_recipe(recipe_arguments)
-        check_weights_outside(run, recipe)
-        if not call.overwrite:
-            check_vacant(run)
+        with locked(run):
+            if not any(argument.partition("=")[0] == "--config" for argument in recipe_arguments):
+                recipe_arguments = ["--config", str(run.recipe), *recipe_arguments]
+            recipe = parse_recipe(recipe_arguments)
+            check_same_recipe(run, recipe)
+            return _run(_trainer(recipe, run, resume=True))
+    run = Run(call.output)
+    recipe = parse_recipe(recipe_arguments)
+    check_weights_outside(run, recipe)
+    check_vacant(run, call.overwrite)
+    trainer = _trainer(recipe, run, resume=False)
+    with locked(run):  # now that records and model are known to be good
+        start_run(run, recipe, call.overwrite)
+        return _run(trainer)
+
+
+def _trainer(recipe: Recipe, run: Run, resume: bool) -> ClassificationTrainer:
     configure_process(recipe)
-    trainer = ClassificationTrainer(recipe, run, Console(), resume=call.resume)
-    if not call.resume:
-        start_run(run, recipe)  # now that records and model are known to be good
-    return _run(trainer)
+    return ClassificationTrainer(recipe, run, Console(), resume)
 
 
 def _add_call_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,13 +1,21 @@
 """Checkpoints are whole or refused, and the newest ones stay."""
 
+import json
+import os
+import resource
+import signal
+
 import keras
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from tfvt.trainers import checkpoint as module
 from tfvt.trainers.checkpoint import (
     Checkpoint,
     assign_arrays,
+    check_finite,
     list_checkpoints,
     load_checkpoint,
     name_arrays,
@@ -21,12 +29,13 @@ ARRAYS = {
     "optimizer/0000/iterations": np.array(12, np.int64),
 }
 RECORDS = {"training": "0a", "validation": "1b"}
+RECIPE = {"epochs": 3, "optimizer": {"learning_rate": 0.1}}
 
 
 def test_arrays_step_and_epoch_come_back_bit_equal(tmp_path):
-    path = save_checkpoint(tmp_path, Checkpoint(12, 3, ARRAYS, RECORDS), keep=1)
+    path = save_checkpoint(tmp_path, Checkpoint(12, 3, ARRAYS, RECORDS, RECIPE), keep=1)
     loaded = load_checkpoint(path)
-    assert (loaded.step, loaded.epoch, loaded.records) == (12, 3, RECORDS)
+    assert (loaded.step, loaded.epoch, loaded.records, loaded.recipe) == (12, 3, RECORDS, RECIPE)
     assert loaded.arrays.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
         assert loaded.arrays[name].dtype == array.dtype
@@ -36,7 +45,7 @@ def test_arrays_step_and_epoch_come_back_bit_equal(tmp_path):
 
 def test_the_newest_stay(tmp_path):
     for step in (9, 10, 100):
-        save_checkpoint(tmp_path, Checkpoint(step, 0, ARRAYS, RECORDS), keep=2)
+        save_checkpoint(tmp_path, Checkpoint(step, 0, ARRAYS, RECORDS, RECIPE), keep=2)
     assert [load_checkpoint(path).step for path in list_checkpoints(tmp_path)] == [10, 100]
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -59,23 +68,96 @@ def flip_header(content):
 
 @pytest.mark.parametrize("damage", [cut, empty, flip_last_bit, flip_header])
 def test_a_damaged_file_is_named_and_refused(tmp_path, damage):
-    save_checkpoint(tmp_path, Checkpoint(11, 3, ARRAYS, RECORDS), keep=2)
-    path = save_checkpoint(tmp_path, Checkpoint(12, 3, ARRAYS, RECORDS), keep=2)
+    save_checkpoint(tmp_path, Checkpoint(11, 3, ARRAYS, RECORDS, RECIPE), keep=2)
+    path = save_checkpoint(tmp_path, Checkpoint(12, 3, ARRAYS, RECORDS, RECIPE), keep=2)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UsageError, match=rf"{path.name} is damaged.*delete it to go on from the one before"):
+    with pytest.raises(UsageError, match=rf"{path.name} is damaged.*delete it to continue from the one before"):
         load_checkpoint(path)
 
 
-def test_a_foreign_safetensors_file_is_refused(tmp_path):
-    from safetensors.numpy import save_file
+def edited(path, edit):
+    """Rewrite the file with its header, as a dict, changed by `edit`."""
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["run"])
+    edit(header)
+    save_file(ARRAYS, path, metadata={"run": json.dumps(header)})
 
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda header: header.update(step=6),
+        lambda header: header.update(epoch=2),
+        lambda header: header["records"].update(training="0b"),
+        lambda header: header["recipe"]["optimizer"].update(learning_rate=0.2),
+        lambda header: header.update(recipe=None),
+        lambda header: header.pop("format"),
+        lambda header: header.pop("digest"),
+        lambda header: header.update(more=1),
+    ],
+)
+def test_an_edited_header_is_refused(tmp_path, edit):
+    path = save_checkpoint(tmp_path, Checkpoint(12, 3, ARRAYS, RECORDS, RECIPE), keep=1)
+    edited(path, lambda header: None)
+    assert load_checkpoint(path).step == 12
+    edited(path, edit)
+    with pytest.raises(UsageError, match=rf"{path.name} is damaged"):
+        load_checkpoint(path)
+
+
+def test_a_later_format_is_named(tmp_path):
+    path = save_checkpoint(tmp_path, Checkpoint(12, 3, ARRAYS, RECORDS, RECIPE), keep=1)
+    edited(path, lambda header: header.update(format=3))
+    with pytest.raises(
+        UsageError, match=rf"{path.name} has format 3, which a later tfvt wrote; this one reads 1 and 2"
+    ):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_state_that_is_not_finite_is_named(value):
+    check_finite(ARRAYS)
+    with pytest.raises(UsageError, match=r"^average/0002/bias is not finite$"):
+        check_finite(ARRAYS | {"average/0002/bias": np.array([0, value, 1], np.float32)})
+
+
+def test_files_follow_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        path = save_checkpoint(tmp_path, Checkpoint(1, 0, ARRAYS, RECORDS, RECIPE), keep=1)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoints_and_nothing_else(tmp_path):
+    """A limit on the size of files stands for the disk: 4 kB hold the first checkpoint and not the second."""
+    old = save_checkpoint(tmp_path, Checkpoint(1, 0, ARRAYS, RECORDS, RECIPE), keep=1)
+    content = old.read_bytes()
+    large = Checkpoint(2, 0, ARRAYS | {"model/0002/kernel": np.zeros(4096, np.float32)}, RECORDS, RECIPE)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails instead of ending the process
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(
+            UsageError, match=rf"cannot write the checkpoint {tmp_path}/step-000000002.safetensors \(.*File too large"
+        ):
+            save_checkpoint(tmp_path, large, keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == [old]
+    assert old.read_bytes() == content
+
+
+def test_a_foreign_safetensors_file_is_refused(tmp_path):
     save_file(ARRAYS, tmp_path / "step-000000001.safetensors")
     with pytest.raises(UsageError, match="is damaged"):
         load_checkpoint(tmp_path / "step-000000001.safetensors")
 
 
 def test_a_kill_while_writing_leaves_the_earlier_file_alone(tmp_path, monkeypatch):
-    save_checkpoint(tmp_path, Checkpoint(1, 0, ARRAYS, RECORDS), keep=1)
+    save_checkpoint(tmp_path, Checkpoint(1, 0, ARRAYS, RECORDS, RECIPE), keep=1)
 
     def killed(arrays, path, metadata):
         path.write_bytes(b"half")
@@ -83,10 +165,10 @@ def test_a_kill_while_writing_leaves_the_earlier_file_alone(tmp_path, monkeypatc
 
     monkeypatch.setattr(module, "save_file", killed)
     with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(tmp_path, Checkpoint(2, 0, ARRAYS, RECORDS), keep=1)
+        save_checkpoint(tmp_path, Checkpoint(2, 0, ARRAYS, RECORDS, RECIPE), keep=1)
     monkeypatch.undo()
     assert [load_checkpoint(path).step for path in list_checkpoints(tmp_path)] == [1]
-    save_checkpoint(tmp_path, Checkpoint(3, 0, ARRAYS, RECORDS), keep=1)
+    save_checkpoint(tmp_path, Checkpoint(3, 0, ARRAYS, RECORDS, RECIPE), keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000003.safetensors"]
 
 

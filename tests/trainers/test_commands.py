@@ -8,8 +8,11 @@ import os
 import re
 import resource
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -19,7 +22,14 @@ import yaml
 from PIL import Image
 from small_records import CLASS_NAMES, tinted_image, write_small_records
 
+from tfvt import configs
+from tfvt.trainers import distribution
+from tfvt.trainers.checkpoint import check_finite, list_checkpoints, load_checkpoint
 from tfvt.trainers.cli import main
+from tfvt.trainers.distribution import TensorFlowEngine
+from tfvt.trainers.errors import UsageError
+from tfvt.trainers.recipe import parse_recipe
+from tfvt.trainers.run import Run, check_checkpoint_recipe, read_serving, write_model
 
 # What a run sets for its whole process would outlive the test.
 HERE = ("--deterministic", "false", "--epochs", "2")
@@ -87,6 +97,16 @@ def test_train_help_lists_the_keys(capsys):
         assert f" {flag}" in text
 
 
+def test_recipes_lists_what_the_package_brings_along(capsys, fails):
+    assert main(["recipes"]) == 0
+    lines = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+    packaged = sorted(path.stem for path in Path(configs.__file__).parent.glob("*.yaml"))
+    assert list(lines) == packaged
+    assert len(packaged) >= 15
+    assert lines["digits_vt_resnet"].startswith("A small VT-ResNet on 64x64 images")
+    assert "more" in fails("recipes", "more")
+
+
 def test_records_are_passed_on(capsys):
     with pytest.raises(SystemExit) as leaving:
         main(["records", "--help"])
@@ -105,6 +125,14 @@ def test_a_folder_is_taken_only_when_everything_is_there(fails, config, tmp_path
     sizes = ("--data.train.image_size", "[8,8]", "--data.evaluation.image_size", "[8,8]")
     assert "height 8 is below 16" in fails(*train, *sizes)
     assert f"{folder} holds no run" in fails("train", "--resume", "--output", folder)
+    with socket.create_server(("localhost", 0)) as free:
+        server = f"grpc://localhost:{free.getsockname()[1]}"
+    assert f"data: no server at {server}" in fails(*train, f"--data.servers=[{server}]")
+    assert "servers: 'grpc://localhost:99999' is no address" in fails(*train, "--data.servers=[grpc://localhost:99999]")
+    assert "epochs 2147483647: the run would have 12884901882 steps" in fails(*train, "--epochs", 2**31 - 1)
+    line = fails(*train, "--model.options.width", 10**9)
+    assert "'width': 1000000000" in line
+    assert "does not fit into this machine's memory" in line
     assert not folder.exists()
 
 
@@ -202,6 +230,154 @@ def test_a_loss_that_is_not_finite_stops_the_run(fails, config, tmp_path, every_
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("model", r"the validation loss is nan at step 12 \(epoch 2\): start again with a lower"),
+        ("average", r"the validation loss is nan at step 12 \(epoch 2\)"),
+        ("optimizer", r"optimizer/\d+/\S+ is not finite at step 12 \(epoch 2\): start again with a lower"),
+        ("model, resumed at its end", r"model/\d+/\S+ is not finite at step 12"),
+    ],
+)
+def test_what_is_not_finite_is_neither_saved_nor_published(fails, config, tmp_path, monkeypatch, part, message):
+    """What the last update of a run leaves, which no later step would notice."""
+    run, last = tmp_path / "run", 12
+    train = ("train", "--config", config, *HERE, "--output", run, "--checkpoints.keep", "1")
+    if "resumed" in part:
+        assert main([str(argument) for argument in train]) == 0
+        (run / "final.keras").unlink()
+        restore = TensorFlowEngine.restore
+
+        def damaged(engine, arrays):
+            restore(engine, arrays)
+            engine.model.weights[0].assign(engine.model.weights[0] * np.nan)
+
+        monkeypatch.setattr(TensorFlowEngine, "restore", damaged)
+        assert re.search(message, fails("train", "--resume", "--output", run))
+    else:
+        step = TensorFlowEngine.train_step
+        steps = []
+
+        def last_step_diverges(engine, batch):
+            engine.__class__.original_step(engine, batch)
+            steps.append(1)
+            if len(steps) == last:
+                variables = getattr(engine, part)
+                variable = (variables.variables if part == "optimizer" else variables.weights)[-1]
+                variable.assign(variable * np.nan)
+
+        monkeypatch.setattr(TensorFlowEngine, "original_step", step, raising=False)
+        monkeypatch.setattr(TensorFlowEngine, "train_step", last_step_diverges)
+        assert re.search(message, fails(*train))
+        assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000000010.safetensors"]
+    (kept,) = list_checkpoints(run / "checkpoints")
+    check_finite(load_checkpoint(kept).arrays)
+    assert not (run / "final.keras").exists()
+
+
+def test_an_edited_recipe_is_not_continued(fails, finished_run, tmp_path):
+    run = Run(tmp_path / "run")
+    shutil.copytree(finished_run, run.folder)
+    tree = yaml.safe_load(run.recipe.read_text())
+    edits = {"seed": 1, "epochs": 26, "optimizer.learning_rate": 0.5, "data.batch_size": 4, "model.options.width": 9}
+    for key, value in edits.items():
+        group, _, last = key.rpartition(".")
+        changed = yaml.safe_load(run.recipe.read_text())
+        branch = changed
+        for part in filter(None, group.split(".")):
+            branch = branch[part]
+        old, branch[last] = branch[last], value
+        (run.folder / "edited.yaml").write_text(yaml.safe_dump(changed))
+        began = load_checkpoint(list_checkpoints(run.checkpoints)[-1]).recipe
+        with pytest.raises(UsageError, match=rf"was made with \({key}: {old} -> {value}\); put the old values back"):
+            check_checkpoint_recipe(run, began, parse_recipe(["--config", str(run.folder / "edited.yaml")]))
+    # Another form of the same: keys in another order, defaults left out, other records, newly known keys.
+    for key in ("schedule", "distribution", "evaluate_every"):
+        tree.pop(key)
+    tree["schedule"] = {"warmup_epochs": 1.0, "name": "cosine"}
+    tree["data"]["records"] = "elsewhere"
+    run.recipe.write_text(yaml.safe_dump(tree, default_flow_style=True))
+    began.pop("evaluate_every")
+    check_checkpoint_recipe(run, began, parse_recipe(["--config", str(run.recipe)]))
+    tree["evaluate_every"] = 2
+    run.recipe.write_text(yaml.safe_dump(tree))
+    with pytest.raises(UsageError, match=r"evaluate_every: None -> 2"):
+        check_checkpoint_recipe(run, began, parse_recipe(["--config", str(run.recipe)]))
+    line = fails("train", "--resume", "--output", run.folder, "--data.records", recipe_records(finished_run))
+    assert (
+        f"--resume: {run.recipe} is not the recipe that the run's checkpoint was made with (evaluate_every: 1" in line
+    )
+
+
+def recipe_records(run):
+    return yaml.safe_load((run / "recipe.yaml").read_text())["data"]["records"]
+
+
+def flipped(content, place):
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+def test_a_damaged_final_model_is_one_line(finished_run, fails, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    content = (run / "final.keras").read_bytes()
+    central = content.rindex(b"PK\x01\x02")
+    damages = {
+        "config": flipped(content, content.index(b'"class_name"')),
+        "weights": flipped(content, len(content) // 2),
+        "directory": flipped(content, central),
+        "method": flipped(content, central + 10),
+        "end": flipped(content, content.rindex(b"PK\x05\x06")),
+        "cut": content[: len(content) // 2],
+        "empty": b"",
+    }
+    for damage in damages.values():
+        (run / "final.keras").write_bytes(damage)
+        line = fails("evaluate", run)
+        assert f"{run / 'final.keras'} cannot be read, it is damaged or of another Keras (" in line
+        assert line.endswith(f"`tfvt train --resume --output {run}` writes it again from the last checkpoint")
+        assert len(line) < 700
+
+
+def test_a_full_disk_leaves_no_half_of_a_final_model(tmp_path, finished_run):
+    """A limit on the size of files stands for the disk."""
+    run, model = Run(tmp_path), keras.models.load_model(finished_run / "final.keras")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails instead of ending the process
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(UsageError, match=rf"cannot write {tmp_path}/final.keras \(.*File too large.*: make room"):
+            write_model(run, model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_while_the_model_is_built_is_one_line(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(distribution, "build_model", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    assert main(["train", "--config", str(config), *HERE, "--output", str(tmp_path / "run")]) == 130
+    assert capsys.readouterr().err == "tfvt train: interrupted\n"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("module", ["numpy", "tensorflow", "tfvt.trainers.train"])
+def test_ctrl_c_during_imports_is_one_line(module, config, tmp_path):
+    script = f"""
+import os, signal, sys
+class CtrlC:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, CtrlC())
+import tfvt_cli
+sys.exit(tfvt_cli.main())
+"""
+    command = [sys.executable, "-c", script, "train", "--config", str(config), "--output", str(tmp_path / "run")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (130, "tfvt train: interrupted\n")
+
+
 def last_row(run):
     with (run / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))[-1]
@@ -209,7 +385,8 @@ def last_row(run):
 
 def test_a_run_folder_holds_what_the_page_says(finished_run):
     names = {path.name for path in finished_run.iterdir()}
-    assert names == {"recipe.yaml", "serving.json", "metrics.csv", "tensorboard", "checkpoints", "final.keras"}
+    assert (finished_run / "lock").read_bytes() == b""
+    assert names == {"lock", "recipe.yaml", "serving.json", "metrics.csv", "tensorboard", "checkpoints", "final.keras"}
     serving = json.loads((finished_run / "serving.json").read_text())
     assert serving["class_names"] == list(CLASS_NAMES)
     assert serving["preprocessing"] == {"image_size": [32, 32], "crop_ratio": 1.0, "interpolation": "bilinear"}
@@ -259,11 +436,42 @@ def test_evaluate_refuses_a_batch_of_nothing(finished_run, fails):
     assert "--batch_size must be at least 1, not 0" in fails("evaluate", finished_run, "--batch_size", "0")
 
 
+GOOD_SIZE = '"preprocessing": {"image_size": [8, 8], "crop_ratio": 1.0}'
+DAMAGED_SERVING = (
+    "[]",
+    "5",
+    '"text"',
+    "null",
+    "[" * 9999,
+    "{}",
+    '{"class_names": [], "preprocessing": {"image_size": [8, 8], "crop": 1}}',
+    f'{{"class_names": "abc", {GOOD_SIZE}}}',
+    f'{{"class_names": 6, {GOOD_SIZE}}}',
+    f'{{"class_names": [1, 2], {GOOD_SIZE}}}',
+    '{"class_names": ["a"], "preprocessing": 3}',
+    '{"class_names": ["a"], "preprocessing": [3]}',
+    '{"class_names": ["a"], "preprocessing": {"image_size": 8}}',
+    '{"class_names": ["a"], "preprocessing": {"image_size": ["8", "8"]}}',
+    '{"class_names": ["a"], "preprocessing": {"image_size": [8, 8], "crop_ratio": "1"}}',
+    '{"class_names": ["a"], "preprocessing": {"image_size": [8, 8], "interpolation": []}}',
+)
+
+
+def test_damage_of_any_kind_in_a_serving_file_is_named(tmp_path):
+    run = Run(tmp_path)
+    run.serving.write_text(f'{{"class_names": ["a"], {GOOD_SIZE}}}')
+    assert read_serving(run).class_names == ("a",)
+    for content in DAMAGED_SERVING:
+        run.serving.write_text(content)
+        with pytest.raises(UsageError, match=rf"{run.serving} cannot be read"):
+            read_serving(run)
+
+
 def test_a_missing_or_damaged_serving_file_is_named(finished_run, fails, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
     (tmp_path / "red.png").write_bytes(tinted_image(0, np.random.default_rng(5)))
-    for content in (None, "{", "[]", "{}", '{"class_names": [], "preprocessing": {"image_size": [8, 8], "crop": 1}}'):
+    for content in (None, "{", *DAMAGED_SERVING[:1]):
         if content is None:
             (run / "serving.json").unlink()
         else:

@@ -13,6 +13,7 @@ from PIL import Image
 
 import tfvt
 from tests.checkpoints import vit_states
+from tfvt.trainers.recipe_files import packaged_recipes
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "finetune.md").read_text(encoding="utf-8")
@@ -68,6 +69,6 @@ def test_three_commands_and_every_source():
 
 
 def test_the_recipes_that_the_page_names_are_there():
-    names = set(re.findall(r"configs/\w+\.yaml", PAGE))
+    names = set(re.findall(r"--config (\w+)", PAGE))
     assert len(names) == 4
-    assert [name for name in names if not (ROOT / name).is_file()] == []
+    assert [name for name in names if name not in packaged_recipes()] == []

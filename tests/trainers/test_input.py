@@ -1,6 +1,10 @@
 """The input options of a recipe in a run: augmentation, mixing, repetitions, damaged records, several hosts."""
 
 import csv
+import itertools
+import signal
+import socket
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +12,14 @@ import pytest
 import tensorflow as tf
 from rich.console import Console
 
+from tfvt.data import pipeline
 from tfvt.data.records import open_records
-from tfvt.trainers import classification
-from tfvt.trainers.classification import ClassificationTrainer
-from tfvt.trainers.distribution import TensorFlowEngine, cross_entropy
+from tfvt.trainers import classification, distribution
+from tfvt.trainers.classification import ClassificationTrainer, Interrupted
+from tfvt.trainers.distribution import ServersGoneError, TensorFlowEngine, cross_entropy
 from tfvt.trainers.errors import UsageError
 from tfvt.trainers.recipe import parse_recipe
-from tfvt.trainers.run import Run, start_run
+from tfvt.trainers.run import Run, locked, start_run
 
 EVERYTHING = [
     "--data.train.auto_augment=randaugment",
@@ -46,8 +51,9 @@ def train(config, folder, *flags):
     recipe = parse_recipe(["--config", str(config), *flags])
     run = Run(folder)
     trainer = ClassificationTrainer(recipe, run, Console(quiet=True))
-    start_run(run, recipe)
-    trainer.train()
+    with locked(run):
+        start_run(run, recipe)
+        trainer.train()
     with run.metrics.open() as file:
         return list(csv.DictReader(file))
 
@@ -112,6 +118,7 @@ def test_servers_and_block_size_of_the_recipe_reach_the_training_stream(config, 
         raise AskedForTheStream
 
     monkeypatch.setattr(classification, "train_dataset", stream)
+    monkeypatch.setattr(classification, "check_answer", lambda server: None)
     servers = ("grpc://first:5050", "grpc://second:5050")
     for number, flags in enumerate(([f"--data.servers={list(servers)}", "--data.block_size=16"], [])):
         with pytest.raises(AskedForTheStream):
@@ -144,3 +151,64 @@ def test_each_host_makes_its_rows_and_each_device_gets_its_own(config):
         parts = [devices[host][2 * step + device] for host in range(2) for device in range(2)]
         for name, value in batch.items():
             assert np.concatenate([part[name] for part in parts]).tobytes() == value.tobytes()
+
+
+NO_SERVER = "grpc://localhost:1"
+
+
+def waiting_forever(first):
+    yield from first
+    threading.Event().wait()
+
+
+def test_waiting_for_servers_ends_when_they_are_gone_or_the_run_is_to_stop(monkeypatch):
+    monkeypatch.setattr(distribution, "SIGN_OF_LIFE_SECONDS", 0.01)
+    batches = distribution.served_batches(waiting_forever([1, 2]), [NO_SERVER], lambda: None)
+    assert [next(batches), next(batches)] == [1, 2]
+    with pytest.raises(ServersGoneError, match=rf"^data.servers: no server at {NO_SERVER} .*continue with --resume$"):
+        next(batches)
+
+    def stop():
+        raise Interrupted(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        next(distribution.served_batches(waiting_forever([]), [NO_SERVER], stop))
+
+
+def test_a_server_that_was_started_anew_is_one_line(monkeypatch):
+    def forgotten():
+        yield 1
+        raise tf.errors.NotFoundError(None, None, "Dataset id 1000 not found\n" + "a page of nodes\n" * 99)
+
+    def damaged():
+        raise tf.errors.InvalidArgumentError(None, None, "assertion failed: [record 3 of x is damaged]")
+        yield
+
+    with socket.create_server(("localhost", 0)) as server:
+        address = f"grpc://localhost:{server.getsockname()[1]}"
+        batches = distribution.served_batches(forgotten(), [address], lambda: None)
+        assert next(batches) == 1
+        with pytest.raises(ServersGoneError, match=rf"{address} gave no more batches: Dataset id 1000 not") as error:
+            next(batches)
+        assert len(str(error.value)) < 300
+        records = distribution.readable_batches(distribution.served_batches(damaged(), [address], lambda: None))
+        with pytest.raises(UsageError, match=r"^record 3 of x is damaged$"):
+            next(records)
+
+
+def test_a_run_whose_servers_go_saves_its_state(config, tmp_path, monkeypatch):
+    """Its batches are those of `finished_run`'s stream; the ninth does not come."""
+
+    def gone(batches, servers, check_stop):
+        yield from itertools.islice(batches, 8)
+        raise ServersGoneError("data.servers: gone")
+
+    monkeypatch.setattr(classification, "served_batches", gone)
+    monkeypatch.setattr(classification, "check_answer", lambda server: None)
+    monkeypatch.setattr(pipeline, "from_servers", lambda servers, streams: streams[0])
+    with pytest.raises(ServersGoneError):
+        train(config, tmp_path / "run", f"--data.servers=[{NO_SERVER}]", "--checkpoints.every_steps=null", "--epochs=2")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [
+        "step-000000006.safetensors",
+        "step-000000008.safetensors",
+    ]

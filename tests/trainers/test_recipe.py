@@ -8,7 +8,18 @@ import pytest
 from tfvt import configs
 from tfvt.trainers.errors import UsageError
 from tfvt.trainers.optimizer import Schedule
-from tfvt.trainers.recipe import OPTIMIZER_OPTIONS, SCHEDULE_OPTIONS, parse_recipe, recipe_parser, write_recipe
+from tfvt.trainers.recipe import (
+    OPTIMIZER_OPTIONS,
+    SCHEDULE_OPTIONS,
+    DataRecipe,
+    ModelRecipe,
+    Recipe,
+    as_plain,
+    flatten,
+    parse_recipe,
+    recipe_parser,
+    write_recipe,
+)
 
 CONFIGS = sorted(Path(configs.__file__).parent.glob("*.yaml"))
 NEEDED = ["--model.name", "vt_resnet18", "--data.records", "somewhere"]
@@ -58,8 +69,32 @@ def test_options_left_out_get_the_named_optimizers_defaults():
         (["--optimizer.rho", "0.5"], r"optimizer.rho is not an option of sgd \(it belongs to: rmsprop\)"),
         (["--schedule.decay_epochs", "3"], r"schedule.decay_epochs is not an option of constant"),
         (["--schedule.warmup_epochs", "90"], r"schedule.warmup_epochs \(90\) must be less than epochs \(90\)"),
-        (["--data.evaluation.crop_ratio", "2"], r"data.*crop_ratio must be above 0 and at most 1"),
+        (["--data.evaluation.crop_ratio", "2"], r"data.*crop_ratio must be"),
         (["--data.evaluation.image_size", "[64,64]"], r"data.train.image_size \(224, 224\).*image_size \(64, 64\)"),
+        (["--optimizer.lr", "1"], r"no key optimizer.lr; did you mean optimizer.learning_rate\?"),
+        (["--lr", "1"], r"no key lr; did you mean optimizer.learning_rate\?"),
+        (["--wd", "1"], r"no key wd; did you mean optimizer.weight_decay\?"),
+        (["--data.bs", "1"], r"no key data.bs; did you mean data.batch_size\?"),
+        (["--batch", "1"], r"no key batch; did you mean data.batch_size\?"),
+        (["--max_epochs", "1"], r"no key max_epochs; did you mean epochs\?"),
+        (["--data.block_size", str(2**70)], r"data.block_size must be at most 2147483647, not 1180591620717411303424"),
+        (["--model.options.width", str(2**31)], r"model.options.width must be at most 2147483647, not 2147483648"),
+        (["--model.options.pixel_mean", "[0, .nan, 0]"], r"model.options.pixel_mean must be finite, not nan"),
+        (["--model.options.batch_norm_epsilon", ".inf"], r"model.options.batch_norm_epsilon must be finite, not inf"),
+        (["--optimizer.learning_rate", "1e39"], r"learning_rate must be finite and at most 3.4e\+38, not 1e\+39"),
+        (["--optimizer.epsilon=-1e-8"], r"optimizer.epsilon must be above 0 \(in float32\), not -1e-08"),
+        (["--optimizer.epsilon", "1e-60"], r"optimizer.epsilon must be above 0 \(in float32\), not 1e-60"),
+        (
+            ["--data.train.image_size", "[224, 10000000]"],
+            r"data.train.image_size must be from 1 to 16384 pixels, not 1",
+        ),
+        (["--data.evaluation.crop_ratio", "1e-9"], r"data.evaluation.crop_ratio must be from 0.01 to 1, not 1e-09"),
+        (["--data.train.randaugment_layers", "999999"], r"randaugment_layers must be from 1 to 100, not 999999"),
+        (["--data.mixing.mixup_alpha", "1e30"], r"data.mixing.mixup_alpha must be from 0 to 1000, not 1e\+30"),
+        (["--model.options", "[" * 3000 + "]" * 3000], r"nested too deeply"),
+        (["--optimizer.learning_rate", "1" + "0" * 400], r"a number is too large: int too large to convert to float"),
+        (["--config", "vt_resnet81"], r"no file and no recipe 'vt_resnet81'; did you mean .*vt_resnet18"),
+        (["--config=zzz"], r"no recipe 'zzz'; `tfvt recipes` lists"),
         (["--distribution.devices", "[CPU:0]"], r"distribution.devices.*strategy default takes 0"),
     ],
 )
@@ -77,6 +112,9 @@ def test_a_bad_key_or_value_is_an_error_that_names_the_key(flags, message):
         ("- epochs: 3", "holds no keys"),
         ("epochs: [", "is not YAML"),
         ("epochs: 3\nseed: 1\nepochs: 4", r"bad.yaml: the key epochs is given twice, again in line 3"),
+        ("model: &m\n  name: resnet18\n  options: *m", r"bad.yaml: line 3 has the alias \*m: write its value there"),
+        ("a: " + "[" * 3000 + "]" * 3000, r"bad.yaml is nested too deeply"),
+        ("a: 2026-99-99", r"bad.yaml is not YAML: month must be in 1..12"),
         ("optimizer: {learning_rate: 1, learning_rate: 2}", r"the key learning_rate is given twice, again in line 1"),
     ],
 )
@@ -85,6 +123,30 @@ def test_a_bad_file_is_an_error_that_names_the_key(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(UsageError, match=message):
         parse_recipe([*NEEDED, "--config", str(path)])
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf"])
+def test_no_number_of_a_recipe_is_infinite_or_nan(value):
+    """By every flag that takes a number, or a pair of them."""
+    plain = flatten(as_plain(Recipe(ModelRecipe("resnet18"), DataRecipe(""))))
+    pairs = {key: f"[{value}, {value}]" for key, old in plain.items() if isinstance(old, list) and len(old) == 2}
+    single = {key: value for key, old in plain.items() if isinstance(old, int | float) and not isinstance(old, bool)}
+    flags = pairs | single | {"optimizer.clip_global_norm": value, "ema_decay": value}
+    assert {"data.train.area_range", "data.evaluation.crop_ratio", "optimizer.momentum", "epochs"} <= flags.keys()
+    for key, text in flags.items():
+        with pytest.raises(UsageError, match=key.rpartition(".")[2]):
+            parse_recipe([*NEEDED, f"--{key}={text}"])
+
+
+def test_a_packaged_recipe_is_found_by_name_and_a_file_as_given_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    packaged = parse_recipe(["--config", str(_config("vt_resnet18")), "--data.records", "somewhere"])
+    for name in ("vt_resnet18", "vt_resnet18.yaml"):
+        assert parse_recipe(["--config", name, "--data.records", "somewhere"]) == packaged
+        assert parse_recipe([f"--config={name}", "--data.records=somewhere"]) == packaged
+    (tmp_path / "vt_resnet18").write_text("model: {name: resnet18}\ndata: {records: here}\nepochs: 7\n")
+    assert parse_recipe(["--config", "vt_resnet18"]).epochs == 7
+    assert parse_recipe(["--config", "vt_resnet18.yaml", "--data.records", "somewhere"]) == packaged
 
 
 def test_what_is_missing_is_named(tmp_path):

@@ -3,10 +3,14 @@
 import csv
 import hashlib
 import os
+import platform
+import shutil
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
+from kills import kill_and_resume
 from processes import train_command
 
 from tfvt.trainers.callbacks import FIELDS
@@ -81,3 +85,38 @@ def test_ctrl_c_and_kill_9_leave_no_trace_in_the_result(finished_run, config, tm
     assert (newest(folder).step, newest(folder).epoch) == (150, 25)
     assert sha256_of(newest(folder)) == sha256_of(newest(finished_run))
     assert logged(folder) == logged(finished_run)
+
+
+OLD_RUN = Path(__file__).with_name("old_run")
+# The end of that run, uninterrupted, by the code that wrote its checkpoint. Other processors add up in another order:
+# the two settings make them all alike.
+OLD_END = "ef525b71a002fcfa56f5e7806168725b06af7bcda09edd4e7ea157caf86a4a84"
+LIKE_THEN = {"ONEDNN_MAX_CPU_ISA": "AVX2", "TF_NUM_INTRAOP_THREADS": "2"}
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the run was made on x86-64")
+def test_a_run_of_the_first_checkpoint_format_goes_on_bit_equal(tmp_path):
+    """Stopped in its second epoch; the checkpoint has no format number, no recipe, a digest of the arrays alone."""
+    folder = tmp_path / "run"
+    shutil.copytree(OLD_RUN / "run", folder)
+    began = newest(folder)
+    assert (began.step, began.epoch, began.recipe) == (4, 1, None)
+    command = train_command(None, folder, "--resume", "--data.records", str(OLD_RUN / "records"))
+    result = subprocess.run(command, env=os.environ | LIKE_THEN, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "step 4 of 12" in result.stdout
+    end = newest(folder)
+    assert (end.step, end.epoch, end.recipe["epochs"]) == (12, 4, 4)
+    assert sha256_of(end) == OLD_END
+    assert [row["epoch"] for row in logged(folder)] == ["1", "2", "3", "4"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_kills_at_random_moments_leave_no_trace(finished_run, config, tmp_path, seed):
+    """Ten kills each; `python tests/trainers/kills.py --seed 3 --kills 20` does others."""
+    runs = kill_and_resume(config, tmp_path, seed, kills=10)
+    assert sum(len(run.moments) for run in runs) == 10
+    for run in runs:
+        assert sha256_of(newest(run.folder)) == sha256_of(newest(finished_run)), run
+        assert logged(run.folder) == logged(finished_run), run

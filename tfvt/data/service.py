@@ -28,17 +28,25 @@ def from_servers(servers: Sequence[str], streams: Sequence[tf.data.Dataset]) -> 
     """
     remote = []
     for server, stream in zip(servers, streams, strict=True):
-        host, port = check_address(server)
-        try:
-            socket.create_connection((host, port), timeout=10).close()  # TensorFlow itself would try for an hour
-        except OSError as error:
-            raise ValueError(f"no server at {server} ({error}): start one there with `tfvt records serve`") from error
+        check_answer(server)
         # One worker without sharding keeps the order. Pixels hardly compress.
         distribute = tf.data.experimental.service.distribute(
             processing_mode=tf.data.experimental.service.ShardingPolicy.OFF, service=server, compression=None
         )
         remote.append(stream.apply(distribute))
     return tf.data.Dataset.choose_from_datasets(remote, tf.data.Dataset.range(len(remote)).repeat())
+
+
+def check_answer(server: str) -> None:
+    """Ask a server for a sign of life: TensorFlow itself would try for an hour.
+
+    Raises:
+        ValueError: the address has another form than "grpc://host:port", or nothing answers there.
+    """
+    try:
+        socket.create_connection(check_address(server), timeout=10).close()
+    except OSError as error:
+        raise ValueError(f"no server at {server} ({error}): start one there with `tfvt records serve`") from error
 
 
 def check_address(server: str) -> tuple[str, int]:
@@ -48,7 +56,7 @@ def check_address(server: str) -> tuple[str, int]:
         ValueError: it has another form.
     """
     host, _, port = server.removeprefix("grpc://").rpartition(":")
-    if not server.startswith("grpc://") or not host or not port.isdecimal():
+    if not server.startswith("grpc://") or not host or not port.isdecimal() or int(port) > 65535:
         raise ValueError(f"servers: {server!r} is no address of the form grpc://host:port")
     return host, int(port)
 

@@ -1,0 +1,126 @@
+"""A run's folder belongs to one process at a time, and only --overwrite removes a run."""
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+
+import pytest
+from processes import train_command
+
+from tfvt.trainers.errors import UsageError
+from tfvt.trainers.recipe import parse_recipe
+from tfvt.trainers.run import Run, check_vacant, locked, start_run
+
+HOLDER = f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def snapshot(folder):
+    """Every file with its bytes, but for the lock."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
+
+
+def test_the_lock_is_one_process_and_ends_with_it(tmp_path):
+    run = Run(tmp_path / "new" / "run")
+    with locked(run):
+        assert run.lock.read_text().strip() == HOLDER
+        with pytest.raises(UsageError, match=rf"^{HOLDER} trains in {run.folder}: wait for its end"), locked(run):
+            pass
+    assert run.contents() == []
+    with locked(run):
+        pass
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):
+    def unsupported(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with locked(Run(tmp_path)):
+        line = capsys.readouterr().err
+    assert line == (
+        f"tfvt train: {tmp_path} cannot be locked (Operation not supported): make sure that no other process trains "
+        "there\n"
+    )
+
+
+def test_a_run_that_came_meanwhile_is_not_deleted_without_overwrite(config, tmp_path):
+    run, recipe = Run(tmp_path / "run"), parse_recipe(["--config", str(config)])
+    check_vacant(run, overwrite=False)  # a slow start: another run begins and ends after this look
+    run.folder.mkdir()
+    run.final_model.write_bytes(b"work of hours")
+    before = snapshot(run.folder)
+    with locked(run), pytest.raises(UsageError, match="holds another run"):
+        start_run(run, recipe)
+    assert snapshot(run.folder) == before
+    with locked(run):
+        with pytest.raises(UsageError, match=f"{HOLDER} trains in"):
+            check_vacant(run, overwrite=True)
+        start_run(run, recipe, overwrite=True)
+    assert run.contents() == [run.recipe]
+
+
+# Stands for a machine on which records and model take long: the process waits on its standard input before it takes
+# the folder. What it writes says that it has looked at the folder, or that it trains.
+WAIT_BEFORE_THE_FOLDER = """
+from tfvt.trainers import train as module
+built = module._trainer
+def slowly(*arguments, **options):
+    trainer = built(*arguments, **options)
+    print("built", flush=True)
+    sys.stdin.readline()
+    return trainer
+module._trainer = slowly
+"""
+WAIT_IN_THE_RUN = """
+from tfvt.trainers.classification import ClassificationTrainer as Trainer
+step = Trainer._save
+def save(*arguments):
+    step(*arguments)
+    print("saved", flush=True)
+    sys.stdin.readline()
+Trainer._save = save
+"""
+
+
+def process(arguments, patch=""):
+    """`tfvt train` with a part of it replaced, and pipes to and from it."""
+    command = list(arguments)
+    position = command.index("-c") + 1
+    command[position] = command[position].replace("; sys.exit", f"\n{patch}\nsys.exit")
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(running, line):
+    for found in running.stdout:
+        if found.strip() == line:
+            return
+    raise AssertionError(running.communicate()[1])
+
+
+def test_two_processes_never_share_a_folder(config, tmp_path):
+    """Two `tfvt train` at once, one with a slow start; two `--resume` at once; kill -9 gives the folder back."""
+    folder = tmp_path / "run"
+    train = train_command(config, folder, "--epochs", "2")
+    slow, first = process(train, WAIT_BEFORE_THE_FOLDER), process(train, WAIT_IN_THE_RUN)
+    wait_for(first, "saved")
+    wait_for(slow, "built")
+    before = snapshot(folder)
+    errors = slow.communicate("\n")[1]
+    assert (slow.returncode, len(errors.splitlines())) == (2, 1), errors
+    assert f"process {first.pid} on {socket.gethostname()} trains in {folder}: wait for its end" in errors
+    assert snapshot(folder) == before
+    first.kill()
+    assert first.wait() == -signal.SIGKILL
+
+    resume = train_command(None, folder, "--resume")
+    first = process(resume, WAIT_IN_THE_RUN)
+    wait_for(first, "saved")
+    second = process(resume)
+    errors = second.communicate()[1]
+    assert (second.returncode, len(errors.splitlines())) == (2, 1), errors
+    assert f"process {first.pid} on {socket.gethostname()} trains in {folder}: wait for its end" in errors
+    assert first.communicate("\n" * 9)[0].splitlines()[-1].startswith("Next: ")
+    assert first.returncode == 0
+    assert (folder / "final.keras").is_file()
