@@ -21,5 +21,5 @@ def main():
 
 
 def _leave(number, frame):
-    print(f"tfvt {' '.join(sys.argv[1:2])}: interrupted", file=sys.stderr, flush=True)
+    print(f"{' '.join(['tfvt', *sys.argv[1:2]])}: interrupted", file=sys.stderr, flush=True)
     os._exit(130)

@@ -1,8 +1,9 @@
 """What a run tells while it goes: metrics.csv, TensorBoard and the terminal."""
 
+import contextlib
 import csv
 import dataclasses
-import os
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from .checkpoint import write_text
+from .errors import UsageError
 from .run import Run
 
 
@@ -69,16 +72,20 @@ class MetricsFile:
         """Keep the first `epochs_done` rows of an earlier part of the run: later ones will be run again."""
         self.path = path
         rows = _read_rows(path)[:epochs_done]
-        partial = path.with_suffix(".partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(FIELDS)
-            writer.writerows(rows)
-        os.replace(partial, path)
+        text = io.StringIO()
+        csv.writer(text).writerows([FIELDS, *rows])
+        write_text(path, text.getvalue())
 
     def write(self, row: EpochRow) -> None:
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow([_cell(value) for value in dataclasses.astuple(row)])
+        try:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerow([_cell(value) for value in dataclasses.astuple(row)])
+        except OSError as error:
+            raise UsageError(_disk_full(self.path, str(error.strerror))) from error
+
+
+def _disk_full(path: Path, reason: str) -> str:
+    return f"cannot write {path} ({reason}): make room, then continue with --resume"
 
 
 def _cell(value: float | None) -> str:
@@ -98,17 +105,23 @@ class TensorBoard:
     """The same figures as TensorBoard scalars, by step."""
 
     def __init__(self, folder: Path):
+        self.folder = folder
         self.writer = tf.summary.create_file_writer(str(folder))
 
     def write(self, row: EpochRow) -> None:
-        with self.writer.as_default(step=row.step):
-            for name, value in dataclasses.asdict(row).items():
-                if name != "step" and value is not None:
-                    tf.summary.scalar(name.replace("train_", "train/").replace("validation_", "validation/"), value)
-        self.writer.flush()
+        try:
+            with self.writer.as_default(step=row.step):
+                for name, value in dataclasses.asdict(row).items():
+                    if name != "step" and value is not None:
+                        tf.summary.scalar(name.replace("train_", "train/").replace("validation_", "validation/"), value)
+            self.writer.flush()
+        except tf.errors.OpError as error:
+            reason = error.message.rpartition("; ")[2].splitlines()[0]
+            raise UsageError(_disk_full(self.folder, reason)) from error
 
     def close(self) -> None:
-        self.writer.close()
+        with contextlib.suppress(tf.errors.OpError):  # `write` has flushed all, or has said why not
+            self.writer.close()
 
 
 class _ImageRate(ProgressColumn):

@@ -20,6 +20,7 @@ from tfvt.data.mixing import Mixing
 from tfvt.data.order import BLOCK_SIZE
 from tfvt.data.service import check_address
 
+from .checkpoint import write_text
 from .errors import UsageError, parser_error, unknown_key
 from .options import check_options
 from .ranges import check_numbers
@@ -290,7 +291,7 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """Write every key of `recipe` to the YAML file `path`, which `--config` reads back."""
-    path.write_text(yaml.safe_dump(as_plain(recipe), sort_keys=False), encoding="utf-8")
+    write_text(path, yaml.safe_dump(as_plain(recipe), sort_keys=False))
 
 
 def as_plain(value: Any) -> Any:

@@ -17,7 +17,7 @@ import keras
 
 from tfvt.data.images import EvalPreprocessing
 
-from .checkpoint import publish
+from .checkpoint import publish, write_text
 from .errors import UsageError, one_line
 from .recipe import DataRecipe, ModelRecipe, Recipe, as_plain, flatten, parse_recipe, write_recipe
 
@@ -152,9 +152,7 @@ def start_run(run: Run, recipe: Recipe, overwrite: bool = False) -> None:
         raise _holds_another_run(run)
     for path in run.contents():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    partial = run.recipe.with_suffix(".partial")
-    write_recipe(_with_absolute_paths(recipe), partial)
-    publish(partial, run.recipe)
+    write_recipe(_with_absolute_paths(recipe), run.recipe)
 
 
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
@@ -226,9 +224,7 @@ def open_run(folder: Path) -> Run:
 
 def write_serving(run: Run, serving: Serving) -> None:
     """Keep class names and evaluation preprocessing beside the model."""
-    partial = run.serving.with_suffix(".partial")
-    partial.write_text(json.dumps(as_plain(serving), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    publish(partial, run.serving)
+    write_text(run.serving, json.dumps(as_plain(serving), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_serving(run: Run) -> Serving:

@@ -42,5 +42,5 @@ def config(tmp_path_factory, records):
 def finished_run(tmp_path_factory, config):
     """The folder of the small recipe's run, trained without interruption in a process of its own."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    subprocess.run(train_command(config, folder), check=True, capture_output=True, timeout=120)
+    subprocess.run(train_command(config, folder), check=True, capture_output=True, timeout=600)
     return folder

@@ -233,9 +233,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(fails, config, tmp_path, every_
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ("model", r"the validation loss is nan at step 12 \(epoch 2\): start again with a lower"),
-        ("average", r"the validation loss is nan at step 12 \(epoch 2\)"),
-        ("optimizer", r"optimizer/\d+/\S+ is not finite at step 12 \(epoch 2\): start again with a lower"),
+        ("model", r"model/\d+/head/bias is not finite at step 12 \(epoch 2\): start again with a lower"),
+        ("average", r"the validation loss is nan at step 12 \(epoch 2\): start again with a lower"),
         ("model, resumed at its end", r"model/\d+/\S+ is not finite at step 12"),
     ],
 )
@@ -262,14 +261,13 @@ def test_what_is_not_finite_is_neither_saved_nor_published(fails, config, tmp_pa
             engine.__class__.original_step(engine, batch)
             steps.append(1)
             if len(steps) == last:
-                variables = getattr(engine, part)
-                variable = (variables.variables if part == "optimizer" else variables.weights)[-1]
+                variable = getattr(engine, part).weights[-1]
                 variable.assign(variable * np.nan)
 
         monkeypatch.setattr(TensorFlowEngine, "original_step", step, raising=False)
         monkeypatch.setattr(TensorFlowEngine, "train_step", last_step_diverges)
         assert re.search(message, fails(*train))
-        assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000000010.safetensors"]
+        assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000000008.safetensors"]
     (kept,) = list_checkpoints(run / "checkpoints")
     check_finite(load_checkpoint(kept).arrays)
     assert not (run / "final.keras").exists()

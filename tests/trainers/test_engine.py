@@ -111,7 +111,7 @@ def test_a_batch_must_divide_by_the_devices_and_devices_must_exist(config):
 def test_two_replicas_do_what_one_does(config):
     script = Path(__file__).with_name("two_replicas.py")
     command = [sys.executable, "-W", "error::UserWarning", str(script), str(config)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout.splitlines()[-1])
     for case in ("without_norms", "synchronized_norms", "compiled"):

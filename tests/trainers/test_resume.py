@@ -26,7 +26,7 @@ def stop_after(command, line_start, number):
             lines.append(line)
             if line.startswith(line_start):
                 process.send_signal(number)
-        return process.wait(timeout=60), "".join(lines)
+        return process.wait(timeout=600), "".join(lines)
 
 
 def newest(folder):
@@ -79,7 +79,7 @@ def test_ctrl_c_and_kill_9_leave_no_trace_in_the_result(finished_run, config, tm
     # The row of an epoch is logged, then the epoch is saved: at most the work since the save before is lost.
     assert newest(folder).step >= killed_in * 6 - 6
 
-    last = subprocess.run(resume, capture_output=True, text=True, timeout=120)
+    last = subprocess.run(resume, capture_output=True, text=True, timeout=600)
     assert last.returncode == 0, last.stdout + last.stderr
     assert "Trained to step 150;" in last.stdout
     assert (newest(folder).step, newest(folder).epoch) == (150, 25)
@@ -102,7 +102,7 @@ def test_a_run_of_the_first_checkpoint_format_goes_on_bit_equal(tmp_path):
     began = newest(folder)
     assert (began.step, began.epoch, began.recipe) == (4, 1, None)
     command = train_command(None, folder, "--resume", "--data.records", str(OLD_RUN / "records"))
-    result = subprocess.run(command, env=os.environ | LIKE_THEN, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, env=os.environ | LIKE_THEN, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     assert "step 4 of 12" in result.stdout
     end = newest(folder)
