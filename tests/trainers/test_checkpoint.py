@@ -2,16 +2,16 @@
 
 import json
 import os
-import resource
-import signal
 
 import keras
 import numpy as np
 import pytest
+from limits import largest_file
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from tfvt.trainers import checkpoint as module
+from tfvt.trainers.callbacks import EpochRow, MetricsFile, TensorBoard
 from tfvt.trainers.checkpoint import (
     Checkpoint,
     assign_arrays,
@@ -20,6 +20,7 @@ from tfvt.trainers.checkpoint import (
     load_checkpoint,
     name_arrays,
     save_checkpoint,
+    write_text,
 )
 from tfvt.trainers.errors import UsageError
 
@@ -131,21 +132,13 @@ def test_files_follow_the_umask(tmp_path):
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoints_and_nothing_else(tmp_path):
-    """A limit on the size of files stands for the disk: 4 kB hold the first checkpoint and not the second."""
+    """4 kB hold the first checkpoint and not the second."""
     old = save_checkpoint(tmp_path, Checkpoint(1, 0, ARRAYS, RECORDS, RECIPE), keep=1)
     content = old.read_bytes()
     large = Checkpoint(2, 0, ARRAYS | {"model/0002/kernel": np.zeros(4096, np.float32)}, RECORDS, RECIPE)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails instead of ending the process
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    try:
-        with pytest.raises(
-            UsageError, match=rf"cannot write the checkpoint {tmp_path}/step-000000002.safetensors \(.*File too large"
-        ):
-            save_checkpoint(tmp_path, large, keep=1)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    words = rf"cannot write the checkpoint {tmp_path}/step-000000002.safetensors \(.*File too large"
+    with largest_file(4096), pytest.raises(UsageError, match=words):
+        save_checkpoint(tmp_path, large, keep=1)
     assert list(tmp_path.iterdir()) == [old]
     assert old.read_bytes() == content
 
@@ -180,3 +173,23 @@ def test_arrays_of_another_model_are_refused():
         assign_arrays("model", variables[:1], arrays)
     with pytest.raises(UsageError, match=r"model/0000/.* has shape \(2, 3\), this run's \(2,\)"):
         assign_arrays("model", reversed(variables), arrays)
+
+
+def test_a_small_file_is_there_whole_or_not_at_all(tmp_path):
+    write_text(tmp_path / "recipe.yaml", "old")
+    with largest_file(100), pytest.raises(UsageError, match=rf"^cannot write {tmp_path}/recipe.yaml: File too large$"):
+        write_text(tmp_path / "recipe.yaml", "new" * 100)
+    assert (tmp_path / "recipe.yaml").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_log_that_the_disk_does_not_take_is_named(tmp_path):
+    row = EpochRow(*range(14))
+    metrics, tensorboard = MetricsFile(tmp_path / "metrics.csv", 0), TensorBoard(tmp_path / "tensorboard")
+    advice = r"\(File too large\): make room, then continue with --resume$"
+    with largest_file(200):
+        with pytest.raises(UsageError, match=rf"^cannot write {tmp_path}/metrics.csv {advice}"):
+            metrics.write(row)
+        with pytest.raises(UsageError, match=rf"^cannot write {tmp_path}/tensorboard {advice}"):
+            tensorboard.write(row)
+        tensorboard.close()

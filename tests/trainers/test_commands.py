@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
+from limits import largest_file
 from PIL import Image
 from small_records import CLASS_NAMES, tinted_image, write_small_records
 
@@ -338,17 +338,10 @@ def test_a_damaged_final_model_is_one_line(finished_run, fails, tmp_path):
 
 
 def test_a_full_disk_leaves_no_half_of_a_final_model(tmp_path, finished_run):
-    """A limit on the size of files stands for the disk."""
     run, model = Run(tmp_path), keras.models.load_model(finished_run / "final.keras")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails instead of ending the process
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
-    try:
-        with pytest.raises(UsageError, match=rf"cannot write {tmp_path}/final.keras \(.*File too large.*: make room"):
-            write_model(run, model)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    words = rf"cannot write {tmp_path}/final.keras \(.*File too large.*: make room"
+    with largest_file(50_000), pytest.raises(UsageError, match=words):
+        write_model(run, model)
     assert list(tmp_path.iterdir()) == []
 
 
