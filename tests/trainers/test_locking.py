@@ -89,7 +89,8 @@ def process(arguments, patch=""):
     command = list(arguments)
     position = command.index("-c") + 1
     command[position] = command[position].replace("; sys.exit", f"\n{patch}\nsys.exit")
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen(command, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}, text=True, **pipes)
 
 
 def wait_for(running, line):
@@ -103,9 +104,10 @@ def test_two_processes_never_share_a_folder(config, tmp_path):
     """Two `tfvt train` at once, one with a slow start; two `--resume` at once; kill -9 gives the folder back."""
     folder = tmp_path / "run"
     train = train_command(config, folder, "--epochs", "2")
-    slow, first = process(train, WAIT_BEFORE_THE_FOLDER), process(train, WAIT_IN_THE_RUN)
-    wait_for(first, "saved")
+    slow = process(train, WAIT_BEFORE_THE_FOLDER)
     wait_for(slow, "built")
+    first = process(train, WAIT_IN_THE_RUN)
+    wait_for(first, "saved")
     before = snapshot(folder)
     errors = slow.communicate("\n")[1]
     assert (slow.returncode, len(errors.splitlines())) == (2, 1), errors
