@@ -16,23 +16,18 @@ NOT_NEGATIVE = (lambda value: value >= 0, "at least 0")
 POSITIVE = (lambda value: np.float32(value) > 0, "above 0 (in float32)")
 SEED = (lambda value: 0 <= value < 2**32, "from 0 to 4294967295")
 SHARE = (lambda value: 0 <= value < 1, "at least 0 and below 1")
-SIDE = (lambda value: 1 <= value <= 16384, "from 1 to 16384 pixels")
 UP_TO_100 = (lambda value: 0 <= value <= 100, "from 0 to 100")
 UP_TO_1000 = (lambda value: 0 <= value <= 1000, "from 0 to 1000")
-# Of a list, each entry.
+# Of a list, each entry. Sizes, shares and probabilities of `data` are checked where they are used, in `tfvt/data`.
 RANGES = {
     "data.batch_size": AT_LEAST_1,
     "data.repeats": AT_LEAST_1,
     "data.block_size": AT_LEAST_1,
-    "data.train.image_size": SIDE,
     "data.train.aspect_range": (lambda value: 0.001 <= value <= 1000, "from 0.001 to 1000"),
     "data.train.color_jitter": UP_TO_100,
-    "data.train.randaugment_layers": (lambda value: 1 <= value <= 100, "from 1 to 100"),
     "data.train.randaugment_magnitude_std": UP_TO_100,
     "data.mixing.mixup_alpha": UP_TO_1000,
     "data.mixing.cutmix_alpha": UP_TO_1000,
-    "data.evaluation.image_size": SIDE,
-    "data.evaluation.crop_ratio": (lambda value: 0.01 <= value <= 1, "from 0.01 to 1"),
     "optimizer.learning_rate": POSITIVE,
     "optimizer.weight_decay": NOT_NEGATIVE,
     "optimizer.clip_global_norm": POSITIVE,
