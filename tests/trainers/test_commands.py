@@ -600,12 +600,8 @@ def test_predict_rejects_half_a_jpeg_with_an_end_marker(finished_run, tmp_path, 
 
 
 def test_a_disk_that_fills_while_exporting_is_one_line(finished_run, tmp_path, fails):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
+    with largest_file(100_000):
         line = fails("export", finished_run, tmp_path / "served")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert re.search(rf"error: {tmp_path}/served cannot be written: .*File too large", line)
     assert list(tmp_path.iterdir()) == []
 
