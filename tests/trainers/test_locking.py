@@ -114,7 +114,8 @@ def test_two_processes_never_share_a_folder(config, tmp_path):
     assert f"process {first.pid} on {socket.gethostname()} trains in {folder}: wait for its end" in errors
     assert snapshot(folder) == before
     first.kill()
-    assert first.wait() == -signal.SIGKILL
+    first.communicate()
+    assert first.returncode == -signal.SIGKILL
 
     resume = train_command(None, folder, "--resume")
     first = process(resume, WAIT_IN_THE_RUN)
