@@ -1,7 +1,8 @@
 """Arguments that are wrong: errors that name the argument and the allowed values."""
 
+import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -12,13 +13,55 @@ def check_choice(argument: str, value: Any, allowed: Iterable[Any]) -> None:
         raise ValueError(f"{argument}={value!r}: expected one of {', '.join(map(repr, allowed))}")
 
 
-def check_at_least(argument: str, value: Any, least: int) -> None:
-    """Raise a ValueError that names `argument` unless `value` is an integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise ValueError(f"{argument}={value!r}: expected an integer of at least {least}")
+def _integers(least: int, most: int):
+    return numbers.Integral, least, most, f"an integer of at least {least} and at most {most}"
 
 
-def check_share(argument: str, value: Any) -> None:
-    """Raise a ValueError that names `argument` unless `value` is a number of at least 0 and below 1."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < 1:
-        raise ValueError(f"{argument}={value!r}: expected a number of at least 0 and below 1")
+# What every number of a builder or a layer may be, by the last words of its argument's name: its type, the least and
+# the greatest one, and both in words. The greatest ones are far beyond what anybody builds: they stop a slip of the
+# hand before it takes all memory. NaN lies in no range.
+RANGES = {
+    ("rate", "momentum"): (numbers.Real, 0, math.nextafter(1, 0), "a number of at least 0 and below 1"),
+    ("epsilon",): (numbers.Real, 1e-30, 0.1, "a number of at least 1e-30 and at most 0.1"),  # in float32 not yet zero
+    ("pixel_mean",): (numbers.Real, -1e6, 1e6, "a number of at least -1e6 and at most 1e6"),
+    ("pixel_std",): (numbers.Real, 1e-6, 1e6, "a number of at least 1e-6 and at most 1e6"),
+    ("num_classes",): _integers(1, 10_000_000),
+    ("depths", "layers", "num_modules", "num_relations"): _integers(1, 1000),
+    ("max_pixels",): _integers(1, 2**40),
+    ("iterations",): _integers(0, 1000),
+    ("kernel_size", "window_size"): _integers(1, 255),
+    ("shift_size",): _integers(0, 254),
+    ("input_shape",): _integers(1, 16384),
+    ("grid", "window"): _integers(1, 2**20),
+    ("filters", "units", "width", "dim", "channels"): _integers(1, 65536),
+    ("heads", "tokens", "groups", "share", "ratio"): _integers(1, 65536),
+    ("patch_size", "strides", "stride", "reduction"): _integers(1, 65536),
+}
+SEQUENCES = ("depths", "grid", "window", "input_shape", "pixel_mean", "pixel_std")
+
+
+def check_numbers(arguments: Mapping[str, Any], prefix: str = "") -> None:
+    """Raise a ValueError that names the first of `arguments` outside its range, and the range.
+
+    Args:
+        arguments: name -> value. What `RANGES` does not name is not checked, and None is left to those who take it. A
+            dict, such as the options of a norm, is checked like the arguments themselves.
+        prefix: in front of the names in the message.
+    """
+    for name, value in arguments.items():
+        if isinstance(value, Mapping):
+            check_numbers(value, f"{prefix}{name}.")
+            continue
+        allowed = next((r for words, r in RANGES.items() if any(f"_{name}".endswith(f"_{w}") for w in words)), None)
+        if allowed is None or value is None:
+            continue
+        several = name in SEQUENCES and isinstance(value, list | tuple)
+        unknown = (None,) if name == "input_shape" else ()  # a height or width
+        if not all(number in unknown or _in_range(number, allowed) for number in (value if several else [value])):
+            expected = f"every value to be {allowed[-1]}" if several else allowed[-1]
+            raise ValueError(f"{prefix}{name}={value!r}: expected {expected}")
+
+
+def _in_range(value, allowed):
+    kind, least, most, _ = allowed
+    return isinstance(value, kind) and not isinstance(value, bool) and least <= value <= most

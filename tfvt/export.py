@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from tfvt.checks import check_at_least
+from tfvt.checks import check_numbers
 from tfvt.data.headers import checked_images
 from tfvt.data.images import EvalPreprocessing, decode_and_center_crop
 
@@ -53,7 +53,7 @@ def export_saved_model(
     """
     directory = Path(directory)
     _check(model, directory, preprocessing, class_names)
-    check_at_least("max_pixels", max_pixels, 1)
+    check_numbers({"max_pixels": max_pixels})
     names = tf.constant(list(class_names))
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image")])

@@ -18,7 +18,7 @@ from typing import Any
 
 import keras
 
-from tfvt.checks import check_at_least, check_share
+from tfvt.checks import check_numbers
 
 # Arguments that `create_model` itself takes; everything else in a builder's signature is a family option.
 COMMON_ARGUMENTS = ("num_classes", "input_shape", "include_top", "features", "name")
@@ -102,13 +102,15 @@ def create_model(
         )
     variant = get_variant(name)
     check_options(name, overrides)
-    _check_values(variant.builder, num_classes, features, include_top, overrides)
     arguments = dict(variant.row)
-    arguments.update(num_classes=int(num_classes), include_top=include_top, name=name, **overrides)
+    arguments.update(include_top=include_top, name=name, **overrides)
+    if include_top and features is None:
+        arguments["num_classes"] = num_classes
     if input_shape is not None:
         arguments["input_shape"] = tuple(input_shape)
     if features is not None:
-        arguments["features"] = tuple(features)
+        arguments["features"] = features if isinstance(features, str) else tuple(features)
+    _check_values(variant.builder, arguments)
     model = variant.builder(**arguments)
     if weights is not None:
         from tfvt.checkpoints import load_checkpoint
@@ -133,18 +135,17 @@ def check_options(name: str, options: Iterable[str]) -> None:
             )
 
 
-def _check_values(builder, num_classes: int, features, include_top: bool, options: dict[str, Any]) -> None:
-    if features is None and include_top:
-        check_at_least("num_classes", num_classes, 1)
-    if isinstance(features, str):
-        raise ValueError(f"features={features!r}: expected a sequence of levels such as ('P3', 'P4'), not a string")
+def _check_values(builder, arguments: dict[str, Any]) -> None:
+    """Raise a ValueError that names the first argument outside what its annotation and its range allow."""
     hints = typing.get_type_hints(builder)
-    for option, value in options.items():
-        if option.endswith(("_rate", "_momentum")):
-            check_share(option, value)
-        kinds = {typing.get_origin(hint) for hint in (hints[option], *typing.get_args(hints[option]))}
-        if tuple in kinds and value is not None and not isinstance(value, tuple | list):
-            raise ValueError(f"{option}={value!r}: expected a sequence")
+    for argument, value in arguments.items():
+        kinds = (hints[argument], *typing.get_args(hints[argument]))
+        if value is None and type(None) not in kinds:
+            raise ValueError(f"{argument}=None: expected a value")
+        if value is not None and tuple in map(typing.get_origin, kinds) and not isinstance(value, tuple | list):
+            example = " of levels such as ('P3', 'P4')" if argument == "features" else ""
+            raise ValueError(f"{argument}={value!r}: expected a sequence{example}")
+    check_numbers(arguments)
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ def test_contract():
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0])
 def test_bad_rates_are_refused(rate):
-    with pytest.raises(ValueError, match=r"expected 0 <= rate < 1"):
+    with pytest.raises(ValueError, match=r"expected a number of at least 0 and below 1"):
         DropPath(rate)
 
 

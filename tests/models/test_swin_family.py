@@ -52,7 +52,7 @@ def test_bias_tables_of_other_windows_are_resampled():
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"depths": ()}, r"depths=\(\): expected at least one stage"),
-    ({"width": 16}, "width=16: expected an integer of at least 32"),
+    ({"width": 16}, "width=16: expected a multiple of head_dim=32"),
     ({"width": 50}, "width=50: expected a multiple of head_dim=32"),
     ({"combine": "alpha"}, "combine='alpha' is for mixer='acmix', not 'attention'"),
     ({"input_shape": (3, 64, 3)}, "height 3 is below 4"),

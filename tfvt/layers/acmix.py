@@ -16,6 +16,7 @@ from tfvt.layers.global_attention import GlobalAttention
 from tfvt.layers.initializers import torch_start
 from tfvt.layers.local_attention import LocalAttention, check_divisor, check_kernel_size
 from tfvt.layers.patchwise_attention import SANAttention
+from tfvt.layers.registration import register_layer
 from tfvt.layers.window_attention import WindowAttention
 
 SHIFTS = ("tensor", "fixed", "random", "learned")
@@ -38,7 +39,7 @@ class ShiftInitializer(keras.initializers.Initializer):
         return ops.cast(shift_kernel(shape[0], shape[-1]), dtype or "float32")
 
 
-@keras.saving.register_keras_serializable(package="tfvt")
+@register_layer
 class ConvolutionPath(keras.layers.Layer):
     """The convolution of ACmix: k^2 maps of each d-channel piece, shifted and summed (section 4.2 and 4.3).
 
@@ -152,7 +153,7 @@ class ConvolutionPath(keras.layers.Layer):
         }
 
 
-@keras.saving.register_keras_serializable(package="tfvt")
+@register_layer
 class ACmix(keras.layers.Layer):
     """Attention and convolution of the same projections: F = alpha attention + beta convolution (eq. 13).
 

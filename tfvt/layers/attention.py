@@ -5,6 +5,7 @@ from keras import ops
 
 from tfvt.layers.dense import TokenDense
 from tfvt.layers.initializers import matrix_start
+from tfvt.layers.registration import register_layer
 
 
 def softmax(logits):
@@ -57,7 +58,7 @@ def attention_macs(num_queries, num_keys, key_width, value_width):
     return num_queries * num_keys * (key_width + value_width)
 
 
-@keras.saving.register_keras_serializable(package="tfvt")
+@register_layer
 class MultiHeadAttention(keras.layers.Layer):
     """Multi-head attention with one matrix for queries, keys and values (Vaswani et al. 2017, section 3.2).
 

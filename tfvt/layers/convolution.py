@@ -3,8 +3,10 @@
 import keras
 from keras import ops
 
+from tfvt.layers.registration import register_layer
 
-@keras.saving.register_keras_serializable(package="tfvt")
+
+@register_layer
 class GroupedDense(keras.layers.Layer):
     """A dense layer whose channels are split into groups; on a map, a grouped 1x1 convolution.
 

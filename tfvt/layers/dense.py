@@ -3,8 +3,10 @@
 import keras
 from keras import ops
 
+from tfvt.layers.registration import register_layer
 
-@keras.saving.register_keras_serializable(package="tfvt")
+
+@register_layer
 class TokenDense(keras.layers.Dense):
     """A dense layer that lays all tokens of the batch below each other, as one matrix.
 

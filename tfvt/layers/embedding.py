@@ -3,8 +3,10 @@
 import keras
 from keras import ops
 
+from tfvt.layers.registration import register_layer
 
-@keras.saving.register_keras_serializable(package="tfvt")
+
+@register_layer
 class TokenEmbedding(keras.layers.Layer):
     """Patches as a sequence behind a class token, plus position embeddings (Dosovitskiy et al. 2021, eq. 1).
 

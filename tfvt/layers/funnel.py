@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from tfvt.checks import check_choice
+from tfvt.layers.registration import register_layer
 
 POOLINGS = ("mean", "max")
 
@@ -13,7 +14,7 @@ def pooled_grid(grid, window):
     return tuple(-(-side // size) for side, size in zip(grid, window, strict=True))
 
 
-@keras.saving.register_keras_serializable(package="tfvt")
+@register_layer
 class FunnelPooling(keras.layers.Layer):
     """Pool patch tokens, never the class token: h' = concat(h[0], pool(h[1:])).
 
@@ -65,7 +66,7 @@ class FunnelPooling(keras.layers.Layer):
         return super().get_config() | {"grid": self.grid, "window": self.window, "pooling": self.pooling}
 
 
-@keras.saving.register_keras_serializable(package="tfvt")
+@register_layer
 class FunnelUpsampling(keras.layers.Layer):
     """Repeat every patch token over the window that was pooled into it; the class token passes.
 

@@ -3,15 +3,15 @@
 import keras
 from keras import ops
 
-from tfvt.checks import check_at_least
 from tfvt.layers.attention import attention_macs, multi_head_attention
 from tfvt.layers.initializers import normal_start, torch_start
 from tfvt.layers.local_attention import check_divisor
 from tfvt.layers.map_attention import MapAttention
 from tfvt.layers.patches import pad_to_multiple, padded_shape
+from tfvt.layers.registration import register_layer
 
 
-@keras.saving.register_keras_serializable(package="tfvt")
+@register_layer
 class GlobalAttention(MapAttention):
     """Multi-head attention of every pixel to the whole map, reduced by a strided convolution.
 
@@ -32,7 +32,6 @@ class GlobalAttention(MapAttention):
     def __init__(self, filters, num_heads, reduction=1, layer_norm_epsilon=1e-6, **kwargs):
         super().__init__(**kwargs)
         check_divisor("num_heads", num_heads, filters)
-        check_at_least("reduction", reduction, 1)
         self.filters, self.num_heads, self.reduction = filters, num_heads, reduction
         self.layer_norm_epsilon = layer_norm_epsilon
         self.query = self.dense(filters, "query", normal_start())

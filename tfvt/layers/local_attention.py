@@ -1,12 +1,11 @@
 """Local attention: every pixel attends to the k x k pixels around it."""
 
-import keras
 import numpy as np
 from keras import ops
 
-from tfvt.checks import check_at_least
 from tfvt.layers.initializers import torch_start
 from tfvt.layers.map_attention import MapAttention
+from tfvt.layers.registration import register_layer
 
 MASKED = -3e4  # as a logit: nothing behind a soft-max, and finite in half precision
 
@@ -95,7 +94,7 @@ def _window_mask(tile, kernel_size, strides):
     return np.where(window, 0, MASKED).reshape(tile * tile, -1).astype("float32")
 
 
-@keras.saving.register_keras_serializable(package="tfvt")
+@register_layer
 class LocalAttention(MapAttention):
     """Attention to the k x k pixels around each pixel, with relative positions (ACmix, eq. 9 and 10).
 
@@ -198,13 +197,11 @@ def reflect(x, kernel_size):
 
 
 def check_divisor(argument, divisor, filters):
-    check_at_least(argument, divisor, 1)
     if filters % divisor:
         raise ValueError(f"{argument}={divisor}: expected a divisor of the {filters} channels")
 
 
 def check_kernel_size(argument, kernel_size):
-    check_at_least(argument, kernel_size, 1)
     if kernel_size % 2 == 0:
         raise ValueError(f"{argument}={kernel_size}: expected an odd number")
 

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from tfvt.layers.initializers import normal_start, torch_start
+from tfvt.layers.registration import register_layer
 
 
 def pad_to_multiple(x, multiple):
@@ -24,7 +25,7 @@ def _divided(size, divisor):
     return None if size is None else -(-size // divisor)
 
 
-@keras.saving.register_keras_serializable(package="tfvt")
+@register_layer
 class PatchEmbedding(keras.layers.Layer):
     """Each patch through one linear layer and a layer norm.
 
@@ -70,7 +71,7 @@ class PatchEmbedding(keras.layers.Layer):
         }
 
 
-@keras.saving.register_keras_serializable(package="tfvt")
+@register_layer
 class PatchMerging(keras.layers.Layer):
     """Four neighbours side by side, a layer norm, and a linear layer without bias to twice the channels (Swin).
 

@@ -7,11 +7,12 @@ from tfvt.layers.convolution import strided_window
 from tfvt.layers.initializers import torch_start
 from tfvt.layers.local_attention import check_divisor, check_kernel_size, check_reflection, reflect
 from tfvt.layers.map_attention import MapAttention
+from tfvt.layers.registration import register_layer
 
 KEY_SHARE = 4  # queries and keys have a quarter of the values' channels
 
 
-@keras.saving.register_keras_serializable(package="tfvt")
+@register_layer
 class SANAttention(MapAttention):
     """Self-attention of SAN, its patchwise form (Zhao, Jia and Koltun 2020); eq. (18) of ACmix.
 

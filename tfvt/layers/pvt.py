@@ -7,11 +7,12 @@ from tfvt.checks import check_choice
 from tfvt.layers.acmix import ACmix, check_acmix_options
 from tfvt.layers.global_attention import GlobalAttention
 from tfvt.layers.initializers import normal_start
+from tfvt.layers.registration import register_layer
 from tfvt.layers.regularization import DropPath
 from tfvt.layers.transformer import gelu
 
 
-@keras.saving.register_keras_serializable(package="tfvt")
+@register_layer
 class MapPositions(keras.layers.Layer):
     """Learned position embeddings added to a map, and optionally a class token with its own (PVT, section 3.2).
 
@@ -51,7 +52,7 @@ class MapPositions(keras.layers.Layer):
         return super().get_config() | {"class_token": self.class_token}
 
 
-@keras.saving.register_keras_serializable(package="tfvt")
+@register_layer
 class PVTBlock(keras.layers.Layer):
     """z' = z + Mixer(LayerNorm(z)); z'' = z' + MLP(LayerNorm(z')), on a map and optionally a class token.
 

@@ -3,8 +3,10 @@
 import keras
 from keras import ops
 
+from tfvt.layers.registration import register_layer
 
-@keras.saving.register_keras_serializable(package="tfvt")
+
+@register_layer
 class DropPath(keras.layers.Layer):
     """Drop the whole residual branch of some samples in training, scale the others up (Huang et al. 2016).
 
@@ -20,8 +22,6 @@ class DropPath(keras.layers.Layer):
 
     def __init__(self, rate, seed=None, **kwargs):
         super().__init__(**kwargs)
-        if not 0 <= rate < 1:
-            raise ValueError(f"rate={rate}: expected 0 <= rate < 1")
         self.rate = rate
         self.seed = seed
         if rate > 0:

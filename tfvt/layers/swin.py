@@ -5,6 +5,7 @@ import keras
 from tfvt.checks import check_choice
 from tfvt.layers.acmix import ACmix, check_acmix_options
 from tfvt.layers.initializers import normal_start, torch_start
+from tfvt.layers.registration import register_layer
 from tfvt.layers.regularization import DropPath
 from tfvt.layers.transformer import gelu
 from tfvt.layers.window_attention import WindowAttention
@@ -12,7 +13,7 @@ from tfvt.layers.window_attention import WindowAttention
 MIXERS = ("attention", "acmix", "convolution")
 
 
-@keras.saving.register_keras_serializable(package="tfvt")
+@register_layer
 class SwinBlock(keras.layers.Layer):
     """z' = z + Mixer(LayerNorm(z)); z'' = z' + MLP(LayerNorm(z')), on a map.
 

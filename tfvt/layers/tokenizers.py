@@ -5,10 +5,10 @@ What is common to these layers and those that work on the tokens: `tfvt.layers.v
 
 import math
 
-import keras
 from keras import ops
 
 from tfvt.layers.attention import attention_macs, softmax
+from tfvt.layers.registration import register_layer
 from tfvt.layers.visual_tokens import VisualTokenLayer, num_pixels, pixel_groups, pixel_list
 
 
@@ -88,7 +88,7 @@ def _resize_to_tokens(x, num_tokens):
     return ops.reshape(grid, (-1, num_tokens, x.shape[-1]))
 
 
-@keras.saving.register_keras_serializable(package="tfvt")
+@register_layer
 class FilterTokenizer(_PixelTokenizer):
     """Filter-based tokenizer, eq. (1): T = softmax over HW of (X W_A), transposed, times value(X).
 
@@ -113,7 +113,7 @@ class FilterTokenizer(_PixelTokenizer):
         return attention_macs(self.num_tokens, num_pixels(x), x.shape[-1], x.shape[-1])
 
 
-@keras.saving.register_keras_serializable(package="tfvt")
+@register_layer
 class ClusterTokenizer(_PixelTokenizer):
     """Clustering-based tokenizer, eq. (6): as the filter tokenizer, with k-means centroids of X for W_A.
 
@@ -151,7 +151,7 @@ class ClusterTokenizer(_PixelTokenizer):
         return super().get_config() | {"iterations": self.iterations, "gradient": self.gradient}
 
 
-@keras.saving.register_keras_serializable(package="tfvt")
+@register_layer
 class RecurrentTokenizer(_PixelTokenizer):
     """Recurrent tokenizer, eq. (2): W_R = T_in W_TR; T = softmax over HW of (key(X) W_R^T), transposed, times value(X).
 
@@ -202,7 +202,7 @@ class RecurrentTokenizer(_PixelTokenizer):
         return super().get_config() | {"scale_logits": self.scale_logits}
 
 
-@keras.saving.register_keras_serializable(package="tfvt")
+@register_layer
 class PoolTokenizer(VisualTokenLayer):
     """Pooling-based tokenizer (ICCV Table 3): X resized bilinearly to a grid of L pixels, lifted to CT.
 

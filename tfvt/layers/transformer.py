@@ -10,6 +10,7 @@ from tfvt.checks import check_choice
 from tfvt.layers.attention import MultiHeadAttention
 from tfvt.layers.dense import TokenDense
 from tfvt.layers.initializers import matrix_start
+from tfvt.layers.registration import register_layer
 from tfvt.layers.regularization import DropPath
 
 GELUS = ("erf", "tanh")
@@ -31,7 +32,7 @@ def gelu(x, form="erf"):
 _gelu = gelu  # the layer's argument has the same name
 
 
-@keras.saving.register_keras_serializable(package="tfvt")
+@register_layer
 class TransformerEncoderLayer(keras.layers.Layer):
     """A pre-norm encoder layer (Dosovitskiy et al. 2021, eq. 2 and 3).
 

@@ -15,6 +15,7 @@ from keras import ops
 from tfvt.checks import check_choice
 from tfvt.layers.attention import attention_macs, multi_head_attention
 from tfvt.layers.convolution import GroupedDense
+from tfvt.layers.registration import register_layer
 from tfvt.layers.regularization import DropPath
 
 NORMS = ("batch", "layer", "none")
@@ -27,7 +28,7 @@ def pixel_groups(channels_in, channels_out):
     return next(g for g in range(wanted, 0, -1) if channels_in % g == 0 and channels_out % g == 0)
 
 
-@keras.saving.register_keras_serializable(package="tfvt")
+@register_layer
 class LinearNorm(keras.layers.Layer):
     """A linear layer in groups, without bias, and its norm: every linear of a Visual Transformer.
 
@@ -95,7 +96,7 @@ def num_pixels(x):
     return x.shape[1] * x.shape[2]
 
 
-@keras.saving.register_keras_serializable(package="tfvt")
+@register_layer
 class TokenTransformer(VisualTokenLayer):
     """Token transformer, eq. (3) and (4); the values are the tokens themselves.
 
@@ -149,7 +150,7 @@ class TokenTransformer(VisualTokenLayer):
         }
 
 
-@keras.saving.register_keras_serializable(package="tfvt")
+@register_layer
 class TokenGraph(VisualTokenLayer):
     """Graph convolution on tokens, or one linear per token: the stand-ins of ICCV Table 5.
 
@@ -191,7 +192,7 @@ class TokenGraph(VisualTokenLayer):
         return super().get_config() | {"adjacency": self.adjacency, "drop_path_rate": self.drop_path_rate}
 
 
-@keras.saving.register_keras_serializable(package="tfvt")
+@register_layer
 class Projector(VisualTokenLayer):
     """Projector, eq. (5): X_out = X_in + softmax over the L tokens of (X_in W_Q)(T W_K)^T, times T.
 

@@ -1,20 +1,19 @@
 """Window attention: every pixel attends to the pixels of its own window (Swin Transformer)."""
 
-import keras
 import numpy as np
 from keras import ops
 
-from tfvt.checks import check_at_least
 from tfvt.layers.attention import softmax
 from tfvt.layers.initializers import normal_start
 from tfvt.layers.local_attention import check_divisor, cut_blocks, join_blocks, split_at
 from tfvt.layers.map_attention import MapAttention
 from tfvt.layers.patches import pad_to_multiple
+from tfvt.layers.registration import register_layer
 
 ACROSS = -100.0  # added to the logits of pixels that are neighbours only through the cyclic shift, as the authors do
 
 
-@keras.saving.register_keras_serializable(package="tfvt")
+@register_layer
 class WindowAttention(MapAttention):
     """Multi-head attention within windows, with a learned bias for each relative position.
 
@@ -38,7 +37,6 @@ class WindowAttention(MapAttention):
     def __init__(self, filters, num_heads, window_size=7, shift_size=0, **kwargs):
         super().__init__(**kwargs)
         check_divisor("num_heads", num_heads, filters)
-        check_at_least("window_size", window_size, 1)
         if not 0 <= shift_size < window_size:
             raise ValueError(f"shift_size={shift_size}: expected 0 <= shift_size < window_size={window_size}")
         self.filters, self.num_heads = filters, num_heads

@@ -47,8 +47,8 @@ def image_input(input_shape, *, minimum, pixel_mean, pixel_std):
     for side, pixels in zip(("height", "width"), size, strict=True):
         if pixels is not None and pixels < minimum:
             raise ValueError(f"input_shape={input_shape}: {side} {pixels} is below {minimum}, the least it can take")
-    if channels is None or channels < 1:
-        raise ValueError(f"input_shape={input_shape}: expected at least 1 channel")
+    if channels is None:
+        raise ValueError(f"input_shape={input_shape}: expected a number of channels")
     inputs = keras.Input(input_shape, name="image")
     if pixel_mean is None:
         return inputs, inputs
@@ -58,8 +58,6 @@ def image_input(input_shape, *, minimum, pixel_mean, pixel_std):
                 f"input_shape={input_shape} has {channels} channel(s), {argument}={values}: expected "
                 f"{channels} value(s), or pixel_mean=None for inputs that are normalised already"
             )
-    if min(pixel_std) <= 0:
-        raise ValueError(f"pixel_std={pixel_std}: expected values above 0")
     # In float32 under every policy: half precision would round the pixels before they are centred.
     normalize = keras.layers.Rescaling(
         scale=[1 / s for s in pixel_std],
@@ -87,7 +85,7 @@ def classifier(embedding, num_classes, dropout_rate, start=None):
     """
     if dropout_rate:
         embedding = keras.layers.Dropout(dropout_rate, name="head_dropout")(embedding)
-    return keras.layers.Dense(num_classes, dtype="float32", name="head", **(start or {}))(embedding)
+    return keras.layers.Dense(int(num_classes), dtype="float32", name="head", **(start or {}))(embedding)
 
 
 def pyramid_model(inputs, x, trunk, features, include_top, num_classes, dropout_rate, name):

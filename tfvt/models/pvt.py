@@ -11,7 +11,7 @@ from typing import Literal
 
 import keras
 
-from tfvt.checks import check_at_least, check_choice
+from tfvt.checks import check_choice
 from tfvt.layers import MapPositions, PatchEmbedding, PVTBlock, drop_path_rates
 from tfvt.layers.initializers import normal_start
 from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD, image_input, pyramid_model
@@ -98,11 +98,8 @@ class PVTTrunk:
     block_options: dict
 
     def __post_init__(self):
-        check_at_least("head_dim", self.head_dim, 1)
         if len(self.depths) != len(HEADS):
             raise ValueError(f"depths={self.depths}: expected {len(HEADS)} stages")
-        for depth in self.depths:
-            check_at_least("depths", depth, 1)
 
     def level_names(self):
         """The stages' strides are 4 to 32."""

@@ -10,7 +10,7 @@ from typing import Literal
 
 import keras
 
-from tfvt.checks import check_at_least, check_choice
+from tfvt.checks import check_choice
 from tfvt.layers import ACmix, DropPath, drop_path_rates
 from tfvt.layers.initializers import torch_start
 from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD, image_input, pyramid_model
@@ -111,11 +111,8 @@ class ResNetTrunk:
 
     def __post_init__(self):
         check_choice("block", self.block, ("basic", "bottleneck"))
-        check_at_least("width", self.width, 1)
         if not self.depths:
             raise ValueError(f"depths={self.depths}: expected at least one stage")
-        for depth in self.depths:
-            check_at_least("depths", depth, 1)
 
     def level_names(self):
         """The levels of the stages, named by their stride 2**n: P2, P3, ... with a max pool in the stem."""

@@ -10,7 +10,7 @@ from typing import Literal
 
 import keras
 
-from tfvt.checks import check_at_least, check_choice
+from tfvt.checks import check_choice
 from tfvt.layers import ACmix, DropPath, SANAttention, drop_path_rates
 from tfvt.layers.acmix import check_acmix_options
 from tfvt.layers.initializers import torch_start
@@ -55,10 +55,10 @@ def san(
         mixer: of every block: "attention", see `tfvt.layers.SANAttention`, or "acmix".
         num_classes: width of the classifier.
         input_shape: (height, width, channels) in pixels. Attention reflects every map, so with windows of 7x7 the last
-            may not be smaller than 4x4: at least 128 pixels a side with five stages.
+            may not be smaller than 4x4: at least 128 pixels a side with five stages. As in the authors' network, what
+            the pooling leaves over at the right and at the bottom is not seen: none at multiples of 32.
         include_top: False returns the pooled embedding (B, C).
-        features: levels to return as a dict level -> map (B, H, W, C), no head: "P1" to "P5" (strides 2 to 32; what
-            the pooling leaves over at the right and at the bottom is not seen).
+        features: levels to return as a dict level -> map (B, H, W, C), no head: "P1" to "P5" (strides 2 to 32).
         pixel_mean, pixel_std: per channel, in pixel units; pixel_mean=None takes normalised floats.
         dropout_rate: on the embedding, before the classifier.
         drop_path_rate: stochastic depth of the last block; the others rise linearly to it, see `drop_path_rates`.
@@ -104,8 +104,6 @@ class SANTrunk:
         check_acmix_options(self.mixer, **self.acmix_options)
         if not self.depths:
             raise ValueError(f"depths={self.depths}: expected at least one stage")
-        for depth in self.depths:
-            check_at_least("depths", depth, 1)
         if self.width % (4 * SHARE):
             raise ValueError(f"width={self.width}: expected a multiple of {4 * SHARE}")
 

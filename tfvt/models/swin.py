@@ -10,7 +10,6 @@ from typing import Literal
 
 import keras
 
-from tfvt.checks import check_at_least
 from tfvt.layers import PatchEmbedding, PatchMerging, SwinBlock, drop_path_rates
 from tfvt.layers.initializers import normal_start
 from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD, image_input, pyramid_model
@@ -104,14 +103,10 @@ class SwinTrunk:
     block_options: dict
 
     def __post_init__(self):
-        check_at_least("head_dim", self.head_dim, 1)
-        check_at_least("width", self.width, self.head_dim)
         if self.width % self.head_dim:
             raise ValueError(f"width={self.width}: expected a multiple of head_dim={self.head_dim}")
         if not self.depths:
             raise ValueError(f"depths={self.depths}: expected at least one stage")
-        for depth in self.depths:
-            check_at_least("depths", depth, 1)
 
     def level_names(self):
         """P2, P3, ...: strides 4, 8, ..."""

@@ -12,7 +12,7 @@ from typing import Literal
 import keras
 
 from tfvt import layers
-from tfvt.checks import check_at_least, check_choice
+from tfvt.checks import check_choice, check_numbers
 from tfvt.layers import drop_path_rates
 from tfvt.layers.funnel import POOLINGS, pooled_grid
 from tfvt.layers.initializers import matrix_start, torch_start
@@ -100,8 +100,8 @@ def vit(
         blocks: `Block`s, or dicts of their fields: one is a ViT, more are a Funnel-ViT.
         patch_size: side of a patch in pixels.
         num_classes: width of the classifier.
-        input_shape: (height, width, channels) in pixels, any size of at least one patch. What is left over at the
-            right and at the bottom when the patches are cut is not seen.
+        input_shape: (height, width, channels) in pixels, any height and width that `patch_size` divides: what it left
+            over would not be seen.
         include_top: False returns the embedding (B, C) that the classifier would read.
         features: ("P4",) returns {"P4": map (B, H / 16, W / 16, C)}, no head ("P5" with patches of 32): the normed
             patch tokens of a ViT; those of a Funnel-ViT pass its decoder: repeated to full length and added to
@@ -133,10 +133,12 @@ def vit(
     """
     check_choice("classify", classify, ("token", "mean"))
     check_choice("initialization", initialization, tuple(STARTS))
-    check_at_least("patch_size", patch_size, 1)
     if None in input_shape:
         raise ValueError(f"input_shape={input_shape}: a ViT has position embeddings for one height and width")
+    if features is not None:
+        check_features(features, level_names(patch_size))
     inputs, x = image_input(input_shape, minimum=patch_size, pixel_mean=pixel_mean, pixel_std=pixel_std)
+    check_patches(input_shape, patch_size)
     grid = (input_shape[0] // patch_size, input_shape[1] // patch_size)
     encoder = FunnelEncoder(
         blocks=make_blocks(blocks),
@@ -154,8 +156,6 @@ def vit(
             "layer_norm_epsilon": layer_norm_epsilon,
         },
     )
-    if features is not None:
-        check_features(features, level_names(patch_size))
     x = embed_patches(x, encoder.blocks[0].hidden_dim, patch_size, dropout_rate, initialization)
     x = encoder(x, full_length=features is not None)
     x = keras.layers.LayerNormalization(epsilon=layer_norm_epsilon, name="encoder_norm")(x)
@@ -164,7 +164,6 @@ def vit(
         return keras.Model(inputs, {features[0]: maps}, name=name)
     x = x[:, 0] if classify == "token" else keras.layers.GlobalAveragePooling1D(name="pool")(x[:, 1:])
     if representation_dim is not None:
-        check_at_least("representation_dim", representation_dim, 1)
         start = "lecun_normal" if initialization == "google" else matrix_start(encoder.kernel_stddev)
         x = keras.layers.Dense(representation_dim, activation="tanh", kernel_initializer=start, name="pre_logits")(x)
     if include_top:
@@ -184,6 +183,17 @@ def make_blocks(blocks):
                 f"blocks[{number}]={block}: expected a Block or a dict of layers, hidden_dim, mlp_dim, stride ({error})"
             ) from error
     return tuple(made)
+
+
+def check_patches(input_shape, patch_size):
+    """Raise a ValueError that names the nearest sizes that fit where patches leave a part of the image over."""
+    for side, pixels in zip(("height", "width"), input_shape, strict=False):
+        if pixels % patch_size:
+            below = pixels - pixels % patch_size
+            raise ValueError(
+                f"input_shape={input_shape}: patches of {patch_size}x{patch_size} do not divide the {side} {pixels}: "
+                f"take {below} or {below + patch_size}"
+            )
 
 
 def level_names(patch_size):
@@ -227,12 +237,10 @@ class FunnelEncoder:
         check_choice("pooling", self.pooling, POOLINGS)
         check_choice("pool_over", self.pool_over, ("sequence", "grid"))
         check_choice("gelu", self.layer_options["gelu"], GELUS)
-        check_at_least("head_dim", self.head_dim, 1)
         if not self.blocks:
             raise ValueError("blocks=(): expected at least one block")
         for number, block in enumerate(self.blocks):
-            for field in ("layers", "hidden_dim", "mlp_dim", "stride"):
-                check_at_least(f"blocks[{number}].{field}", getattr(block, field), 1)
+            check_numbers(vars(block), f"blocks[{number}].")
             if block.hidden_dim % self.head_dim:
                 raise ValueError(
                     f"blocks[{number}].hidden_dim={block.hidden_dim}: expected a multiple of head_dim={self.head_dim}"

@@ -11,7 +11,7 @@ from typing import Literal
 import keras
 
 from tfvt import layers
-from tfvt.checks import check_at_least, check_choice
+from tfvt.checks import check_choice
 from tfvt.layers import drop_path_rates
 from tfvt.layers.visual_tokens import NORMS
 from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD, check_features, classifier, image_input
@@ -178,19 +178,6 @@ class TokenModules:
         check_choice("tokenizer", self.tokenizer, ("filter", "cluster", "pool"))
         check_choice("relation", self.relation, ("transformer", "graph", "none"))
         check_choice("token_norm", self.norm, NORMS)
-        check_at_least("num_modules", len(self.drop_path_rates), 1)
-        check_at_least("kmeans_iterations", self.kmeans["iterations"], 0)
-        for argument in (
-            "output_channels",
-            "num_tokens",
-            "token_dim",
-            "key_dim",
-            "mlp_dim",
-            "renewed_tokens",
-            "num_relations",
-            "num_heads",
-        ):
-            check_at_least(argument, getattr(self, argument), 1)
         for argument in ("token_dim", "key_dim"):  # keys and queries of the transformer are linears in two groups
             if self.relation == "transformer" and getattr(self, argument) % 2:
                 raise ValueError(f"{argument}={getattr(self, argument)}: expected an even number")
