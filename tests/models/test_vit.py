@@ -36,7 +36,7 @@ OPTIONS = [
     {"pool_query_only": False},
     {"pool_over": "grid"},
     {"classify": "mean", "representation_dim": 12},
-    {"gelu": "tanh", "patch_size": 24},
+    {"gelu": "tanh", "patch_size": 32},
     {"blocks": (Block(1, 16, 24), Block(1, 16, 24), Block(1, 16, 24, stride=3)), "pooling": "max"},
     {"blocks": (Block(1, 16, 24), Block(1, 16, 24, stride=4)), "pool_over": "grid"},
     {"dropout_rate": 0.1, "attention_dropout_rate": 0.1, "drop_path_rate": 0.1},
@@ -140,7 +140,7 @@ def test_levels():
     contracts.check_features("vit_tiny16", {"P4": 16}, blocks=PLAIN["blocks"], head_dim=8)
     for pool_over in ("sequence", "grid"):
         contracts.check_features("funnel_vit_base16_6_6", {"P4": 16}, pool_over=pool_over, **EQUAL)
-    maps = create(features=("P5",), patch_size=32, **EQUAL).output
+    maps = create(features=("P5",), patch_size=32, input_shape=(64, 32, 3), **EQUAL).output
     assert maps["P5"].shape == (None, 2, 1, 16)
 
 
