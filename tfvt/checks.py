@@ -23,6 +23,7 @@ def _integers(least: int, most: int):
 RANGES = {
     ("rate", "momentum"): (numbers.Real, 0, math.nextafter(1, 0), "a number of at least 0 and below 1"),
     ("epsilon",): (numbers.Real, 1e-30, 0.1, "a number of at least 1e-30 and at most 0.1"),  # in float32 not yet zero
+    ("stddev",): (numbers.Real, 0, 10, "a number of at least 0 and at most 10"),
     ("pixel_mean",): (numbers.Real, -1e6, 1e6, "a number of at least -1e6 and at most 1e6"),
     ("pixel_std",): (numbers.Real, 1e-6, 1e6, "a number of at least 1e-6 and at most 1e6"),
     ("num_classes",): _integers(1, 10_000_000),
