@@ -23,7 +23,14 @@ from PIL import Image
 
 from benchmarks.imagenet_shaped import write_imagenet_shaped
 from benchmarks.timing import alternate, median_ratio
-from tfvt.data import TrainPreprocessing, decode_and_augment, open_records, train_dataset
+from tfvt.data import (
+    ClassificationSamples,
+    StreamSettings,
+    TrainPreprocessing,
+    decode_and_augment,
+    open_records,
+    train_stream,
+)
 from tfvt.data.records import ENCODED, LABEL, MANIFEST, Manifest, Shard, feature_spec, make_example
 from tfvt.tfrecords_tools.cli import main as records_command
 
@@ -50,7 +57,8 @@ def bare(records):
 
 def ours(records):
     """A block is a third of the set, as there are many blocks in a large one."""
-    return train_dataset(records, PREPROCESSING, batch_size=BATCH, seed=0, block_size=IMAGES // 3)
+    settings = StreamSettings(BATCH, block_size=IMAGES // 3)
+    return train_stream(records, ClassificationSamples.of(records, PREPROCESSING), settings)
 
 
 def official(records):
@@ -180,11 +188,13 @@ def made_up_imagenet(folder):
 
 
 def resume(folder):
-    """From the call of `train_dataset` to the first batch."""
+    """From the call of `train_stream` to the first batch."""
     records = made_up_imagenet(folder)
 
+    samples = ClassificationSamples.of(records, PREPROCESSING)
+
     def first_batch(start_step):
-        return lambda: next(iter(train_dataset(records, PREPROCESSING, batch_size=256, seed=0, start_step=start_step)))
+        return lambda: next(iter(train_stream(records, samples, StreamSettings(256), start_step=start_step)))
 
     seconds = alternate({step: first_batch(step) for step in (0, 1_000_000)}, ROUNDS)
     print(f"\n{len(records.shard_counts)} shards, {records.num_examples} small records, batches of 256")

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from tfvt.data.pipeline import eval_dataset, steps_per_epoch, train_dataset
+from tfvt.data.classification import ClassificationSamples
+from tfvt.data.order import HostShare
 from tfvt.data.records import RecordsError, RecordSet, open_records
 from tfvt.data.service import check_answer
+from tfvt.data.stream import StreamSettings, eval_stream, steps_per_epoch, train_stream
 
 from .callbacks import EpochRow, RunLog
 from .checkpoint import Checkpoint, check_finite, list_checkpoints, load_checkpoint, save_checkpoint
@@ -93,6 +95,12 @@ def open_splits(recipe: Recipe) -> Splits:
     return splits
 
 
+def stream_settings(recipe: Recipe) -> StreamSettings:
+    """How the recipe's records become batches."""
+    data = recipe.data
+    return StreamSettings(data.batch_size, recipe.seed, data.repeats, data.skip_damaged, data.servers, data.block_size)
+
+
 class Rate:
     """Steps per second over the time spent in training steps alone."""
 
@@ -128,7 +136,7 @@ class ClassificationTrainer:
         if self.saved:  # it holds all weights: the file that the run began with may be gone
             recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, weights=None))
         self.engine = TensorFlowEngine(recipe, self.splits.train.num_classes, self.steps_per_epoch)
-        self.validation_batches = self.engine.distribute(self._eval_dataset)
+        self.validation_batches = self.engine.distribute(self._eval_stream)
         self.step = 0  # updates done
         self.epoch = 0  # epochs trained, evaluated and logged
         self.last_row: EpochRow | None = None
@@ -150,7 +158,7 @@ class ClassificationTrainer:
         log = RunLog(self.run, self.console, self.recipe.data.batch_size, self.num_steps, self.epoch)
         with log, StopRequest() as stop:
             try:
-                batches = self.engine.distribute(self._train_dataset)
+                batches = self.engine.distribute(self._train_stream)
                 if self.recipe.data.servers:
                     batches = served_batches(batches, self.recipe.data.servers, stop.check)
                 batches = readable_batches(batches)
@@ -225,33 +233,15 @@ class ClassificationTrainer:
             peak_memory_mib=self.engine.peak_memory(),
         )
 
-    def _train_dataset(self, num_input_pipelines, input_pipeline_id):
-        data = self.recipe.data
-        return train_dataset(
-            self.splits.train,
-            data.train,
-            batch_size=data.batch_size,
-            seed=self.recipe.seed,
-            start_step=self.step,
-            repeats=data.repeats,
-            mixing=data.mixing,
-            skip_damaged=data.skip_damaged,
-            num_input_pipelines=num_input_pipelines,
-            input_pipeline_id=input_pipeline_id,
-            servers=data.servers,
-            block_size=data.block_size,
-        )
+    def _train_stream(self, share: HostShare):
+        data, records = self.recipe.data, self.splits.train
+        samples = ClassificationSamples.of(records, data.train, data.mixing)
+        return train_stream(records, samples, stream_settings(self.recipe), share, self.step)
 
-    def _eval_dataset(self, num_input_pipelines, input_pipeline_id):
-        data = self.recipe.data
-        return eval_dataset(
-            self.splits.validation,
-            data.evaluation,
-            batch_size=data.batch_size,
-            skip_damaged=data.skip_damaged,
-            num_input_pipelines=num_input_pipelines,
-            input_pipeline_id=input_pipeline_id,
-        )
+    def _eval_stream(self, share: HostShare):
+        records = self.splits.validation
+        samples = ClassificationSamples.of(records, self.recipe.data.evaluation)
+        return eval_stream(records, samples, stream_settings(self.recipe), share)
 
     def _finite_state(self) -> dict[str, np.ndarray]:
         """The state to save; never one that has diverged, which would push the good ones out."""

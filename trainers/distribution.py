@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfvt
+from tfvt.data.order import HostShare
 from tfvt.data.service import check_answer
 
 from .checkpoint import assign_arrays, name_arrays
@@ -224,17 +225,16 @@ class TensorFlowEngine:
         """The model to evaluate and to keep: with averaged weights where the recipe asks for them."""
         return self.average or self.model
 
-    def distribute(self, make_dataset: Callable[[int, int], tf.data.Dataset]) -> Iterable:
+    def distribute(self, make_dataset: Callable[[HostShare], tf.data.Dataset]) -> Iterable:
         """Batches split over the devices; each iteration begins anew.
 
         Args:
-            make_dataset: called once on each host with the number of input pipelines and this one's number; gives
-                the rows of each global batch that are this pipeline's.
+            make_dataset: called once on each host; gives the rows of each global batch that are this host's.
         """
         batch_size, replicas = self.recipe.data.batch_size, self.strategy.num_replicas_in_sync
 
         def host_batches(context):
-            batches = make_dataset(context.num_input_pipelines, context.input_pipeline_id)
+            batches = make_dataset(HostShare(context.num_input_pipelines, context.input_pipeline_id))
             if replicas == context.num_input_pipelines:
                 return batches
             return batches.rebatch(batch_size // replicas, drop_remainder=True)

@@ -11,9 +11,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfvt.data.classification import ClassificationSamples
 from tfvt.data.images import decode_and_center_crop
-from tfvt.data.pipeline import eval_dataset
 from tfvt.data.records import RecordsError, open_records
+from tfvt.data.stream import StreamSettings, eval_stream
 from tfvt.tfrecords_tools.images import RejectedImageError, jpeg_damage, read_file, read_image
 from tfvt.tfrecords_tools.sources import printable
 
@@ -38,7 +39,8 @@ def evaluate(arguments: Sequence[str]) -> int:
         raise UsageError(f"--batch_size must be at least 1, not {batch_size}")
     try:
         records = open_records(call.records or data.records, call.split or data.validation_split)
-        batches = eval_dataset(records, serving.preprocessing, batch_size=batch_size)
+        samples = ClassificationSamples.of(records, serving.preprocessing)
+        batches = eval_stream(records, samples, StreamSettings(batch_size))
     except RecordsError as error:
         raise UsageError(str(error)) from error
     if records.class_names != serving.class_names:

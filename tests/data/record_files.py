@@ -8,9 +8,25 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from tfvt.data.classification import ClassificationSamples
+from tfvt.data.images import EvalPreprocessing, TrainPreprocessing
 from tfvt.data.records import MANIFEST, Manifest, Shard, make_example, open_records
+from tfvt.data.stream import WHOLE, StreamSettings, eval_stream, train_stream
 
 CLASS_NAMES = ("cat", "dog", "emu")
+SMALL = TrainPreprocessing((8, 6))
+
+
+def train_batches(records, *, mixing=None, share=WHOLE, start_step=0, **settings):
+    """The training stream of small images."""
+    samples = ClassificationSamples.of(records, SMALL, mixing)
+    return train_stream(records, samples, StreamSettings(**settings), share, start_step)
+
+
+def eval_batches(records, image_size=(8, 8), share=WHOLE, **settings):
+    """The evaluation's batches."""
+    samples = ClassificationSamples.of(records, EvalPreprocessing(image_size))
+    return eval_stream(records, samples, StreamSettings(**settings), share)
 
 
 def encode(pixels, kind="PNG", mode=None, **options) -> bytes:

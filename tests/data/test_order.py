@@ -8,7 +8,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfvt.data.order import Order, Share, permutation
+from tfvt.data.order import HostShare, Order, Share, permutation
 
 SHARDS = st.lists(st.integers(0, 12), min_size=1, max_size=9).filter(sum)
 ORDERS = st.builds(
@@ -73,9 +73,9 @@ def test_blocks_cut_the_round_robin_reading(order, epoch):
 def test_the_shares_of_all_readers_are_the_stream(order, repeats, data):
     """For any number of hosts that divides the batch, any number of servers, entered at any step, with repetitions."""
     total = sum(order.shard_counts)
-    pipelines = data.draw(st.integers(1, min(3, total)), "pipelines")
-    rows = data.draw(st.integers(1, total // pipelines), "rows")
-    batch_size = rows * pipelines
+    hosts = data.draw(st.integers(1, min(3, total)), "hosts")
+    rows = data.draw(st.integers(1, total // hosts), "rows")
+    batch_size = rows * hosts
     order = dataclasses.replace(order, batch_size=batch_size, repeats=repeats)
     steps = 2 * order.steps_per_epoch
     start_step = data.draw(st.integers(0, steps), "start_step")
@@ -85,11 +85,11 @@ def test_the_shares_of_all_readers_are_the_stream(order, repeats, data):
     assert len(whole) == steps * batch_size
     found = np.full((steps, batch_size, 2), -1)
     for turn in range(stride):
-        for pipeline in range(pipelines):
-            share = Share(start_step + turn, stride, pipelines, pipeline)
+        for host in range(hosts):
+            share = Share(start_step + turn, stride, HostShare(hosts, host))
             part = stream(order, share, steps)
             taken = range(start_step + turn, steps, stride)
-            found[taken, pipeline * rows : (pipeline + 1) * rows] = np.reshape(part, (len(taken), rows, 2))
+            found[taken, host * rows : (host + 1) * rows] = np.reshape(part, (len(taken), rows, 2))
     assert found[start_step:].reshape(-1, 2).tolist() == [list(s) for s in whole[start_step * batch_size :]]
     assert (found[:start_step] == -1).all()
 

@@ -10,20 +10,17 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from record_files import record, write_records
+from record_files import record, train_batches, write_records
 
-from tfvt.data.images import TrainPreprocessing
 from tfvt.data.mixing import Mixing
-from tfvt.data.pipeline import train_dataset
+from tfvt.data.order import HostShare
 from tfvt.data.records import RecordsError
 from tfvt.data.service import Server, _reserve
 from tfvt.tfrecords_tools.cli import main
 
-SMALL = TrainPreprocessing((8, 6))
-
 
 def batches(records, count, **options):
-    return list(train_dataset(records, SMALL, **options).take(count).as_numpy_iterator())
+    return list(train_batches(records, **options).take(count).as_numpy_iterator())
 
 
 def assert_equal_streams(found, expected):
@@ -73,7 +70,7 @@ def test_two_servers_give_the_stream_and_each_record_once_an_epoch(records, proc
 
 def test_stream_is_that_of_any_number_of_servers_entered_anywhere(records):
     options = {"batch_size": 4, "seed": 2, "repeats": 2, "mixing": Mixing(1.0, 1.0), "skip_damaged": True}
-    options |= {"num_input_pipelines": 2, "input_pipeline_id": 1}
+    options |= {"share": HostShare(2, 1)}
     expected = batches(records, 8, **options)
     with serving(3) as servers:
         assert_equal_streams(batches(records, 5, start_step=3, servers=servers, **options), expected[3:])
@@ -130,11 +127,11 @@ def test_wrong_and_silent_addresses_are_named(records):
     options = {"batch_size": 4, "seed": 0}
     for address in ("localhost:5000", "grpc://localhost", "grpc://:5000", "grpc://localhost:http"):
         with pytest.raises(ValueError, match=f"servers: '{address}' is no address of the form grpc://host:port"):
-            train_dataset(records, SMALL, servers=[address], **options)
+            train_batches(records, servers=[address], **options)
     with socket.create_server(("localhost", 0)) as taken:
         port = taken.getsockname()[1]
         for option in ("port", "worker_port"):
             with pytest.raises(OSError, match=rf"cannot serve at port {port} \(.*\): stop what uses it, or choose"):
                 Server(**{option: port})
     with pytest.raises(ValueError, match=rf"no server at grpc://localhost:{port} .*tfvt records serve"):
-        train_dataset(records, SMALL, servers=[f"grpc://localhost:{port}"], **options)
+        train_batches(records, servers=[f"grpc://localhost:{port}"], **options)

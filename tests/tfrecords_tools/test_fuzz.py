@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from image_files import encode, picture
 from record_sets import example, write_set
 
-from tfvt.data import EvalPreprocessing, eval_dataset, open_records
+from tfvt.data import ClassificationSamples, EvalPreprocessing, StreamSettings, eval_stream, open_records
 from tfvt.data.records import RecordsError
 from tfvt.tfrecords_tools.inspect import inspect
 from tfvt.tfrecords_tools.verify import verify
@@ -32,7 +32,9 @@ class Fuzzed:
     def __init__(self, directory):
         self.directory = write_set(directory, {"train": RECORDS})
         self.whole = (directory / SHARD).read_bytes()
-        self.dataset = eval_dataset(open_records(directory, "train"), EvalPreprocessing((8, 8)), batch_size=6)
+        records = open_records(directory, "train")
+        samples = ClassificationSamples.of(records, EvalPreprocessing((8, 8)))
+        self.dataset = eval_stream(records, samples, StreamSettings(batch_size=6))
 
     def labels(self):
         """What evaluation reads."""

@@ -9,7 +9,15 @@ from foreign_shards import CLASSES, imagenet_to_gcs_features, serialize, slim_fe
 from image_files import encode, picture, write_folder
 from PIL import Image
 
-from tfvt.data import EvalPreprocessing, TrainPreprocessing, eval_dataset, open_records, train_dataset
+from tfvt.data import (
+    ClassificationSamples,
+    EvalPreprocessing,
+    StreamSettings,
+    TrainPreprocessing,
+    eval_stream,
+    open_records,
+    train_stream,
+)
 from tfvt.data.images import decode_and_center_crop
 from tfvt.tfrecords_tools.convert import convert
 from tfvt.tfrecords_tools.index import index
@@ -74,13 +82,15 @@ def test_we_read_their_shards(tmp_path, features, folders):
 
     records = open_records(tmp_path, "validation")
     assert records.class_names == tuple(synset for synset, _ in CLASSES)
-    (batch,) = eval_dataset(records, SIZE, batch_size=6)
+    (batch,) = eval_stream(records, ClassificationSamples.of(records, SIZE), StreamSettings(batch_size=6))
     assert batch["weight"].numpy().tolist() == [1.0] * 6
     assert batch["label"].numpy().tolist() == [number % 4 for number in range(9, 15)]
     for image, number in zip(batch["image"].numpy(), range(9, 15), strict=True):
         np.testing.assert_array_equal(image, decode_and_center_crop(encode(picture(number, 40, 50)), SIZE))
 
-    stream = train_dataset(open_records(tmp_path, "train"), TrainPreprocessing((16, 16)), batch_size=3, seed=0)
+    records = open_records(tmp_path, "train")
+    samples = ClassificationSamples.of(records, TrainPreprocessing((16, 16)))
+    stream = train_stream(records, samples, StreamSettings(batch_size=3))
     batches = list(stream.take(3))
     labels = {int(i): int(label) for batch in batches for i, label in zip(batch["id"], batch["label"], strict=True)}
     assert labels == {number: number % 4 for number in range(9)}

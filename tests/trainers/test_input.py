@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 from rich.console import Console
 
-from tfvt.data import pipeline
+from tfvt.data import stream as stream_module
+from tfvt.data.order import HostShare
 from tfvt.data.records import open_records
 from tfvt.trainers import classification, distribution
 from tfvt.trainers.classification import ClassificationTrainer, Interrupted
@@ -113,11 +114,11 @@ class AskedForTheStream(Exception):  # noqa: N818 (no error)
 def test_servers_and_block_size_of_the_recipe_reach_the_training_stream(config, tmp_path, monkeypatch):
     asked = []
 
-    def stream(*_, servers, block_size, **__):
-        asked.append((servers, block_size))
+    def stream(records, samples, settings, *_):
+        asked.append((settings.servers, settings.block_size))
         raise AskedForTheStream
 
-    monkeypatch.setattr(classification, "train_dataset", stream)
+    monkeypatch.setattr(classification, "train_stream", stream)
     monkeypatch.setattr(classification, "check_answer", lambda server: None)
     servers = ("grpc://first:5050", "grpc://second:5050")
     for number, flags in enumerate(([f"--data.servers={list(servers)}", "--data.block_size=16"], [])):
@@ -140,11 +141,11 @@ class TwoHosts:
 
 def test_each_host_makes_its_rows_and_each_device_gets_its_own(config):
     trainer = ClassificationTrainer(parse_recipe(["--config", str(config)]), Run(Path("unused")), Console(quiet=True))
-    whole = list(trainer._train_dataset(1, 0).take(3).as_numpy_iterator())
+    whole = list(trainer._train_stream(HostShare()).take(3).as_numpy_iterator())
     devices = []
     for host in range(2):
         trainer.engine.strategy = TwoHosts(host)
-        batches = trainer.engine.distribute(trainer._train_dataset)
+        batches = trainer.engine.distribute(trainer._train_stream)
         assert batches.element_spec["image"].shape == (2, 32, 32, 3)
         devices.append(list(batches.take(6).as_numpy_iterator()))
     for step, batch in enumerate(whole):
@@ -205,7 +206,7 @@ def test_a_run_whose_servers_go_saves_its_state(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(classification, "served_batches", gone)
     monkeypatch.setattr(classification, "check_answer", lambda server: None)
-    monkeypatch.setattr(pipeline, "from_servers", lambda servers, streams: streams[0])
+    monkeypatch.setattr(stream_module, "from_servers", lambda servers, streams: streams[0])
     with pytest.raises(ServersGoneError):
         train(config, tmp_path / "run", f"--data.servers=[{NO_SERVER}]", "--checkpoints.every_steps=null", "--epochs=2")
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == [

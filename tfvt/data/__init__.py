@@ -1,27 +1,34 @@
-"""Records on disk -> batches of images: schema, decoding and augmentation, the deterministic pipeline."""
+"""Records on disk -> batches of images: schema, decoding and augmentation, the deterministic stream."""
 
+from tfvt.data.classification import ClassificationSamples
 from tfvt.data.images import (
     EvalPreprocessing,
     TrainPreprocessing,
     decode_and_augment,
     decode_and_center_crop,
 )
+from tfvt.data.loading import Samples
 from tfvt.data.mixing import Mixing, mix_batch, soft_targets
-from tfvt.data.pipeline import eval_dataset, steps_per_epoch, train_dataset
+from tfvt.data.order import HostShare
 from tfvt.data.records import RecordsError, RecordSet, open_records
+from tfvt.data.stream import StreamSettings, eval_stream, steps_per_epoch, train_stream
 
 __all__ = [
+    "ClassificationSamples",
     "EvalPreprocessing",
+    "HostShare",
     "Mixing",
     "RecordSet",
     "RecordsError",
+    "Samples",
+    "StreamSettings",
     "TrainPreprocessing",
     "decode_and_augment",
     "decode_and_center_crop",
-    "eval_dataset",
+    "eval_stream",
     "mix_batch",
     "open_records",
     "soft_targets",
     "steps_per_epoch",
-    "train_dataset",
+    "train_stream",
 ]

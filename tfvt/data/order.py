@@ -20,25 +20,49 @@ AUGMENTATION_STREAM, ORDER_STREAM, MIXING_STREAM = 0, 1, 2
 
 
 @dataclass(frozen=True)
+class HostShare:
+    """Which rows of each global batch one host delivers: part `index`, counted from 0, of `count` equal ones.
+
+    Raises:
+        ValueError: there is no such part.
+    """
+
+    count: int = 1
+    index: int = 0
+
+    def __post_init__(self):
+        if not 0 <= self.index < self.count:
+            raise ValueError(f"the host's index must be from 0 to count - 1: {self.index} of {self.count}")
+
+    def rows(self, batch_size: int) -> int:
+        """Samples of a batch that the host delivers.
+
+        Raises:
+            ValueError: the batch cannot be parted equally.
+        """
+        if batch_size % self.count:
+            raise ValueError(f"batch_size ({batch_size}) must divide by the number of hosts ({self.count})")
+        return batch_size // self.count
+
+
+@dataclass(frozen=True)
 class Share:
     """Which samples of the stream one reader gets.
 
     Attributes:
         start_step: the global step that the reader begins at.
         step_stride: of the steps from there on, every so many-th.
-        num_input_pipelines, input_pipeline_id: of the rows of each batch, part `input_pipeline_id` of
-            `num_input_pipelines` equal ones.
+        host: the rows of each batch.
     """
 
     start_step: int = 0
     step_stride: int = 1
-    num_input_pipelines: int = 1
-    input_pipeline_id: int = 0
+    host: HostShare = HostShare()
 
     @property
     def is_whole(self) -> bool:
         """Whether it leaves out nothing from its first step on."""
-        return self.step_stride == 1 and self.num_input_pipelines == 1
+        return self.step_stride == 1 and self.host.count == 1
 
 
 @dataclass(frozen=True)
@@ -51,7 +75,7 @@ class Order:
     Attributes:
         shard_counts: records in each shard.
         seed: non-negative.
-        batch_size: samples of a step, over all input pipelines.
+        batch_size: samples of a step, over all hosts.
         repeats: samples made of a record, one after the other.
         block_size: records that are permuted together.
         group_size: shards that are read in turn.
@@ -99,9 +123,9 @@ class Order:
         places = tf.range(begin, tf.minimum(begin + samples, self.samples_per_epoch))
         step = epoch * self.steps_per_epoch + places // self.batch_size
         row = places % self.batch_size
-        rows = self.batch_size // share.num_input_pipelines
+        rows = share.host.rows(self.batch_size)
         wanted = (step >= share.start_step) & ((step - share.start_step) % share.step_stride == 0)
-        wanted &= row // rows == share.input_pipeline_id
+        wanted &= row // rows == share.host.index
         places = tf.boolean_mask(places, wanted)
         ids = tf.gather(self.block_ids(epoch, index, parts), (places - begin) // self.repeats)
         return epoch, ids, places % self.repeats, parts

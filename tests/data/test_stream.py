@@ -10,19 +10,17 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from record_files import encode, picture, record, write_records
+from record_files import encode, eval_batches, picture, record, train_batches, write_records
 
-from tfvt.data.images import EvalPreprocessing, TrainPreprocessing, decode_and_center_crop
+from tfvt.data.images import EvalPreprocessing, decode_and_center_crop
 from tfvt.data.mixing import Mixing
-from tfvt.data.order import Order, Share
-from tfvt.data.pipeline import eval_dataset, steps_per_epoch, train_dataset
-from tfvt.data.records import RecordsError
-
-SMALL = TrainPreprocessing((8, 6))
+from tfvt.data.order import HostShare, Order, Share
+from tfvt.data.records import ENCODED, LABEL, RecordsError
+from tfvt.data.stream import StreamSettings, eval_stream, steps_per_epoch, train_stream
 
 
 def batches(records, count, **options):
-    return list(train_dataset(records, SMALL, **options).take(count).as_numpy_iterator())
+    return list(train_batches(records, **options).take(count).as_numpy_iterator())
 
 
 def test_batches_have_their_form(records):
@@ -32,7 +30,7 @@ def test_batches_have_their_form(records):
         "label": ("int32", (4,)),
         "id": ("int64", (4,)),
     }
-    spec = train_dataset(records, SMALL, batch_size=4, seed=0).element_spec
+    spec = train_batches(records, batch_size=4, seed=0).element_spec
     assert spec["image"].shape == (4, 8, 6, 3), "a compiled step needs the batch's size"
     np.testing.assert_array_equal(batch["label"], batch["id"] % 3)
 
@@ -99,15 +97,15 @@ def test_steps_per_epoch(records):
     with pytest.raises(RecordsError, match=r"it is 24, and split 'train' .* has 23 images"):
         steps_per_epoch(records, 24)
     with pytest.raises(RecordsError, match=r"it is 24, and split 'train' .* has 23 images"):
-        train_dataset(records, SMALL, batch_size=24, seed=0)
+        train_batches(records, batch_size=24, seed=0)
     with pytest.raises(ValueError, match="seed"):
-        train_dataset(records, SMALL, batch_size=4, seed=-1)
+        train_batches(records, batch_size=4, seed=-1)
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 23, 40])
 def test_evaluation_sees_every_record_once(records, batch_size):
     preprocessing = EvalPreprocessing((10, 10))
-    found = list(eval_dataset(records, preprocessing, batch_size=batch_size).as_numpy_iterator())
+    found = list(eval_batches(records, (10, 10), batch_size=batch_size).as_numpy_iterator())
     assert len(found) == -(-23 // batch_size)
     assert {batch["image"].shape for batch in found} == {(batch_size, 10, 10, 3)}
     image, label, weight = (np.concatenate([batch[name] for batch in found]) for name in ("image", "label", "weight"))
@@ -119,7 +117,7 @@ def test_evaluation_sees_every_record_once(records, batch_size):
 
 def test_labels_are_delivered_from_zero(tmp_path):
     records = write_records(tmp_path, (6,), label_offset=1)
-    (batch,) = eval_dataset(records, EvalPreprocessing((8, 8)), batch_size=6)
+    (batch,) = eval_batches(records, batch_size=6)
     assert batch["label"].numpy().tolist() == [0, 1, 2, 0, 1, 2]
 
 
@@ -135,19 +133,9 @@ def test_hosts_together_see_the_one_stream(shard_counts, data):
     with tempfile.TemporaryDirectory() as directory:
         records = write_records(directory, shard_counts)
         whole = batches(records, 4, **options)
-        parts = [
-            batches(records, 4, num_input_pipelines=hosts, input_pipeline_id=host, **options) for host in range(hosts)
-        ]
+        parts = [batches(records, 4, share=HostShare(hosts, host), **options) for host in range(hosts)]
         evaluated = [
-            list(
-                eval_dataset(
-                    records,
-                    EvalPreprocessing((8, 8)),
-                    batch_size=batch_size,
-                    num_input_pipelines=hosts,
-                    input_pipeline_id=host,
-                ).as_numpy_iterator()
-            )
+            list(eval_batches(records, batch_size=batch_size, share=HostShare(hosts, host)).as_numpy_iterator())
             for host in range(hosts)
         ]
     for step, expected in enumerate(whole):
@@ -166,11 +154,11 @@ def batch_columns(batch):
     return batch["label"], batch["image"], batch["weight"]
 
 
-def test_batches_must_divide_by_the_input_pipelines(records):
-    with pytest.raises(ValueError, match=r"batch_size \(5\) must divide by the number of input pipelines \(2\)"):
-        train_dataset(records, SMALL, batch_size=5, seed=0, num_input_pipelines=2)
-    with pytest.raises(ValueError, match="input_pipeline_id must be from 0 to num_input_pipelines - 1: 2 of 2"):
-        eval_dataset(records, EvalPreprocessing((8, 8)), batch_size=4, num_input_pipelines=2, input_pipeline_id=2)
+def test_batches_must_divide_by_the_hosts(records):
+    with pytest.raises(ValueError, match=r"batch_size \(5\) must divide by the number of hosts \(2\)"):
+        train_batches(records, batch_size=5, seed=0, share=HostShare(2, 0))
+    with pytest.raises(ValueError, match="the host's index must be from 0 to count - 1: 2 of 2"):
+        HostShare(2, 2)
 
 
 def test_repeated_records_differ_in_pixels_alone(tmp_path):
@@ -186,7 +174,7 @@ def test_repeated_records_differ_in_pixels_alone(tmp_path):
     first = batches(records, 6, batch_size=1, seed=1, repeats=2)[0]
     assert int(first["id"][0]) in once
     with pytest.raises(ValueError, match="repeats"):
-        train_dataset(records, SMALL, batch_size=2, seed=0, repeats=0)
+        train_batches(records, batch_size=2, seed=0, repeats=0)
 
 
 def test_mixed_batches_hold_the_mixture_of_images_and_targets(records):
@@ -238,9 +226,7 @@ def test_damaged_records_are_named_or_skipped_never_lost(changes, undecodable):
         damage(records, 0, changes)
         readable = {index for index in range(7) if alone(records, index) == sound[index]}
         stream = batches(records, 7, skip_damaged=True, **options)
-        seen = list(
-            eval_dataset(records, EvalPreprocessing((8, 8)), batch_size=4, skip_damaged=True).as_numpy_iterator()
-        )
+        seen = list(eval_batches(records, batch_size=4, skip_damaged=True).as_numpy_iterator())
         clean = batches(write_records(Path(directory) / "clean", (4, 3)), 7, **options)
         if len(readable) < 7:
             with pytest.raises(tf.errors.InvalidArgumentError, match=r"record \d of .*train-0000\d-of-00002"):
@@ -286,8 +272,8 @@ def test_images_are_not_mixed_with_skipped_ones(tmp_path):
 
 def both(records):
     """A function for each kind of dataset, which reads all of it."""
-    yield lambda: list(train_dataset(records, SMALL, batch_size=1, seed=0).take(records.num_examples))
-    yield lambda: list(eval_dataset(records, EvalPreprocessing((8, 8)), batch_size=1))
+    yield lambda: list(train_batches(records, batch_size=1, seed=0).take(records.num_examples))
+    yield lambda: list(eval_batches(records, batch_size=1))
 
 
 def assert_named(records, message):
@@ -352,7 +338,7 @@ def test_damage_in_a_skipped_part_is_named(tmp_path):
     """A block that begins behind the damage."""
     records = write_records(tmp_path, (9,))
     Path(records.shard_paths[0]).write_bytes(Path(records.shard_paths[0]).read_bytes()[:40])
-    dataset = train_dataset(records, SMALL, batch_size=1, seed=0, block_size=3, start_step=3)
+    dataset = train_batches(records, batch_size=1, seed=0, block_size=3, start_step=3)
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"record 0 of .* is damaged or cut off"):
         next(iter(dataset))
 
@@ -371,16 +357,62 @@ def test_resume_opens_no_shard_that_lies_before_it(records):
     assert needed < {0, 2, 3}, "the test needs an order whose end does not touch every shard"
     for index in {0, 2, 3} - needed:
         Path(records.shard_paths[index]).unlink()
-    iterator = iter(train_dataset(records, SMALL, start_step=20, **options))
+    iterator = iter(train_batches(records, start_step=20, **options))
     assert [int(next(iterator)["id"][0]) for _ in range(3)] == [int(batch["id"][0]) for batch in whole[20:]]
 
 
 def test_distributed_stream_is_the_same_stream(records):
     options = {"batch_size": 4, "seed": 0}
     strategy = tf.distribute.MirroredStrategy(["/cpu:0"])
-    distributed = strategy.experimental_distribute_dataset(train_dataset(records, SMALL, **options))
+    distributed = strategy.experimental_distribute_dataset(train_batches(records, **options))
     for expected, batch in zip(batches(records, 8, **options), distributed, strict=False):
         assert batch["image"].numpy().tobytes() == expected["image"].tobytes()
+
+
+class MeanColours:
+    """Samples of another task: the mean colour of a picture, black in place of a damaged one."""
+
+    features = (ENCODED, LABEL)
+
+    def decode(self, features, seed):
+        mean = tf.reduce_mean(tf.cast(tf.io.decode_png(features[ENCODED], 3), tf.float32), axis=(0, 1))
+        jitter = 0.0 if seed is None else tf.random.stateless_uniform((3,), seed)
+        return {"colour": mean + jitter, "is_emu": tf.equal(features[LABEL], 2)}
+
+    def blank(self):
+        return {"colour": tf.zeros(3), "is_emu": tf.constant(False)}
+
+    def faults(self, batch):
+        return {"shows an emu": batch["is_emu"]}
+
+    def finish(self, batch, seed):
+        return {name: value for name, value in batch.items() if name != "is_emu"}
+
+
+def test_samples_of_another_task_take_the_same_stream(tmp_path):
+    """Order, resume, hosts, damage, faults and filling are the stream's; the rest is the task's."""
+    no_emus = {index: record(index, label=0) for index in range(9)} | {4: record(4, encoded=b"no image")}
+    records = write_records(tmp_path / "sound", (4, 5), replaced=no_emus)
+    settings = StreamSettings(batch_size=4, seed=3, skip_damaged=True)
+    means = [picture(index).mean(axis=(0, 1)) for index in range(9)]
+
+    whole = list(train_stream(records, MeanColours(), settings).take(6).as_numpy_iterator())
+    assert {name: value.shape for name, value in whole[0].items()} == {"colour": (4, 3), "id": (4,), "weight": (4,)}
+    for batch in whole:
+        assert batch["weight"].tolist() == (batch["id"] != 4).tolist()
+        for row in np.flatnonzero(batch["weight"]):
+            jitter = batch["colour"][row] - means[batch["id"][row]]
+            assert 0 <= jitter.min() < jitter.max() < 1
+    resumed = train_stream(records, MeanColours(), settings, HostShare(2, 1), start_step=3).take(3)
+    for expected, batch in zip(whole[3:], resumed.as_numpy_iterator(), strict=True):
+        assert all(batch[name].tobytes() == expected[name][2:].tobytes() for name in batch)
+
+    seen = list(eval_stream(records, MeanColours(), settings).as_numpy_iterator())
+    means[4] = np.zeros(3)
+    np.testing.assert_allclose(np.concatenate([batch["colour"] for batch in seen])[:9], means, rtol=1e-5)
+    assert np.concatenate([batch["weight"] for batch in seen]).tolist() == [1.0] * 4 + [0.0] + [1.0] * 4 + [0.0] * 3
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"record 2 of .* shows an emu"):
+        list(eval_stream(write_records(tmp_path / "emus", (4, 5)), MeanColours(), StreamSettings(batch_size=4)))
 
 
 def test_other_class_list_is_not_taken_for_shifted_labels(records):

@@ -1,0 +1,238 @@
+"""Shards -> batches, as tf.data. What a batch holds depends on seed and global step, on nothing else.
+
+A resumed run therefore sees the very batches that the uninterrupted run would have seen: `order` says which
+records a step trains on, and a sample's augmentation depends on seed, epoch and record id, not on the samples
+before it. The stream knows which record comes when; what a record becomes, `Samples` knows.
+"""
+
+import os
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from tfvt.data.loading import Samples, blank_sample, load_batch
+from tfvt.data.order import AUGMENTATION_STREAM, BLOCK_SIZE, MIXING_STREAM, HostShare, Order, Share
+from tfvt.data.records import RecordsError, RecordSet, first_ids, read_span
+from tfvt.data.service import from_servers
+
+WHOLE = HostShare()
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """How records become batches.
+
+    Attributes:
+        batch_size: samples a step, over all hosts.
+        seed: decides order and augmentation.
+        repeats: samples made of each record that is drawn, one after the other and each augmented in its own way;
+            an epoch keeps its length and draws on fewer records ("repeated augmentation", Hoffer et al. 2020,
+            "Augment Your Batch"; Touvron et al. 2021, "Training data-efficient image transformers", repeats 3).
+        skip_damaged: give a record that cannot be read or decoded the weight 0 (and a blank sample) instead of
+            stopping; its name goes to stderr.
+        servers: addresses ("grpc://host:port") of `tfvt records serve`; they do the reading and decoding of training
+            samples, in turn a batch each. The stream is the same with any number of them, and without.
+        block_size: training records that are shuffled together. Two blocks of encoded records are held in memory.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    batch_size: int
+    seed: int = 0
+    repeats: int = 1
+    skip_damaged: bool = False
+    servers: tuple[str, ...] = ()
+    block_size: int = BLOCK_SIZE
+
+    def __post_init__(self):
+        for name, least in (("batch_size", 1), ("seed", 0), ("repeats", 1), ("block_size", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+
+
+def steps_per_epoch(records: RecordSet, batch_size: int) -> int:
+    """Whole batches in the set; the rest of an epoch's order is left out, other records each epoch.
+
+    Raises:
+        RecordsError: not one batch.
+    """
+    if not 1 <= batch_size <= records.num_examples:
+        raise RecordsError(
+            f"batch_size must be from 1 to the number of images: it is {batch_size}, and split "
+            f"{records.split!r} of {records.directory} has {records.num_examples} images"
+        )
+    return records.num_examples // batch_size
+
+
+def train_stream(
+    records: RecordSet, samples: Samples, settings: StreamSettings, share: HostShare = WHOLE, start_step: int = 0
+) -> tf.data.Dataset:
+    """Endless training batches; element k is the batch of global step `start_step + k`.
+
+    Args:
+        records: what to read.
+        samples: what a record becomes.
+        settings: how samples become batches.
+        share: which rows of each batch this host delivers.
+        start_step: global step of the first batch. Blocks before it are not read, records before it not decoded.
+
+    Returns:
+        Dataset of the dicts that `samples` makes, with rows of this host, B / hosts of them. Each has also "id", int64
+        (B / hosts,), the record's place in the split, and with `skip_damaged` "weight", float32 (B / hosts,), 0 or 1.
+
+    Raises:
+        RecordsError: fewer records than `batch_size`.
+        ValueError: another argument out of its range.
+        tf.errors.InvalidArgumentError: from the iterator; a damaged record or a faulty one, with the names of
+            shard and record.
+    """
+    if start_step < 0:
+        raise ValueError(f"start_step must be at least 0, not {start_step}")
+    rows = share.rows(settings.batch_size)
+    steps_per_epoch(records, settings.batch_size)  # complains if there is no batch
+    order = Order(records.shard_counts, settings.seed, settings.batch_size, settings.repeats, settings.block_size)
+
+    def decode(features, epoch, sample):
+        return samples.decode(features, _fold_in(settings.seed, AUGMENTATION_STREAM, epoch, sample))
+
+    def load(step, columns):
+        epochs, ids, copies, serialized = columns
+        arguments = (epochs, ids * settings.repeats + copies)
+        batch = load_batch(records, samples, decode, (ids, serialized, *arguments), settings.skip_damaged)
+        if not settings.skip_damaged:
+            del batch["weight"]
+        batch = samples.finish(batch | {"id": ids}, _fold_in(settings.seed, MIXING_STREAM, step, share.index))
+        return {name: tf.ensure_shape(value, (rows, *value.shape[1:])) for name, value in batch.items()}
+
+    def batches(part):
+        columns = _serialized_samples(records, order, part).rebatch(rows, drop_remainder=True)
+        steps = tf.data.Dataset.counter(part.start_step, part.step_stride)
+        return _finish(tf.data.Dataset.zip(steps, columns).map(load, num_parallel_calls=_parallel_batches(rows)))
+
+    stride = max(1, len(settings.servers))
+    streams = [batches(Share(start_step + turn, stride, share)) for turn in range(stride)]
+    return from_servers(settings.servers, streams) if settings.servers else streams[0]
+
+
+def eval_stream(
+    records: RecordSet, samples: Samples, settings: StreamSettings, share: HostShare = WHOLE
+) -> tf.data.Dataset:
+    """Every record once, in the order of the shards; the last batch is filled up with blank samples of weight 0.
+
+    Args:
+        records: what to read.
+        samples: what a record becomes.
+        settings: of which only `batch_size` and `skip_damaged` count here.
+        share: this host reads the `index`-th of `count` successive parts of the split. All hosts deliver the same
+            number of batches.
+
+    Returns:
+        Dataset of the dicts that `samples` makes, B / hosts rows each, with "weight", float32 (B / hosts,); it has
+        ceil(records / B) elements.
+
+    Raises:
+        RecordsError: the split is empty.
+        ValueError: another argument out of its range.
+        tf.errors.InvalidArgumentError: as for `train_stream`.
+    """
+    if records.num_examples == 0:
+        raise RecordsError(f"nothing to evaluate on: split {records.split!r} of {records.directory} has no images")
+    rows = share.rows(settings.batch_size)
+    num_batches = -(-records.num_examples // settings.batch_size)
+    begin = min(share.index * num_batches * rows, records.num_examples)
+    end = min(begin + num_batches * rows, records.num_examples)
+
+    def load(ids, serialized):
+        batch = load_batch(
+            records, samples, lambda features: samples.decode(features, None), (ids, serialized), settings.skip_damaged
+        )
+        return samples.finish(_fill(batch, samples, rows), None)
+
+    def fillings(_):
+        none = {name: value[None][:0] for name, value in blank_sample(samples).items()}
+        return samples.finish(_fill(none, samples, rows), None)
+
+    batches = _serialized_range(records, begin, end).batch(rows).map(load, num_parallel_calls=_parallel_batches(rows))
+    missing = num_batches - -(-(end - begin) // rows)
+    return _finish(batches.concatenate(tf.data.Dataset.range(missing).map(fillings)))
+
+
+def _fill(batch, samples, rows):
+    """The batch with blank samples after its own, so that it has so many rows."""
+    missing = rows - tf.shape(batch["weight"])[0]
+    filled = {}
+    for name, blank in blank_sample(samples).items():
+        value = tf.concat([batch[name], tf.repeat(blank[None], missing, axis=0)], axis=0)
+        filled[name] = tf.ensure_shape(value, (rows, *blank.shape))
+    return filled
+
+
+def _fold_in(seed, *numbers):
+    """A seed (2,) that depends on the run's and on all `numbers`, in order; the first says what it is for."""
+    use, *rest = numbers
+    folded = tf.constant([seed, use], tf.int64)
+    for number in rest:
+        folded = tf.random.fold_in(folded, tf.cast(number, tf.int64))
+    return folded
+
+
+def _parallel_batches(rows):
+    """Batches that are decoded at a time: one that ends, one that begins, and more where they are small."""
+    return max(2, -(-2 * os.cpu_count() // rows))
+
+
+def _serialized_samples(records, order, share):
+    """Endless (epoch, id, copy, serialized), what `share` gets of the order."""
+
+    def read(number):
+        epoch, ids, copies, parts = order.samples(number, share)
+        records_read = tf.data.Dataset.from_tensor_slices(parts).interleave(
+            lambda *part: read_span(records, *part), cycle_length=16, num_parallel_calls=tf.data.AUTOTUNE
+        )
+        if not share.is_whole:
+            wanted = tf.sort(ids)
+            records_read = records_read.filter(lambda record_id, _: _is_in(record_id, wanted))
+
+        def arrange(read_ids, serialized):
+            by_id = tf.argsort(read_ids)  # in whatever order the parts were read
+            places = tf.gather(by_id, tf.searchsorted(tf.gather(read_ids, by_id), ids))
+            return epoch, ids, copies, places, serialized
+
+        return records_read.batch(order.block_size).map(arrange)
+
+    def samples(epoch, ids, copies, places, serialized):
+        # A few at a time, so that the block is not copied as a whole.
+        chunks = tf.data.Dataset.from_tensor_slices((ids, copies, places)).batch(64)
+        return chunks.map(
+            lambda ids, copies, places: (tf.fill(tf.shape(ids), epoch), ids, copies, tf.gather(serialized, places))
+        )
+
+    # A block is read while the one before it is trained on.
+    blocks = tf.data.Dataset.counter(order.first_block(share.start_step)).flat_map(read).prefetch(1)
+    return blocks.flat_map(samples)
+
+
+def _is_in(value, values):
+    """Whether the scalar is one of the sorted `values`."""
+    place = tf.searchsorted(values, value[None])[0]
+    return tf.reduce_any(values[place : place + 1] == value)
+
+
+def _serialized_range(records, begin, end):
+    """(id, serialized) of the records `begin` to `end`, in order."""
+    spans = [
+        (shard, max(begin - first, 0), min(end - first, count) - max(begin - first, 0))
+        for shard, (first, count) in enumerate(zip(first_ids(records), records.shard_counts, strict=True))
+        if first < end and begin < first + count
+    ]
+    columns = tuple(tf.reshape(tf.constant(spans, tf.int64), (-1, 3))[:, column] for column in range(3))
+    return tf.data.Dataset.from_tensor_slices(columns).flat_map(lambda *span: read_span(records, *span))
+
+
+def _finish(batches):
+    options = tf.data.Options()
+    options.deterministic = True
+    # Workers share the stream batch by batch: shards dealt out to them would be another order.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
