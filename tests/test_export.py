@@ -14,11 +14,13 @@ from PIL import Image
 
 import tests.contracts as contracts
 import tfvt
+from tfvt.data.classification import ClassificationServing
 from tfvt.data.images import EvalPreprocessing, decode_and_center_crop
 from tfvt.export import export_saved_model
 
 PREPROCESSING = EvalPreprocessing(image_size=(64, 64), crop_ratio=0.875)
 NAMES = ("cat", "dog", "žába")
+SERVING = ClassificationServing(NAMES, PREPROCESSING)
 
 
 def encoded(mode, size, file_format, seed):
@@ -90,7 +92,7 @@ def test_another_process_gives_the_models_numbers(name, files, tmp_path):
     shape = contracts.image_shape(name)
     preprocessing = EvalPreprocessing(image_size=shape[:2], crop_ratio=0.875)
     model = tfvt.create_model(name, num_classes=3, input_shape=shape)
-    exported = export_saved_model(model, tmp_path / "served", preprocessing=preprocessing, class_names=NAMES)
+    exported = export_saved_model(model, tmp_path / "served", ClassificationServing(NAMES, preprocessing))
     assert [p.name for p in tmp_path.iterdir()] == ["served"]  # no temporary folder is left
     batches = [[str(p) for p in files], [str(files[1])]]
     command = [sys.executable, "-c", ASK, str(exported), json.dumps(batches)]
@@ -110,14 +112,14 @@ def small_model():
 
 def test_every_weight_is_written_once(files, tmp_path):
     model = tfvt.create_model("resnet18", num_classes=3, input_shape=(64, 64, 3), depths=(1, 1, 1, 1))
-    path = export_saved_model(model, tmp_path / "served", preprocessing=PREPROCESSING, class_names=NAMES)
+    path = export_saved_model(model, tmp_path / "served", SERVING)
     weights = sum(weight.numpy().nbytes for weight in model.variables)
     assert weights > 15e6
     assert weights < sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) < 1.2 * weights
 
 
 def test_the_signature_is_that_of_the_page(tmp_path):
-    path = export_saved_model(small_model(), tmp_path / "served", preprocessing=PREPROCESSING, class_names=NAMES)
+    path = export_saved_model(small_model(), tmp_path / "served", SERVING)
     serve = tf.saved_model.load(path).signatures["serving_default"]
     assert serve.structured_input_signature[1] == {"image": tf.TensorSpec((None,), tf.string, name="image")}
     assert {name: (spec.dtype, spec.shape.as_list()) for name, spec in serve.structured_outputs.items()} == {
@@ -133,7 +135,7 @@ def test_preprocessing_is_the_runs_own(files, tmp_path):
     results = []
     for i, ratio in enumerate((0.5, 1.0)):
         preprocessing = EvalPreprocessing((64, 64), ratio)
-        path = export_saved_model(model, tmp_path / str(i), preprocessing=preprocessing, class_names=NAMES)
+        path = export_saved_model(model, tmp_path / str(i), ClassificationServing(NAMES, preprocessing))
         serve = tf.saved_model.load(path).signatures["serving_default"]
         results.append(serve(image=tf.constant([files[0].read_bytes()]))["probabilities"].numpy())
     assert np.abs(results[0] - results[1]).max() > 1e-5
@@ -141,24 +143,23 @@ def test_preprocessing_is_the_runs_own(files, tmp_path):
 
 def test_bad_calls_are_refused_and_leave_nothing(tmp_path):
     model = small_model()
-    arguments = {"preprocessing": PREPROCESSING, "class_names": NAMES}
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("mine")
     with pytest.raises(ValueError, match="taken exists and is not empty"):
-        export_saved_model(model, tmp_path / "taken", **arguments)
+        export_saved_model(model, tmp_path / "taken", SERVING)
     with pytest.raises(ValueError, match="2 class names for a model with 3 classes"):
-        export_saved_model(model, tmp_path / "new", **arguments | {"class_names": NAMES[:2]})
+        export_saved_model(model, tmp_path / "new", ClassificationServing(NAMES[:2], PREPROCESSING))
     with pytest.raises(ValueError, match=r"takes images of \(64, 64\), preprocessing.image_size is \(32, 32\)"):
-        export_saved_model(model, tmp_path / "new", **arguments | {"preprocessing": EvalPreprocessing((32, 32))})
+        export_saved_model(model, tmp_path / "new", ClassificationServing(NAMES, EvalPreprocessing((32, 32))))
     with pytest.raises(ValueError, match="max_pixels=0: expected an integer of at least 1"):
-        export_saved_model(model, tmp_path / "new", **arguments, max_pixels=0)
+        export_saved_model(model, tmp_path / "new", SERVING, max_pixels=0)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["taken"]
     assert (tmp_path / "taken" / "file").read_text() == "mine"
 
 
 def test_what_is_no_image_is_an_error(tmp_path):
     model = small_model()
-    path = export_saved_model(model, tmp_path / "served", preprocessing=PREPROCESSING, class_names=NAMES)
+    path = export_saved_model(model, tmp_path / "served", SERVING)
     serve = tf.saved_model.load(path).signatures["serving_default"]
     whole = encoded("RGB", (40, 40), "JPEG", seed=0)
     for damaged in (b"text", b"", whole[: len(whole) // 2]):
@@ -169,8 +170,8 @@ def test_what_is_no_image_is_an_error(tmp_path):
 
 
 def test_one_image_above_the_limit_fails_the_request_before_anything_is_decoded(tmp_path):
-    arguments = {"preprocessing": PREPROCESSING, "class_names": NAMES, "max_pixels": 60 * 80}
-    serve = tf.saved_model.load(export_saved_model(small_model(), tmp_path / "served", **arguments))
+    path = export_saved_model(small_model(), tmp_path / "served", SERVING, max_pixels=60 * 80)
+    serve = tf.saved_model.load(path)
     serve = serve.signatures["serving_default"]
     whole, larger = encoded("RGB", (80, 60), "PNG", seed=0), encoded("RGB", (81, 60), "PNG", seed=0)
     assert serve(image=tf.constant([whole, whole]))["label"].shape == (2,)
@@ -195,8 +196,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 def test_images_at_the_limit_are_decoded_one_at_a_time(files, tmp_path):
     side = 4096
-    arguments = {"preprocessing": PREPROCESSING, "class_names": NAMES, "max_pixels": side**2}
-    path = export_saved_model(small_model(), tmp_path / "served", **arguments)
+    path = export_saved_model(small_model(), tmp_path / "served", SERVING, max_pixels=side**2)
     Image.new("RGB", (side, side)).save(tmp_path / "large.png")
     command = [sys.executable, "-c", PEAK, str(path), str(files[1]), str(tmp_path / "large.png")]
     growth = int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout) * 1024
@@ -207,8 +207,7 @@ def test_what_a_killed_export_leaves_disturbs_no_later_one(tmp_path):
     leftover = tmp_path / ".served.a1b2c3" / "saved_model"
     leftover.mkdir(parents=True)
     (leftover / "saved_model.pb").write_text("half")
-    arguments = {"preprocessing": PREPROCESSING, "class_names": NAMES}
-    served = export_saved_model(small_model(), tmp_path / "served", **arguments)
+    served = export_saved_model(small_model(), tmp_path / "served", SERVING)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".served.a1b2c3", "served"]
     assert tf.saved_model.contains_saved_model(served)
 
@@ -223,7 +222,6 @@ def full_disk():
 
 
 def test_a_full_disk_is_an_os_error_and_leaves_nothing(tmp_path, full_disk):
-    arguments = {"preprocessing": PREPROCESSING, "class_names": NAMES}
     with pytest.raises(OSError, match=rf"^{tmp_path}/served cannot be written: .*File too large"):
-        export_saved_model(small_model(), tmp_path / "served", **arguments)
+        export_saved_model(small_model(), tmp_path / "served", SERVING)
     assert list(tmp_path.iterdir()) == []

@@ -26,20 +26,21 @@ COMMON_ARGUMENTS = ("num_classes", "input_shape", "include_top", "features", "na
 
 @dataclass(frozen=True)
 class Variant:
-    """A registered model: its builder and the row of arguments that makes this variant of it."""
+    """A registered model: its builder, the row of arguments that makes this variant of it, and what it is for."""
 
     builder: Callable[..., keras.Model]
     row: dict[str, Any]
+    task: str = "classification"
 
 
 _VARIANTS: dict[str, Variant] = {}
 
 
-def register(table: dict[str, dict[str, Any]]):
-    """Register one variant per row of `table` (model name -> arguments of the decorated builder)."""
+def register(table: dict[str, dict[str, Any]], task: str = "classification"):
+    """Register one variant per row of `table` (model name -> arguments of the decorated builder), all for `task`."""
 
     def decorate(builder):
-        _VARIANTS.update({name: Variant(builder, row) for name, row in table.items()})
+        _VARIANTS.update({name: Variant(builder, row, task) for name, row in table.items()})
         return builder
 
     return decorate

@@ -86,7 +86,7 @@ def _visualize(arguments: Sequence[str]) -> int:
 
 def _recipes(arguments: Sequence[str]) -> int:
     """The recipes that tfvt brings along, for `tfvt train --config NAME`"""
-    from .recipe_files import packaged_recipes
+    from .recipes.files import packaged_recipes
 
     parser = ArgumentParser(prog="tfvt recipes", description=_recipes.__doc__, exit_on_error=False)
     parser.parse_args(list(arguments))
@@ -115,7 +115,7 @@ def _profile(arguments: Sequence[str]) -> int:
     """Parameters and multiply-adds of a model, layer by layer: NAME [--OPTION VALUE ...]"""
     import tfvt
 
-    from .options import add_options
+    from .recipes.options import add_options
 
     if not arguments or arguments[0].startswith("-"):
         print("usage: tfvt profile NAME [--OPTION VALUE ...]; `tfvt profile NAME --help` lists the options of NAME")

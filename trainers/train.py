@@ -1,6 +1,7 @@
 """`tfvt train`: from flags to a trained run."""
 
 import argparse
+import dataclasses
 import shlex
 import signal
 import time
@@ -10,17 +11,24 @@ from pathlib import Path
 
 from rich.console import Console
 
-from .classification import ClassificationTrainer, Interrupted
-from .distribution import configure_process
+from tfvt.data.service import check_answer
+
+from .engines.engine import configure_process, make_engine
 from .errors import LineParser, UsageError
-from .recipe import Recipe, parse_recipe, recipe_parser
-from .run import Run, check_same_recipe, check_vacant, check_weights_outside, locked, open_run, start_run
+from .loop import Loop, epoch_steps
+from .recipes.parsing import parse_recipe, recipe_parser
+from .recipes.recipe import Recipe
+from .run.checkpoint import list_checkpoints
+from .run.folder import Run, check_same_recipe, check_vacant, check_weights_outside, open_run, start_run
+from .run.lock import locked
+from .stop import Interrupted
+from .tasks import task_class
 
 
 def train(arguments: Sequence[str]) -> int:
     """Run `tfvt train ARGUMENTS` and return its exit status."""
     if {"-h", "--help"} & set(arguments):
-        parser = recipe_parser()
+        parser = recipe_parser(task_class("").recipe_class)
         _add_call_arguments(parser)
         parser.print_help()
         return 0
@@ -37,25 +45,37 @@ def train(arguments: Sequence[str]) -> int:
         recipe_arguments = [*recipe_arguments, "--model.weights", str(_initial_weights(call.init))]
     if call.resume:
         run = open_run(call.output)
-        with locked(run):
+        with locked(run.folder):
             if not any(argument.partition("=")[0] == "--config" for argument in recipe_arguments):
                 recipe_arguments = ["--config", str(run.recipe), *recipe_arguments]
             recipe = parse_recipe(recipe_arguments)
             check_same_recipe(run, recipe)
-            return _run(_trainer(recipe, run, resume=True))
+            return _train(_loop(recipe, run, resume=True))
     run = Run(call.output)
     recipe = parse_recipe(recipe_arguments)
     check_weights_outside(run, recipe)
     check_vacant(run, call.overwrite)
-    trainer = _trainer(recipe, run, resume=False)
-    with locked(run):  # now that records and model are known to be good
+    loop = _loop(recipe, run, resume=False)
+    with locked(run.folder):  # now that records and model are known to be good
         start_run(run, recipe, call.overwrite)
-        return _run(trainer)
+        return _train(loop)
 
 
-def _trainer(recipe: Recipe, run: Run, resume: bool) -> ClassificationTrainer:
+def _loop(recipe: Recipe, run: Run, resume: bool) -> Loop:
+    """The run, ready to begin or to be continued from the newest checkpoint in its folder."""
     configure_process(recipe)
-    return ClassificationTrainer(recipe, run, Console(), resume)
+    for server in recipe.data.servers:
+        try:
+            check_answer(server)
+        except ValueError as error:
+            raise UsageError(f"data: {error}") from error
+    saved = max(list_checkpoints(run.checkpoints), default=None) if resume else None
+    model = recipe.model
+    if saved:  # it holds all weights: the file that the run began with may be gone
+        model = dataclasses.replace(model, weights=None)
+    task = task_class(model.name)(dataclasses.replace(recipe, model=model))
+    engine = make_engine(recipe, task, epoch_steps(task, recipe))
+    return Loop(recipe, run, task, engine, Console(), saved)
 
 
 def _add_call_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,32 +100,29 @@ def _initial_weights(source: Path) -> Path:
     return Run(source).final_model
 
 
-def _run(trainer: ClassificationTrainer) -> int:
-    recipe, splits = trainer.recipe, trainer.splits
-    folder = shlex.quote(str(trainer.run.folder))
-    trainer.say(
-        f"{recipe.model.name}, {splits.train.num_classes} classes: {splits.train.num_examples} training and "
-        f"{splits.validation.num_examples} validation images, {recipe.epochs} epochs of "
-        f"{trainer.steps_per_epoch} steps"
+def _train(loop: Loop) -> int:
+    recipe, task, say = loop.recipe, loop.task, loop.log.say
+    folder = shlex.quote(str(loop.run.folder))
+    say(
+        f"{recipe.model.name}, {task.train_records.num_classes} classes: {task.train_records.num_examples} training "
+        f"and {task.validation_records.num_examples} validation images, {recipe.epochs} epochs of "
+        f"{loop.steps_per_epoch} steps"
     )
     started = time.perf_counter()
     try:
-        trainer.train()
+        loop.train()
     except Interrupted as stop:
-        trainer.say(
-            f"Interrupted by {signal.Signals(stop.signal_number).name} at step {trainer.step} of {trainer.num_steps}; "
+        say(
+            f"Interrupted by {signal.Signals(stop.signal_number).name} at step {loop.step} of {loop.num_steps}; "
             f"the state is saved. Continue with: tfvt train --resume --output {folder}"
         )
         return 128 + stop.signal_number
     seconds = round(time.perf_counter() - started)
-    trainer.say(f"Trained to step {trainer.num_steps}; this call took {timedelta(seconds=seconds)}")
-    if trainer.last_row is not None:  # None when there was nothing left to train
-        row = trainer.last_row
-        trainer.say(
-            f"Validation: top-1 {row.validation_top1:.2%}, top-5 {row.validation_top5:.2%}, "
-            f"loss {row.validation_loss:.4f}"
-        )
-    trainer.say(f"Model:      {trainer.run.final_model}")
-    trainer.say(f"Metrics:    {trainer.run.metrics}; tensorboard --logdir {trainer.run.tensorboard}")
-    trainer.say(f"Next:       tfvt evaluate {folder}; tfvt predict {folder} IMAGE...; tfvt export {folder}")
+    say(f"Trained to step {loop.num_steps}; this call took {timedelta(seconds=seconds)}")
+    if loop.last_row is not None:  # None when there was nothing left to train
+        validation = loop.last_row.validation
+        say(f"Validation: {task.summary(validation.values)}, loss {validation.loss:.4f}")
+    say(f"Model:      {loop.run.final_model}")
+    say(f"Metrics:    {loop.run.metrics}; tensorboard --logdir {loop.run.tensorboard}")
+    say(f"Next:       tfvt evaluate {folder}; tfvt predict {folder} IMAGE...; tfvt export {folder}")
     return 0

@@ -6,9 +6,10 @@ from pathlib import Path
 from tfvt.analysis import draw_path_rates, path_rates
 from tfvt.tfrecords_tools.sources import printable
 
-from .checkpoint import publish
 from .errors import LineParser, UsageError
-from .run import open_run, read_model
+from .files import publish
+from .run.folder import open_run
+from .run.model import read_model
 
 
 def visualize(arguments: Sequence[str]) -> int:

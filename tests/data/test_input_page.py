@@ -10,7 +10,7 @@ from record_files import write_records
 
 from tfvt import data
 from tfvt.tfrecords_tools import cli
-from tfvt.trainers.recipe import parse_recipe
+from tfvt.trainers.recipes.parsing import parse_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "input_pipeline.md").read_text(encoding="utf-8")

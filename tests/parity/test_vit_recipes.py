@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tfvt import configs
-from tfvt.trainers.recipe import parse_recipe
+from tfvt.trainers.recipes.parsing import parse_recipe
 
 pytestmark = [
     pytest.mark.parity,

@@ -10,9 +10,10 @@ from limits import largest_file
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from tfvt.trainers import checkpoint as module
-from tfvt.trainers.callbacks import EpochRow, MetricsFile, TensorBoard
-from tfvt.trainers.checkpoint import (
+from tfvt.trainers.errors import UsageError
+from tfvt.trainers.files import write_text
+from tfvt.trainers.run import checkpoint as module
+from tfvt.trainers.run.checkpoint import (
     Checkpoint,
     assign_arrays,
     check_finite,
@@ -20,9 +21,8 @@ from tfvt.trainers.checkpoint import (
     load_checkpoint,
     name_arrays,
     save_checkpoint,
-    write_text,
 )
-from tfvt.trainers.errors import UsageError
+from tfvt.trainers.run.log import MetricsFile, TensorBoard, metric_names
 
 ARRAYS = {
     "model/0000/kernel": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -184,12 +184,13 @@ def test_a_small_file_is_there_whole_or_not_at_all(tmp_path):
 
 
 def test_a_log_that_the_disk_does_not_take_is_named(tmp_path):
-    row = EpochRow(*range(14))
-    metrics, tensorboard = MetricsFile(tmp_path / "metrics.csv", 0), TensorBoard(tmp_path / "tensorboard")
+    names = metric_names(("top1", "top5"))
+    cells = dict.fromkeys(names, 1)
+    metrics, tensorboard = MetricsFile(tmp_path / "metrics.csv", names, 0), TensorBoard(tmp_path / "tensorboard")
     advice = r"\(File too large\): make room, then continue with --resume$"
     with largest_file(200):
         with pytest.raises(UsageError, match=rf"^cannot write {tmp_path}/metrics.csv {advice}"):
-            metrics.write(row)
+            metrics.write(cells)
         with pytest.raises(UsageError, match=rf"^cannot write {tmp_path}/tensorboard {advice}"):
-            tensorboard.write(row)
+            tensorboard.write(cells)
         tensorboard.close()

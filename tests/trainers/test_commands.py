@@ -23,13 +23,15 @@ from PIL import Image
 from small_records import CLASS_NAMES, tinted_image, write_small_records
 
 from tfvt import configs
-from tfvt.trainers import distribution
-from tfvt.trainers.checkpoint import check_finite, list_checkpoints, load_checkpoint
+from tfvt.data.classification import ClassificationServing
 from tfvt.trainers.cli import main
-from tfvt.trainers.distribution import TensorFlowEngine
+from tfvt.trainers.engines.tensorflow import TensorFlowEngine
 from tfvt.trainers.errors import UsageError
-from tfvt.trainers.recipe import parse_recipe
-from tfvt.trainers.run import Run, check_checkpoint_recipe, read_serving, write_model
+from tfvt.trainers.recipes.parsing import parse_recipe
+from tfvt.trainers.run.checkpoint import check_finite, list_checkpoints, load_checkpoint
+from tfvt.trainers.run.folder import Run, check_checkpoint_recipe
+from tfvt.trainers.run.model import read_serving, write_model
+from tfvt.trainers.tasks.classification import Classification
 
 # What a run sets for its whole process would outlive the test.
 HERE = ("--deterministic", "false", "--epochs", "2")
@@ -130,9 +132,7 @@ def test_a_folder_is_taken_only_when_everything_is_there(fails, config, tmp_path
     assert f"data: no server at {server}" in fails(*train, f"--data.servers=[{server}]")
     assert "servers: 'grpc://localhost:99999' is no address" in fails(*train, "--data.servers=[grpc://localhost:99999]")
     assert "epochs 2147483647: the run would have 12884901882 steps" in fails(*train, "--epochs", 2**31 - 1)
-    line = fails(*train, "--model.options.width", 10**9)
-    assert "'width': 1000000000" in line
-    assert "does not fit into this machine's memory" in line
+    assert "model: width=1000000000: expected an integer of at least 1" in fails(*train, "--model.options.width", 10**9)
     assert not folder.exists()
 
 
@@ -254,18 +254,18 @@ def test_what_is_not_finite_is_neither_saved_nor_published(fails, config, tmp_pa
         monkeypatch.setattr(TensorFlowEngine, "restore", damaged)
         assert re.search(message, fails("train", "--resume", "--output", run))
     else:
-        step = TensorFlowEngine.train_step
+        step = TensorFlowEngine.train_steps
         steps = []
 
-        def last_step_diverges(engine, batch):
-            engine.__class__.original_step(engine, batch)
+        def last_step_diverges(engine, batches, count):
+            engine.__class__.original_step(engine, batches, count)
             steps.append(1)
             if len(steps) == last:
                 variable = getattr(engine, part).weights[-1]
                 variable.assign(variable * np.nan)
 
         monkeypatch.setattr(TensorFlowEngine, "original_step", step, raising=False)
-        monkeypatch.setattr(TensorFlowEngine, "train_step", last_step_diverges)
+        monkeypatch.setattr(TensorFlowEngine, "train_steps", last_step_diverges)
         assert re.search(message, fails(*train))
         assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000000008.safetensors"]
     (kept,) = list_checkpoints(run / "checkpoints")
@@ -346,7 +346,7 @@ def test_a_full_disk_leaves_no_half_of_a_final_model(tmp_path, finished_run):
 
 
 def test_ctrl_c_while_the_model_is_built_is_one_line(config, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(distribution, "build_model", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(Classification, "model", lambda self: os.kill(os.getpid(), signal.SIGINT))
     assert main(["train", "--config", str(config), *HERE, "--output", str(tmp_path / "run")]) == 130
     assert capsys.readouterr().err == "tfvt train: interrupted\n"
     assert not (tmp_path / "run").exists()
@@ -414,7 +414,7 @@ def test_evaluate_gives_the_figures_of_the_last_epoch(finished_run, fails, capsy
 
 
 def test_the_final_model_loads_by_itself_with_averaged_weights(finished_run):
-    from tfvt.trainers.checkpoint import list_checkpoints, load_checkpoint
+    from tfvt.trainers.run.checkpoint import list_checkpoints, load_checkpoint
 
     model = keras.models.load_model(finished_run / "final.keras")
     arrays = load_checkpoint(list_checkpoints(finished_run / "checkpoints")[-1]).arrays
@@ -451,11 +451,11 @@ DAMAGED_SERVING = (
 def test_damage_of_any_kind_in_a_serving_file_is_named(tmp_path):
     run = Run(tmp_path)
     run.serving.write_text(f'{{"class_names": ["a"], {GOOD_SIZE}}}')
-    assert read_serving(run).class_names == ("a",)
+    assert read_serving(run, ClassificationServing).class_names == ("a",)
     for content in DAMAGED_SERVING:
         run.serving.write_text(content)
         with pytest.raises(UsageError, match=rf"{run.serving} cannot be read"):
-            read_serving(run)
+            read_serving(run, ClassificationServing)
 
 
 def test_a_missing_or_damaged_serving_file_is_named(finished_run, fails, tmp_path):

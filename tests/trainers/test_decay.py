@@ -6,8 +6,8 @@ import tfvt
 from tests.contracts import SMALLEST
 from tfvt.models.vit import Block
 from tfvt.registry import get_variant
-from tfvt.trainers.optimizer import decays
-from tfvt.trainers.recipe import OptimizerRecipe
+from tfvt.trainers.engines.optimizer import decays
+from tfvt.trainers.recipes.recipe import OptimizerRecipe
 
 NORMS = {"gamma", "beta", "bias"}
 FUNNEL = {"blocks": (Block(1, 64, 64), Block(1, 128, 64, 2)), "representation_dim": 8}

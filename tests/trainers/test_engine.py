@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfvt.trainers.distribution import Evaluator, TensorFlowEngine, cross_entropy, make_strategy
+from tfvt.trainers.engines.tensorflow import TensorFlowEngine, TensorFlowEvaluator, make_strategy
 from tfvt.trainers.errors import UsageError
-from tfvt.trainers.recipe import DistributionRecipe, parse_recipe
+from tfvt.trainers.recipes.parsing import parse_recipe
+from tfvt.trainers.recipes.recipe import DistributionRecipe
+from tfvt.trainers.tasks.classification import Classification, cross_entropy
 
 LABELS = np.array([0, 2, 1, 5, 3, 3, 2, 4], np.int32)
 
@@ -23,7 +25,12 @@ def random_batch(seed):
 
 
 def engine_of(config, *flags):
-    return TensorFlowEngine(parse_recipe(["--config", str(config), *flags]), num_classes=6, steps_per_epoch=6)
+    recipe = parse_recipe(["--config", str(config), *flags])
+    return TensorFlowEngine(recipe, Classification(recipe), steps_per_epoch=6)
+
+
+def train(engine, *batches):
+    engine.train_steps(iter(batches), len(batches))
 
 
 def numpy_log_softmax(logits):
@@ -42,26 +49,27 @@ def test_cross_entropy_spreads_the_smoothed_share_over_all_classes(smoothing):
 def test_evaluation_counts_weighted_rows_only(config):
     engine = engine_of(config)
     batches = [random_batch(1) | {"weight": tf.ones(8)}, random_batch(2) | {"weight": tf.constant([1.0] * 3 + [0] * 5)}]
-    evaluator = Evaluator(engine.model, tf.distribute.get_strategy())
-    evaluator.step(random_batch(3) | {"weight": tf.ones(8)})
-    evaluator.reset()
+    evaluator = TensorFlowEvaluator(engine.model, engine.task, tf.distribute.get_strategy(), batch_size=8)
+    evaluator.eval_step(random_batch(3) | {"weight": tf.ones(8)})
+    evaluator.reset_sums("validation")
     for batch in batches:
-        evaluator.step(batch)
+        assert evaluator.eval_step(batch) is None
     logits = np.concatenate([engine.model(batch["image"], training=False) for batch in batches])[:11]
     labels = np.concatenate([LABELS, LABELS[:3]])
     order = np.argsort(-logits, axis=-1)
-    metrics = evaluator.metrics()
-    assert metrics.num_images == 11
-    np.testing.assert_allclose(metrics.loss, -numpy_log_softmax(logits)[np.arange(11), labels].mean(), rtol=1e-5)
-    assert metrics.top1 == pytest.approx((order[:, 0] == labels).mean())
-    assert metrics.top5 == pytest.approx((order[:, :5] == labels[:, None]).any(-1).mean())
+    sums = evaluator.read_sums("validation")
+    assert sums["images"] == 11
+    np.testing.assert_allclose(sums["loss"], -numpy_log_softmax(logits)[np.arange(11), labels].sum(), rtol=1e-5)
+    figures = engine.task.figures(sums, [])
+    assert figures["top1"] == pytest.approx((order[:, 0] == labels).mean())
+    assert figures["top5"] == pytest.approx((order[:, :5] == labels[:, None]).any(-1).mean())
 
 
 def test_averaged_weights_follow_weights_and_moving_statistics(config):
     engine = engine_of(config, "--ema_decay", "0.25")
     expected = [weight.numpy() for weight in engine.model.weights]
     for count in range(1, 4):
-        engine.train_step(random_batch(count))
+        train(engine, random_batch(count))
         decay = min(0.25, (1 + count) / (10 + count))
         expected = [decay * e + (1 - decay) * w.numpy() for e, w in zip(expected, engine.model.weights, strict=True)]
     for average, value in zip(engine.inference_model.weights, expected, strict=True):
@@ -78,14 +86,14 @@ def test_without_averaging_the_model_itself_is_kept(config):
 def test_a_restored_engine_goes_on_bit_equal(config):
     first = engine_of(config)
     for seed in range(3):
-        first.train_step(random_batch(seed))
+        train(first, random_batch(seed))
     state = first.state()
     assert sum("seed_generator" in name for name in state) == 5  # the dropout and four drop paths
     second = engine_of(config, "--seed", "5")
     second.restore(state)
     for engine in (first, second):
-        engine.train_step(random_batch(9))
-    assert first.train_metrics() == second.train_metrics()
+        train(engine, random_batch(9))
+    assert first.read_sums("train") == second.read_sums("train")
     for before, after in zip(first.state().values(), second.state().values(), strict=True):
         assert before.tobytes() == after.tobytes()
 
@@ -94,18 +102,27 @@ def test_mixed_precision_keeps_float32_weights(config):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         engine = engine_of(config)
-        engine.train_step(random_batch(0))
+        train(engine, random_batch(0))
     finally:
         keras.config.set_dtype_policy("float32")
     assert {layer.compute_dtype for layer in engine.model.layers if "conv" in layer.name} == {"bfloat16"}
     assert {v.dtype for v in engine.model.trainable_variables} == {"float32"}
-    assert np.isfinite(engine.train_metrics().loss)
+    assert np.isfinite(engine.read_sums("train")["loss"])
 
 
 def test_a_batch_must_divide_by_the_devices_and_devices_must_exist(config):
     with pytest.raises(UsageError, match=r"there is no GPU:9; this machine has CPU:0"):
         make_strategy(DistributionRecipe("mirrored", ("GPU:9",)))
     assert isinstance(make_strategy(DistributionRecipe("one_device", ("CPU:0",))), tf.distribute.OneDeviceStrategy)
+
+
+def test_a_model_that_the_memory_does_not_hold_is_named(config, monkeypatch):
+    def too_large(task):
+        raise MemoryError
+
+    monkeypatch.setattr(Classification, "model", too_large)
+    with pytest.raises(UsageError, match=r"model: resnet18 with .* does not fit into this machine's memory \(Mem"):
+        engine_of(config)
 
 
 def test_two_replicas_do_what_one_does(config):

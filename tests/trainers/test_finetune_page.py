@@ -13,7 +13,7 @@ from PIL import Image
 
 import tfvt
 from tests.checkpoints import vit_states
-from tfvt.trainers.recipe_files import packaged_recipes
+from tfvt.trainers.recipes.files import packaged_recipes
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "finetune.md").read_text(encoding="utf-8")

@@ -13,9 +13,9 @@ from small_records import CLASS_NAMES, write_small_records
 import tfvt
 from tests.checkpoints import vit_states
 from tfvt.checkpoints.positions import resample_grid
-from tfvt.trainers.checkpoint import list_checkpoints
 from tfvt.trainers.cli import main
-from tfvt.trainers.recipe import parse_recipe
+from tfvt.trainers.recipes.parsing import parse_recipe
+from tfvt.trainers.run.checkpoint import list_checkpoints
 
 ROOT = Path(__file__).parent.parent.parent
 BLOCK = {"layers": 1, "hidden_dim": 16, "mlp_dim": 24}

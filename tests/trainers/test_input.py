@@ -15,12 +15,18 @@ from rich.console import Console
 from tfvt.data import stream as stream_module
 from tfvt.data.order import HostShare
 from tfvt.data.records import open_records
-from tfvt.trainers import classification, distribution
-from tfvt.trainers.classification import ClassificationTrainer, Interrupted
-from tfvt.trainers.distribution import ServersGoneError, TensorFlowEngine, cross_entropy
+from tfvt.trainers import loop as loop_module
+from tfvt.trainers.engines import tensorflow, tensorflow_batches
+from tfvt.trainers.engines.engine import ServersGoneError
+from tfvt.trainers.engines.tensorflow import TensorFlowEngine
+from tfvt.trainers.engines.tensorflow_batches import BatchIterator, served_batches
 from tfvt.trainers.errors import UsageError
-from tfvt.trainers.recipe import parse_recipe
-from tfvt.trainers.run import Run, locked, start_run
+from tfvt.trainers.loop import Loop, epoch_steps
+from tfvt.trainers.recipes.parsing import parse_recipe
+from tfvt.trainers.run.folder import Run, start_run
+from tfvt.trainers.run.lock import locked
+from tfvt.trainers.stop import Interrupted
+from tfvt.trainers.tasks.classification import Classification, cross_entropy
 
 EVERYTHING = [
     "--data.train.auto_augment=randaugment",
@@ -48,13 +54,19 @@ def damaged(records, tmp_path):
     return copy
 
 
+def loop_of(recipe, run):
+    task = Classification(recipe)
+    engine = TensorFlowEngine(recipe, task, epoch_steps(task, recipe))
+    return Loop(recipe, run, task, engine, Console(quiet=True))
+
+
 def train(config, folder, *flags):
     recipe = parse_recipe(["--config", str(config), *flags])
     run = Run(folder)
-    trainer = ClassificationTrainer(recipe, run, Console(quiet=True))
-    with locked(run):
+    loop = loop_of(recipe, run)
+    with locked(run.folder):
         start_run(run, recipe)
-        trainer.train()
+        loop.train()
     with run.metrics.open() as file:
         return list(csv.DictReader(file))
 
@@ -90,7 +102,8 @@ def test_soft_targets_are_smoothed_like_labels():
 def test_a_row_of_weight_zero_moves_nothing_but_norms(config):
     """The gradient of a batch with a row of weight 0 is that of any other image in its place."""
     flags = ["--model.options.dropout_rate=0", "--model.options.drop_path_rate=0", "--epochs=2"]
-    engine = TensorFlowEngine(parse_recipe(["--config", str(config), *flags]), num_classes=6, steps_per_epoch=6)
+    recipe = parse_recipe(["--config", str(config), *flags])
+    engine = TensorFlowEngine(recipe, Classification(recipe), steps_per_epoch=6)
     rng = np.random.default_rng(0)
     batch = {
         "image": tf.constant(rng.uniform(0, 255, (8, 32, 32, 3)), tf.float32),
@@ -101,8 +114,7 @@ def test_a_row_of_weight_zero_moves_nothing_but_norms(config):
     first, second = engine._local_gradients(batch), engine._local_gradients(other)
     for gradient, expected in zip(first, second, strict=True):
         np.testing.assert_array_equal(gradient, expected)
-    metrics = engine.train_metrics()
-    assert metrics.num_images == 14
+    assert engine.read_sums("train")["images"] == 14
     weighted = engine._local_gradients({**batch, "weight": tf.ones(8)})
     assert any(np.abs(a - b).max() > 1e-6 for a, b in zip(weighted, first, strict=True))
 
@@ -118,8 +130,7 @@ def test_servers_and_block_size_of_the_recipe_reach_the_training_stream(config, 
         asked.append((settings.servers, settings.block_size))
         raise AskedForTheStream
 
-    monkeypatch.setattr(classification, "train_stream", stream)
-    monkeypatch.setattr(classification, "check_answer", lambda server: None)
+    monkeypatch.setattr(loop_module, "train_stream", stream)
     servers = ("grpc://first:5050", "grpc://second:5050")
     for number, flags in enumerate(([f"--data.servers={list(servers)}", "--data.block_size=16"], [])):
         with pytest.raises(AskedForTheStream):
@@ -140,12 +151,12 @@ class TwoHosts:
 
 
 def test_each_host_makes_its_rows_and_each_device_gets_its_own(config):
-    trainer = ClassificationTrainer(parse_recipe(["--config", str(config)]), Run(Path("unused")), Console(quiet=True))
-    whole = list(trainer._train_stream(HostShare()).take(3).as_numpy_iterator())
+    loop = loop_of(parse_recipe(["--config", str(config)]), Run(Path("unused")))
+    whole = list(loop._train_stream(HostShare()).take(3).as_numpy_iterator())
     devices = []
     for host in range(2):
-        trainer.engine.strategy = TwoHosts(host)
-        batches = trainer.engine.distribute(trainer._train_stream)
+        loop.engine.strategy = TwoHosts(host)
+        batches = loop.engine.eval_batches(loop._train_stream).dataset
         assert batches.element_spec["image"].shape == (2, 32, 32, 3)
         devices.append(list(batches.take(6).as_numpy_iterator()))
     for step, batch in enumerate(whole):
@@ -163,8 +174,8 @@ def waiting_forever(first):
 
 
 def test_waiting_for_servers_ends_when_they_are_gone_or_the_run_is_to_stop(monkeypatch):
-    monkeypatch.setattr(distribution, "SIGN_OF_LIFE_SECONDS", 0.01)
-    batches = distribution.served_batches(waiting_forever([1, 2]), [NO_SERVER], lambda: None)
+    monkeypatch.setattr(tensorflow_batches, "SIGN_OF_LIFE_SECONDS", 0.01)
+    batches = served_batches(waiting_forever([1, 2]), [NO_SERVER], lambda: None)
     assert [next(batches), next(batches)] == [1, 2]
     with pytest.raises(ServersGoneError, match=rf"^data.servers: no server at {NO_SERVER} .*continue with --resume$"):
         next(batches)
@@ -173,7 +184,7 @@ def test_waiting_for_servers_ends_when_they_are_gone_or_the_run_is_to_stop(monke
         raise Interrupted(signal.SIGINT)
 
     with pytest.raises(Interrupted):
-        next(distribution.served_batches(waiting_forever([]), [NO_SERVER], stop))
+        next(served_batches(waiting_forever([]), [NO_SERVER], stop))
 
 
 def test_a_server_that_was_started_anew_is_one_line(monkeypatch):
@@ -187,12 +198,12 @@ def test_a_server_that_was_started_anew_is_one_line(monkeypatch):
 
     with socket.create_server(("localhost", 0)) as server:
         address = f"grpc://localhost:{server.getsockname()[1]}"
-        batches = distribution.served_batches(forgotten(), [address], lambda: None)
+        batches = served_batches(forgotten(), [address], lambda: None)
         assert next(batches) == 1
         with pytest.raises(ServersGoneError, match=rf"{address} gave no more batches: Dataset id 1000 not") as error:
             next(batches)
         assert len(str(error.value)) < 300
-        records = distribution.readable_batches(distribution.served_batches(damaged(), [address], lambda: None))
+        records = BatchIterator(served_batches(damaged(), [address], lambda: None))
         with pytest.raises(UsageError, match=r"^record 3 of x is damaged$"):
             next(records)
 
@@ -204,8 +215,7 @@ def test_a_run_whose_servers_go_saves_its_state(config, tmp_path, monkeypatch):
         yield from itertools.islice(batches, 8)
         raise ServersGoneError("data.servers: gone")
 
-    monkeypatch.setattr(classification, "served_batches", gone)
-    monkeypatch.setattr(classification, "check_answer", lambda server: None)
+    monkeypatch.setattr(tensorflow, "served_batches", gone)
     monkeypatch.setattr(stream_module, "from_servers", lambda servers, streams: streams[0])
     with pytest.raises(ServersGoneError):
         train(config, tmp_path / "run", f"--data.servers=[{NO_SERVER}]", "--checkpoints.every_steps=null", "--epochs=2")

@@ -10,8 +10,9 @@ import pytest
 from processes import train_command
 
 from tfvt.trainers.errors import UsageError
-from tfvt.trainers.recipe import parse_recipe
-from tfvt.trainers.run import Run, check_vacant, locked, start_run
+from tfvt.trainers.recipes.parsing import parse_recipe
+from tfvt.trainers.run.folder import Run, check_vacant, start_run
+from tfvt.trainers.run.lock import locked
 
 HOLDER = f"process {os.getpid()} on {socket.gethostname()}"
 
@@ -23,12 +24,15 @@ def snapshot(folder):
 
 def test_the_lock_is_one_process_and_ends_with_it(tmp_path):
     run = Run(tmp_path / "new" / "run")
-    with locked(run):
+    with locked(run.folder):
         assert run.lock.read_text().strip() == HOLDER
-        with pytest.raises(UsageError, match=rf"^{HOLDER} trains in {run.folder}: wait for its end"), locked(run):
+        with (
+            pytest.raises(UsageError, match=rf"^{HOLDER} trains in {run.folder}: wait for its end"),
+            locked(run.folder),
+        ):
             pass
     assert run.contents() == []
-    with locked(run):
+    with locked(run.folder):
         pass
 
 
@@ -37,7 +41,7 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    with locked(Run(tmp_path)):
+    with locked(tmp_path):
         line = capsys.readouterr().err
     assert line == (
         f"tfvt train: {tmp_path} cannot be locked (Operation not supported): make sure that no other process trains "
@@ -51,10 +55,10 @@ def test_a_run_that_came_meanwhile_is_not_deleted_without_overwrite(config, tmp_
     run.folder.mkdir()
     run.final_model.write_bytes(b"work of hours")
     before = snapshot(run.folder)
-    with locked(run), pytest.raises(UsageError, match="holds another run"):
+    with locked(run.folder), pytest.raises(UsageError, match="holds another run"):
         start_run(run, recipe)
     assert snapshot(run.folder) == before
-    with locked(run):
+    with locked(run.folder):
         with pytest.raises(UsageError, match=f"{HOLDER} trains in"):
             check_vacant(run, overwrite=True)
         start_run(run, recipe, overwrite=True)
@@ -65,22 +69,22 @@ def test_a_run_that_came_meanwhile_is_not_deleted_without_overwrite(config, tmp_
 # the folder. What it writes says that it has looked at the folder, or that it trains.
 WAIT_BEFORE_THE_FOLDER = """
 from tfvt.trainers import train as module
-built = module._trainer
+built = module._loop
 def slowly(*arguments, **options):
-    trainer = built(*arguments, **options)
+    loop = built(*arguments, **options)
     print("built", flush=True)
     sys.stdin.readline()
-    return trainer
-module._trainer = slowly
+    return loop
+module._loop = slowly
 """
 WAIT_IN_THE_RUN = """
-from tfvt.trainers.classification import ClassificationTrainer as Trainer
-step = Trainer._save
+from tfvt.trainers.loop import Loop
+step = Loop._save
 def save(*arguments):
     step(*arguments)
     print("saved", flush=True)
     sys.stdin.readline()
-Trainer._save = save
+Loop._save = save
 """
 
 

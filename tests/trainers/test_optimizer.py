@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfvt.trainers.optimizer import Schedule, make_optimizer, regularize
-from tfvt.trainers.recipe import OptimizerRecipe, parse_recipe
+from tfvt.trainers.engines.optimizer import Schedule, make_optimizer, regularize
+from tfvt.trainers.recipes.parsing import parse_recipe
+from tfvt.trainers.recipes.recipe import OptimizerRecipe
 
 RATES = st.floats(1e-4, 1.0)
 

@@ -6,20 +6,12 @@ import numpy as np
 import pytest
 
 from tfvt import configs
+from tfvt.trainers.engines.optimizer import Schedule
 from tfvt.trainers.errors import UsageError
-from tfvt.trainers.optimizer import Schedule
-from tfvt.trainers.recipe import (
-    OPTIMIZER_OPTIONS,
-    SCHEDULE_OPTIONS,
-    DataRecipe,
-    ModelRecipe,
-    Recipe,
-    as_plain,
-    flatten,
-    parse_recipe,
-    recipe_parser,
-    write_recipe,
-)
+from tfvt.trainers.recipes.parsing import parse_recipe, recipe_parser, write_recipe
+from tfvt.trainers.recipes.plain import as_plain, flatten
+from tfvt.trainers.recipes.recipe import OPTIMIZER_OPTIONS, SCHEDULE_OPTIONS
+from tfvt.trainers.tasks.classification import ClassificationRecipe
 
 CONFIGS = sorted(Path(configs.__file__).parent.glob("*.yaml"))
 NEEDED = ["--model.name", "vt_resnet18", "--data.records", "somewhere"]
@@ -128,7 +120,7 @@ def test_a_bad_file_is_an_error_that_names_the_key(tmp_path, text, message):
 @pytest.mark.parametrize("value", [".nan", ".inf", "-.inf"])
 def test_no_number_of_a_recipe_is_infinite_or_nan(value):
     """By every flag that takes a number, or a pair of them."""
-    plain = flatten(as_plain(Recipe(ModelRecipe("resnet18"), DataRecipe(""))))
+    plain = flatten(as_plain(parse_recipe(["--model.name", "resnet18", "--data.records", ""])))
     pairs = {key: f"[{value}, {value}]" for key, old in plain.items() if isinstance(old, list) and len(old) == 2}
     single = {key: value for key, old in plain.items() if isinstance(old, int | float) and not isinstance(old, bool)}
     flags = pairs | single | {"optimizer.clip_global_norm": value, "ema_decay": value}
@@ -157,7 +149,7 @@ def test_what_is_missing_is_named(tmp_path):
 
 
 def test_every_option_of_the_tables_is_a_key_and_in_the_help():
-    text = recipe_parser().format_help()
+    text = recipe_parser(ClassificationRecipe).format_help()
     for group, table in (("optimizer", OPTIMIZER_OPTIONS), ("schedule", SCHEDULE_OPTIONS)):
         for option in {option for options in table.values() for option in options}:
             assert f"--{group}.{option} " in text

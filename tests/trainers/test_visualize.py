@@ -10,8 +10,9 @@ from PIL import Image
 import tfvt
 from tfvt.analysis import path_rates
 from tfvt.trainers.cli import main
-from tfvt.trainers.recipe import parse_recipe
-from tfvt.trainers.run import Run, write_model
+from tfvt.trainers.recipes.parsing import parse_recipe
+from tfvt.trainers.run.folder import Run
+from tfvt.trainers.run.model import write_model
 
 ROOT = Path(__file__).parents[2]
 SWIN = {"depths": (1, 2), "width": 16, "head_dim": 8, "window_size": 4, "input_shape": (32, 32, 3)}

@@ -8,10 +8,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvt.trainers import distribution
-from tfvt.trainers.distribution import TensorFlowEngine, configure_process
+from tfvt.trainers.engines import tensorflow as engines
+from tfvt.trainers.engines.engine import configure_process
 from tfvt.trainers.errors import UsageError
-from tfvt.trainers.recipe import parse_recipe
+from tfvt.trainers.recipes.parsing import parse_recipe
+from tfvt.trainers.tasks.classification import Classification
 
 STRATEGIES = {"one": ["--distribution.strategy=default"], "two": ["--distribution.strategy=mirrored"]}
 STRATEGIES["two"].append("--distribution.devices=[CPU:0,CPU:1]")
@@ -24,14 +25,25 @@ CASES = {
 }
 
 
-def small_model(make_layers, recipe, num_classes):
+class SmallModel(Classification):
+    """The task with another network."""
+
+    def __init__(self, recipe, make_layers):
+        super().__init__(recipe)
+        self.make_layers = make_layers
+
+    def model(self):
+        return small_model(self.make_layers)
+
+
+def small_model(make_layers):
     return keras.Sequential([
         keras.Input((32, 32, 3)),
         keras.layers.Rescaling(1 / 127.5, -1.0),
         keras.layers.Conv2D(8, 3, strides=2, activation="relu"),
         *make_layers(),
         keras.layers.GlobalAveragePooling2D(),
-        keras.layers.Dense(num_classes),
+        keras.layers.Dense(6),
     ])  # fmt: skip
 
 
@@ -42,14 +54,16 @@ def batches():
     return tf.data.Dataset.from_tensor_slices(data).batch(8, drop_remainder=True)
 
 
-def train(config, flags):
+def train(config, flags, make_layers=list):
     recipe = parse_recipe(["--config", config, "--optimizer.clip_global_norm=0.1", *flags])
     configure_process(recipe)
-    engine = TensorFlowEngine(recipe, num_classes=6, steps_per_epoch=6)
+    engine = engines.TensorFlowEngine(recipe, SmallModel(recipe, make_layers), steps_per_epoch=6)
     losses = []
-    for batch in engine.distribute(lambda *_: batches()):
-        engine.train_step(batch)
-        losses.append(engine.train_metrics().loss)
+    training = engine.train_batches(lambda share: batches(), check_stop=lambda: None)
+    for _ in range(5):
+        engine.train_steps(training, 1)
+        sums = engine.read_sums("train")
+        losses.append(float(sums["loss"] / sums["images"]))
     variables = [*engine.model.variables, *engine.optimizer.variables, *engine.average.weights]
     report = {"replicas": engine.strategy.num_replicas_in_sync, "losses": losses}
     if report["replicas"] == 2:
@@ -63,11 +77,10 @@ def main(config):
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )
     # One strategy for all cases: the collective operations of two of them in one process mix up their keys.
-    distribution.make_strategy = functools.cache(distribution.make_strategy)
+    engines.make_strategy = functools.cache(engines.make_strategy)
     report = {}
     for case, (flags, make_layers) in CASES.items():
-        distribution.build_model = functools.partial(small_model, make_layers)
-        runs = {name: train(config, [*flags, *strategy]) for name, strategy in STRATEGIES.items()}
+        runs = {name: train(config, [*flags, *strategy], make_layers) for name, strategy in STRATEGIES.items()}
         report[case] = {name: run[0] for name, run in runs.items()}
         report[case]["largest_difference"] = max(
             np.abs(one.astype(np.float64) - two).max() for one, two in zip(runs["one"][1], runs["two"][1], strict=True)

@@ -1,6 +1,6 @@
 """Records on disk -> batches of images: schema, decoding and augmentation, the deterministic stream."""
 
-from tfvt.data.classification import ClassificationSamples
+from tfvt.data.classification import ClassificationSamples, ClassificationServing
 from tfvt.data.images import (
     EvalPreprocessing,
     TrainPreprocessing,
@@ -15,6 +15,7 @@ from tfvt.data.stream import StreamSettings, eval_stream, steps_per_epoch, train
 
 __all__ = [
     "ClassificationSamples",
+    "ClassificationServing",
     "EvalPreprocessing",
     "HostShare",
     "Mixing",

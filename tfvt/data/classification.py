@@ -1,8 +1,11 @@
-"""What a record becomes for a classifier: an image, its label and, where images are mixed, soft targets."""
+"""What a record becomes for a classifier, an image and its label, and what is made of its logits: a class name."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import keras
+import numpy as np
 import tensorflow as tf
 
 from tfvt.data.images import EvalPreprocessing, TrainPreprocessing, decode_and_augment, decode_and_center_crop
@@ -47,9 +50,9 @@ class ClassificationSamples:
         else:
             image = decode_and_augment(features[ENCODED], seed, self.preprocessing)
         label = features[LABEL] - self.label_offset
-        label = tf.where((label >= 0) & (label < self.num_classes), label, WRONG_CLASS)
-        label = tf.where(features[LABEL] == UNLABELLED, NO_CLASS, label)
-        return {"image": image, "label": tf.cast(label, tf.int32)}
+        is_class = (label >= 0) & (label < self.num_classes)
+        otherwise = tf.where(features[LABEL] == UNLABELLED, NO_CLASS, WRONG_CLASS)
+        return {"image": image, "label": tf.where(is_class, tf.cast(label, tf.int32), otherwise)}
 
     def blank(self) -> dict[str, tf.Tensor]:
         """A black image of the first class."""
@@ -88,3 +91,61 @@ def _without_damaged(batch):
         lambda: (images, labels),
         lambda: (tf.gather(images, sound), tf.gather(labels, sound)),
     )
+
+
+@dataclass(frozen=True)
+class ClassificationServing:
+    """From the bytes of an image to class names, as `tfvt.export` asks for it.
+
+    Attributes:
+        class_names: one a class, in the order of the labels.
+        preprocessing: the evaluation's, with the size that the model was built for.
+    """
+
+    class_names: tuple[str, ...]
+    preprocessing: EvalPreprocessing
+
+    @classmethod
+    def from_plain(cls, content: Mapping[str, Any]) -> "ClassificationServing":
+        """From what JSON holds.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        names, preprocessing = content["class_names"], content["preprocessing"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("class_names is no list of names")
+        height, width = preprocessing["image_size"]
+        if not isinstance(height, int) or not isinstance(width, int):
+            raise ValueError("image_size is no pair of whole numbers")
+        return cls(tuple(names), EvalPreprocessing(**preprocessing | {"image_size": (height, width)}))
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) that the model takes."""
+        return self.preprocessing.image_size
+
+    def check(self, model: keras.Model) -> None:
+        """Refuse a model of other classes.
+
+        Raises:
+            ValueError: its number of classes is another.
+        """
+        if len(self.class_names) != model.output_shape[-1]:
+            raise ValueError(f"{len(self.class_names)} class names for a model with {model.output_shape[-1]} classes")
+
+    def decode(self, encoded: tf.Tensor) -> tf.Tensor:
+        """The evaluation's crop, float32 (H, W, 3), of an encoded image, a scalar string."""
+        return decode_and_center_crop(encoded, self.preprocessing)
+
+    def answer(self, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        """From logits (B, classes): "label" int64 (B,) from 0, "name" string (B,), "probabilities" (B, classes)."""
+        probabilities = tf.nn.softmax(tf.cast(outputs, tf.float32))
+        label = tf.argmax(probabilities, axis=-1)
+        return {"label": label, "name": tf.gather(tf.constant(self.class_names), label), "probabilities": probabilities}
+
+    def describe(self, answer: Mapping[str, np.ndarray]) -> str:
+        """The answer for one image on one line: the five most probable classes."""
+        probabilities = answer["probabilities"]
+        best = np.argsort(-probabilities, kind="stable")[:5]
+        return ", ".join(f"{self.class_names[index]} {probabilities[index]:.2%}" for index in best)

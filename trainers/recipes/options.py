@@ -6,8 +6,7 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from tfvt import registry
-
-from .errors import UsageError, parser_error, unknown_key
+from tfvt.trainers.errors import UsageError, parser_error, unknown_key
 
 
 def add_options(parser: ArgumentParser, name: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from .recipe import OptimizerRecipe, Recipe
+from tfvt.trainers.recipes.recipe import OptimizerRecipe, Recipe
 
 OPTIMIZERS = {
     "sgd": keras.optimizers.SGD,

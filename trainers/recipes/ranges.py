@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import UsageError
+from tfvt.trainers.errors import UsageError
 
 LARGEST_INTEGER = 2**31 - 1  # TensorFlow's shapes and counts
 LARGEST_FLOAT = float(np.finfo(np.float32).max)  # steps compute in float32
@@ -45,6 +45,7 @@ RANGES = {
     "seed": SEED,
     "label_smoothing": SHARE,
     "ema_decay": SHARE,
+    "steps_per_call": AT_LEAST_1,
     "evaluate_every": AT_LEAST_1,
     "checkpoints.every_steps": AT_LEAST_1,
     "checkpoints.keep": AT_LEAST_1,

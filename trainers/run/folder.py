@@ -1,25 +1,18 @@
-"""The folder of a run: what lies where, who may write into it, and what serving needs from it."""
+"""The folder of a run: what lies where, and who may write into it."""
 
-import contextlib
 import dataclasses
-import fcntl
-import json
-import os
 import shutil
-import socket
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
+from tfvt.trainers.errors import UsageError
+from tfvt.trainers.recipes.parsing import parse_recipe, write_recipe
+from tfvt.trainers.recipes.plain import as_plain, flatten
+from tfvt.trainers.recipes.recipe import Recipe
 
-from tfvt.data.images import EvalPreprocessing
-
-from .checkpoint import publish, write_text
-from .errors import UsageError, one_line
-from .recipe import DataRecipe, ModelRecipe, Recipe, as_plain, flatten, parse_recipe, write_recipe
+from .lock import LOCK, locked
 
 
 @dataclass(frozen=True)
@@ -30,7 +23,7 @@ class Run:
 
     @property
     def lock(self) -> Path:
-        return self.folder / "lock"
+        return self.folder / LOCK
 
     @property
     def recipe(self) -> Path:
@@ -67,48 +60,6 @@ class Run:
         return [path for path in files + folders if path.exists()]
 
 
-@dataclass(frozen=True)
-class Serving:
-    """What evaluation, prediction and export take from a run beside its model."""
-
-    class_names: tuple[str, ...]
-    preprocessing: EvalPreprocessing
-
-
-@contextlib.contextmanager
-def locked(run: Run) -> Iterator[None]:
-    """Hold the run's folder, which is made if it is missing: no other process trains in it meanwhile.
-
-    The operating system lets go of the lock when the process ends, however it ends.
-
-    Raises:
-        UsageError: another process holds it; the message says which one.
-    """
-    run.folder.mkdir(parents=True, exist_ok=True)
-    with run.lock.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise UsageError(
-                f"{holder} trains in {run.folder}: wait for its end, stop it, or choose another --output"
-            ) from None
-        except OSError as error:  # some network file systems have no locks
-            print(
-                f"tfvt train: {run.folder} cannot be locked ({error.strerror}): make sure that no other process "
-                "trains there",
-                file=sys.stderr,
-            )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
-
-
 def check_vacant(run: Run, overwrite: bool) -> None:
     """Refuse a folder in which a run is at work, or one that holds a run unless it is to be replaced.
 
@@ -117,7 +68,7 @@ def check_vacant(run: Run, overwrite: bool) -> None:
     """
     if not run.contents():
         return
-    with locked(run):
+    with locked(run.folder):
         if not overwrite:
             raise _holds_another_run(run)
 
@@ -201,7 +152,7 @@ def _differences(began: Mapping[str, Any], recipe: Recipe) -> str:
     The records may have moved, a checkpoint knows their digest; the stream is the same whichever servers prepare it.
     A key that the run did not know, because it began with an earlier tfvt, had what is its default now.
     """
-    defaults = flatten(as_plain(Recipe(ModelRecipe(recipe.model.name), DataRecipe(""))))
+    defaults = flatten(as_plain(parse_recipe(["--model.name", recipe.model.name, "--data.records", ""])))
     began, now = flatten(began), flatten(plain_recipe(recipe))
     return ", ".join(
         f"{key}: {began.get(key)!r} -> {now.get(key)!r}"
@@ -220,67 +171,3 @@ def open_run(folder: Path) -> Run:
     if not run.recipe.is_file():
         raise UsageError(f"{folder} holds no run (no recipe.yaml in it): give the --output of `tfvt train`")
     return run
-
-
-def write_serving(run: Run, serving: Serving) -> None:
-    """Keep class names and evaluation preprocessing beside the model."""
-    write_text(run.serving, json.dumps(as_plain(serving), indent=1, ensure_ascii=False) + "\n")
-
-
-def read_serving(run: Run) -> Serving:
-    """What `write_serving` kept.
-
-    Raises:
-        UsageError: the file is missing or damaged.
-    """
-    try:
-        content = json.loads(run.serving.read_text(encoding="utf-8"))
-        names, preprocessing = content["class_names"], content["preprocessing"]
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError("class_names is no list of names")
-        height, width = preprocessing["image_size"]
-        if not isinstance(height, int) or not isinstance(width, int):
-            raise ValueError("image_size is no pair of whole numbers")
-        return Serving(tuple(names), EvalPreprocessing(**preprocessing | {"image_size": (height, width)}))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(
-            f"{run.serving} cannot be read ({error}): `tfvt train --resume --output {run.folder}` writes it again"
-        ) from error
-
-
-def write_model(run: Run, model: keras.Model) -> None:
-    """Keep `model` as `final.keras`.
-
-    Raises:
-        UsageError: the disk is full, or a limit stops the file.
-    """
-    partial = run.folder / "final.partial.keras"  # Keras looks at the ending
-    try:
-        model.save(partial)
-        publish(partial, run.final_model)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UsageError(
-            f"cannot write {run.final_model} ({one_line(error)}): make room, then `tfvt train --resume --output "
-            f"{run.folder}` writes it from the last checkpoint"
-        ) from error
-
-
-def read_model(run: Run) -> keras.Model:
-    """The trained model.
-
-    Raises:
-        UsageError: training has not come to its end, or the file is damaged.
-    """
-    if not run.final_model.is_file():
-        raise UsageError(
-            f"{run.folder} has no final.keras, training has not come to its end: "
-            f"continue it with `tfvt train --resume --output {run.folder}`"
-        )
-    try:
-        return keras.models.load_model(run.final_model, compile=False)
-    except Exception as error:  # zipfile, HDF5 and Keras each have their own for a file that is not whole
-        raise UsageError(
-            f"{run.final_model} cannot be read, it is damaged or of another Keras ({one_line(error)[:200]}): "
-            f"`tfvt train --resume --output {run.folder}` writes it again from the last checkpoint"
-        ) from error

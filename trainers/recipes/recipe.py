@@ -1,30 +1,20 @@
-"""Recipes: what a training run is, as frozen dataclasses filled from YAML and flags.
+"""Recipes: what a training run is, as frozen dataclasses whose fields are the keys of recipe files.
 
-A recipe file is YAML with the fields below as keys; a flag overrides one key
-(`--optimizer.learning_rate 0.1`). A key that does not exist, a value of a wrong type or a choice that is
-not offered is an error that names the key. `parse_recipe` reads, `write_recipe` writes the full recipe.
+What is here, every task shares; a task adds its own keys beside itself. `parsing` reads and writes recipes.
 """
 
 import dataclasses
-import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from jsonargparse import ArgumentError, ArgumentParser
-
-from tfvt.data.images import EvalPreprocessing, TrainPreprocessing
-from tfvt.data.mixing import Mixing
 from tfvt.data.order import BLOCK_SIZE
 from tfvt.data.service import check_address
+from tfvt.trainers.errors import UsageError
 
-from .checkpoint import write_text
-from .errors import UsageError, parser_error, unknown_key
 from .options import check_options
+from .plain import as_plain, flatten
 from .ranges import check_numbers
-from .recipe_files import find_recipes, read_recipe_file
 
 # What each optimizer and each schedule takes beside the fields that all of them share, with its default.
 OPTIMIZER_OPTIONS: dict[str, dict[str, Any]] = {
@@ -58,17 +48,14 @@ class ModelRecipe:
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """Which images, and how they become batches.
+    """Which records, and how they become batches.
 
     Args:
         records: folder that `tfvt records convert` wrote.
         batch_size: images per step, over all devices together.
         train_split: the split to train on.
         validation_split: the split to evaluate on.
-        train: random crop, flip and other augmentation of training images.
-        mixing: MixUp and CutMix of training batches.
         repeats: differently augmented samples of each training image that is drawn; an epoch keeps its length.
-        evaluation: centre crop for evaluation, prediction and export.
         skip_damaged: leave out, count and name records that cannot be read or decoded; false: stop at the first.
         servers: addresses (grpc://host:port) of `tfvt records serve` that prepare the training batches.
         block_size: training records that are shuffled together; two blocks of encoded images are held in memory.
@@ -78,10 +65,7 @@ class DataRecipe:
     batch_size: int = 256
     train_split: str = "train"
     validation_split: str = "validation"
-    train: TrainPreprocessing = field(default_factory=TrainPreprocessing)
-    mixing: Mixing = field(default_factory=Mixing)
     repeats: int = 1
-    evaluation: EvalPreprocessing = field(default_factory=EvalPreprocessing)
     skip_damaged: bool = False
     servers: tuple[str, ...] = ()
     block_size: int = BLOCK_SIZE
@@ -177,20 +161,20 @@ class CheckpointRecipe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training run.
+    """One training run, as far as all tasks agree.
 
     Args:
         model: which network.
-        data: which images.
+        data: which records.
         optimizer: how weights move.
         schedule: how the learning rate moves.
         epochs: passes over the training split, each of whole batches.
         seed: of initial weights, order, augmentation, dropout.
-        label_smoothing: share of the target spread evenly over all classes, in training.
         ema_decay: decay per step of the averaged weights that evaluation and export then use; null: none.
         precision: mixed_bfloat16 computes in bfloat16 and keeps float32 weights, for accelerators.
         jit_compile: compile forward and backward with XLA.
         deterministic: only operations that give the same bits every time.
+        steps_per_call: updates in one compiled call, for devices that wait for the host between calls.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         distribution: which devices share a step.
         checkpoints: when the state is saved.
@@ -202,11 +186,11 @@ class Recipe:
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     epochs: int = 90
     seed: int = 0
-    label_smoothing: float = 0.0
     ema_decay: float | None = None
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     jit_compile: bool = False
     deterministic: bool = True
+    steps_per_call: int = 1
     evaluate_every: int = 1
     distribution: DistributionRecipe = field(default_factory=DistributionRecipe)
     checkpoints: CheckpointRecipe = field(default_factory=CheckpointRecipe)
@@ -217,11 +201,6 @@ class Recipe:
         object.__setattr__(self, "schedule", _fill("schedule", self.schedule, SCHEDULE_OPTIONS))
         options = check_options(self.model.name, self.model.options)
         object.__setattr__(self, "model", dataclasses.replace(self.model, options=options))
-        if self.data.train.image_size != self.data.evaluation.image_size:
-            raise UsageError(
-                f"data.train.image_size {self.data.train.image_size} and data.evaluation.image_size "
-                f"{self.data.evaluation.image_size} must be equal: the model is built for one size"
-            )
         device_limit = {"default": 0, "one_device": 1}.get(self.distribution.strategy)
         if device_limit is not None and len(self.distribution.devices) > device_limit:
             raise UsageError(
@@ -245,92 +224,3 @@ def _fill(key: str, recipe, table: Mapping[str, Mapping[str, Any]]):
             raise UsageError(f"{key}.{option} is not an option of {recipe.name} (it belongs to: {takers})")
     missing = {option: default for option, default in own.items() if getattr(recipe, option) is None}
     return dataclasses.replace(recipe, **missing)
-
-
-def recipe_parser() -> ArgumentParser:
-    """The parser of a recipe: `--config FILE` and one flag a key."""
-    parser = ArgumentParser(exit_on_error=False, prog="tfvt train")
-    parser.add_argument(
-        "--config",
-        action="config",
-        help="recipe: a YAML file, or a name of `tfvt recipes`; later flags override its keys",
-    )
-    parser.add_class_arguments(Recipe)
-    return parser
-
-
-def parse_recipe(arguments: Sequence[str]) -> Recipe:
-    """The recipe that `--config FILE` (or the name of a packaged one) and flags describe.
-
-    Raises:
-        UsageError: a key that does not exist, a wrong type, a bad choice, a file that is not there.
-    """
-    arguments = find_recipes(arguments)
-    known = set(_keys(Recipe))
-    for key in _given_keys(arguments):
-        below = sorted(name for name in known if name.startswith(f"{key}."))
-        if below:
-            raise UsageError(f"{key} takes keys such as {below[0]}, not a value of its own")
-        if key not in known and not key.startswith("model.options."):
-            raise unknown_key(key, known)
-    parser = recipe_parser()
-    try:
-        settings = parser.parse_args(arguments)
-    except ArgumentError as error:
-        raise parser_error(error) from error
-    except RecursionError as error:
-        raise UsageError("a value is nested too deeply") from error
-    except OverflowError as error:
-        raise UsageError(f"a number is too large: {error}") from error
-    try:
-        recipe = parser.instantiate(settings)
-        return Recipe(**{part.name: recipe[part.name] for part in dataclasses.fields(Recipe)})
-    except ValueError as error:  # of the preprocessing
-        raise UsageError(f"data: {error}") from error
-
-
-def write_recipe(recipe: Recipe, path: Path) -> None:
-    """Write every key of `recipe` to the YAML file `path`, which `--config` reads back."""
-    write_text(path, yaml.safe_dump(as_plain(recipe), sort_keys=False))
-
-
-def as_plain(value: Any) -> Any:
-    """`value` (a dataclass, a tuple, ...) as what YAML and JSON hold: dicts, lists and scalars."""
-    if dataclasses.is_dataclass(value):
-        return {part.name: as_plain(getattr(value, part.name)) for part in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): as_plain(entry) for key, entry in value.items()}
-    if isinstance(value, tuple | list):
-        return [as_plain(entry) for entry in value]
-    return value
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys as one level: `{"optimizer": {"name": "sgd"}}` becomes `{"optimizer.name": "sgd"}`."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _keys(recipe_class: type, prefix: str = "") -> Iterable[str]:
-    """The keys that can be set, `optimizer.learning_rate` and the like."""
-    hints = typing.get_type_hints(recipe_class)
-    for part in dataclasses.fields(recipe_class):
-        if dataclasses.is_dataclass(hints[part.name]):
-            yield from _keys(hints[part.name], f"{prefix}{part.name}.")
-        else:
-            yield f"{prefix}{part.name}"
-
-
-def _given_keys(arguments: Sequence[str]) -> Iterable[str]:
-    """The keys that flags and `--config` files set, as they are spelt there."""
-    arguments = [part for argument in arguments for part in argument.split("=", 1)]
-    for position, argument in enumerate(arguments):
-        if argument == "--config":
-            yield from flatten(read_recipe_file(arguments[position + 1] if position + 1 < len(arguments) else ""))
-        elif argument.startswith("--"):
-            yield argument.removeprefix("--")

@@ -16,9 +16,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from .errors import UsageError
+from tfvt.trainers.errors import UsageError
+from tfvt.trainers.files import publish
 
-FORMAT = 2  # 1, without this number in the header: no recipe, and the digest covers the arrays alone
+FORMAT = 2  # 1, without this number in the header: no recipe, a digest of the arrays alone, sums in one array
+FORMAT_1_SUMS = ("loss", "top1", "top5", "images")
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             )
         digest = header.pop("digest")
         intact = digest == _digest(header if "format" in header else None, arrays)
+        if "format" not in header:
+            arrays |= {f"sums/{name}": sum_ for name, sum_ in zip(FORMAT_1_SUMS, arrays.pop("totals"), strict=True)}
         checkpoint = Checkpoint(header["step"], header["epoch"], arrays, header["records"], header.get("recipe"))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(_damaged(path, str(error))) from error
@@ -113,37 +117,6 @@ def check_finite(arrays: dict[str, np.ndarray]) -> None:
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints in `folder`, oldest first."""
     return sorted(folder.glob("step-*.safetensors"))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file, whole or not at all.
-
-    Raises:
-        UsageError: the disk is full, or the place cannot be written to.
-    """
-    partial = path.with_suffix(".partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        publish(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
-
-
-def publish(partial: Path, path: Path) -> None:
-    """Give the finished file `partial` its name `path`, so that a power cut leaves the old file or the new."""
-    _fsync(partial)
-    os.replace(partial, path)
-    _fsync(path.parent)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def name_arrays(prefix: str, variables: Iterable) -> dict[str, np.ndarray]:

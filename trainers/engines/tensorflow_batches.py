@@ -1,0 +1,100 @@
+"""Batches on their way from tf.data to the devices, with TensorFlow's pages of errors as one line."""
+
+import contextlib
+import queue
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import tensorflow as tf
+
+from tfvt.data.service import check_answer
+from tfvt.trainers.errors import UsageError, one_line
+
+from .engine import ServersGoneError
+
+SIGN_OF_LIFE_SECONDS = 1.0  # between two looks at the servers while they owe a batch
+
+
+@contextlib.contextmanager
+def readable() -> Iterator[None]:
+    """Tell of a damaged record in one line.
+
+    Raises:
+        UsageError: a record cannot be read; the message names it.
+    """
+    try:
+        yield
+    except (tf.errors.InvalidArgumentError, tf.errors.DataLossError, tf.errors.NotFoundError) as error:
+        assertion = re.search(r"assertion failed: \[(.*?)\]\s*(\[\[|$)", error.message, re.DOTALL)
+        raise UsageError(assertion[1] if assertion else error.message) from error
+
+
+class BatchIterator:
+    """An iterator whose errors are readable; compiled functions take `iterator`, TensorFlow's own."""
+
+    def __init__(self, iterator: Iterator):
+        self.iterator = iterator
+
+    def __iter__(self) -> "BatchIterator":
+        return self
+
+    def __next__(self):
+        with readable():
+            return next(self.iterator)
+
+
+class Batches:
+    """A dataset whose errors are readable, however often it is read."""
+
+    def __init__(self, dataset: Iterable):
+        self.dataset = dataset
+
+    def __iter__(self) -> BatchIterator:
+        return BatchIterator(iter(self.dataset))
+
+
+def served_batches(batches: Iterable, servers: Sequence[str], check_stop: Callable[[], None]) -> Iterator:
+    """`batches`, which `servers` (`data.servers`) prepare, with an end to waiting for servers that have gone.
+
+    TensorFlow tries to reach a server for an hour, and nothing can interrupt it: a thread fetches the next batch.
+
+    Args:
+        check_stop: called while this waits; it raises what is to end the waiting.
+
+    Raises:
+        ServersGoneError: a server has stopped or was started anew; the message names it.
+        tf.errors.InvalidArgumentError, tf.errors.DataLossError: a record cannot be read.
+    """
+    fetched: queue.Queue = queue.Queue(maxsize=1)
+
+    def fetch():
+        try:
+            for batch in batches:
+                fetched.put(batch)
+        except Exception as error:
+            fetched.put(error)
+
+    threading.Thread(target=fetch, daemon=True).start()
+    while True:
+        try:
+            batch = fetched.get(timeout=SIGN_OF_LIFE_SECONDS)
+        except queue.Empty:
+            check_stop()
+            _check_servers(servers)
+            continue
+        if isinstance(batch, tf.errors.InvalidArgumentError | tf.errors.DataLossError):
+            raise batch
+        if isinstance(batch, Exception):
+            _check_servers(servers)
+            text = one_line(batch)[:200]
+            raise ServersGoneError(f"data.servers: {', '.join(servers)} gave no more batches: {text}") from batch
+        yield batch
+
+
+def _check_servers(servers: Sequence[str]) -> None:
+    for server in servers:
+        try:
+            check_answer(server)
+        except ValueError as error:
+            raise ServersGoneError(f"data.servers: {error}, then continue with --resume") from error

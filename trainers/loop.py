@@ -1,0 +1,263 @@
+"""The loop of a training run: epochs, evaluation, log, checkpoints, resume, stop.
+
+It decides what happens when. What is learned, the task knows; how a step runs on the devices, the engine knows.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from tfvt.data.order import HostShare
+from tfvt.data.records import RecordsError
+from tfvt.data.stream import StreamSettings, eval_stream, steps_per_epoch, train_stream
+
+from .engines.engine import Engine, Evaluator, ServersGoneError
+from .errors import UsageError
+from .recipes.recipe import Recipe
+from .run.checkpoint import Checkpoint, check_finite, load_checkpoint, save_checkpoint
+from .run.folder import Run, check_checkpoint_recipe, plain_recipe
+from .run.log import EpochRow, Figures, RunLog
+from .run.model import write_model, write_serving
+from .stop import Interrupted, StopRequest
+from .tasks.task import Task
+
+MOST_STEPS = 999_999_999  # the nine digits in the names of checkpoints
+
+
+class Rate:
+    """Steps per second over the time spent in training steps alone."""
+
+    def __init__(self):
+        self.steps = 0
+        self.seconds = 0.0
+
+    def add(self, steps: int, since: float) -> None:
+        """Count `steps` steps that began at the time `since` (of `time.perf_counter`) and end now."""
+        self.steps += steps
+        self.seconds += time.perf_counter() - since
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """None when nothing was counted."""
+        return self.steps / self.seconds if self.steps else None
+
+
+def stream_settings(recipe: Recipe) -> StreamSettings:
+    """How the recipe's records become batches."""
+    data = recipe.data
+    return StreamSettings(data.batch_size, recipe.seed, data.repeats, data.skip_damaged, data.servers, data.block_size)
+
+
+def epoch_steps(task: Task, recipe: Recipe) -> int:
+    """Steps of an epoch: the whole batches of the training records.
+
+    Raises:
+        UsageError: records that are not there, not one batch, or more steps in all than checkpoints can be named.
+    """
+    _ = task.validation_records  # before a model is built for a run that cannot evaluate
+    try:
+        steps = steps_per_epoch(task.train_records, recipe.data.batch_size)
+    except RecordsError as error:
+        raise UsageError(f"data: {error}") from error
+    if recipe.epochs * steps > MOST_STEPS:
+        raise UsageError(
+            f"epochs {recipe.epochs}: the run would have {recipe.epochs * steps} steps, {MOST_STEPS} at most"
+        )
+    return steps
+
+
+def evaluate(evaluator: Evaluator, task: Task, batches: Iterable, check_stop: Callable[[], None]) -> Figures:
+    """The task's figures over `batches` of `evaluator.eval_batches`; `check_stop` is called after each."""
+    evaluator.reset_sums("validation")
+    rows = []
+    for batch in batches:
+        rows.append(evaluator.eval_step(batch))
+        check_stop()
+    return _figures(task, evaluator.read_sums("validation"), [row for row in rows if row is not None])
+
+
+def _figures(task: Task, sums: dict[str, np.ndarray], rows: list[dict[str, np.ndarray]]) -> Figures:
+    images = int(sums["images"])
+    loss = float(sums["loss"]) / images if images else math.nan
+    values = task.figures(sums, rows) if images else dict.fromkeys(task.columns, math.nan)
+    return Figures(loss, values, images)
+
+
+class Loop:
+    """One training run: `train` takes it to its end.
+
+    Args:
+        recipe: of the run.
+        run: its folder.
+        task: what is learned.
+        engine: how a step runs.
+        console: where lines go.
+        saved: the checkpoint to continue from; None: from the start.
+
+    Attributes:
+        step: updates done.
+        epoch: epochs trained, evaluated and logged.
+        last_row: what the last epoch of this call logged.
+    """
+
+    def __init__(
+        self, recipe: Recipe, run: Run, task: Task, engine: Engine, console: Console, saved: Path | None = None
+    ):
+        self.recipe = recipe
+        self.run = run
+        self.task = task
+        self.engine = engine
+        self.saved = saved
+        self.steps_per_epoch = epoch_steps(task, recipe)
+        self.num_steps = recipe.epochs * self.steps_per_epoch
+        self.settings = stream_settings(recipe)
+        self.validation_batches = engine.eval_batches(self._eval_stream)
+        self.log = RunLog(run, task, console, engine.is_chief, recipe.data.batch_size, self.num_steps)
+        self.step = 0
+        self.epoch = 0
+        self.last_row: EpochRow | None = None
+        self.first_step = 0  # where this call began
+
+    def train(self) -> None:
+        """Train to the end and keep the model.
+
+        Raises:
+            Interrupted: after Ctrl-C or SIGTERM, when the step at hand is done and the state is saved.
+            UsageError: loss, weights or state are not finite, a record is damaged, or the disk is full.
+        """
+        self._resume()
+        if self.engine.is_chief:
+            write_serving(self.run, self.task.serving())
+        self.log.begin(self.epoch)
+        with self.log, StopRequest() as stop:
+            try:
+                batches = self.engine.train_batches(self._train_stream, lambda: self._check_stop(stop))
+                while self.epoch < self.recipe.epochs:
+                    rate = self._train_epoch(batches, stop)
+                    self._finish_epoch(rate, stop)
+            except (Interrupted, ServersGoneError):
+                self._save(self._finite_state())
+                raise
+            self._finite_state()  # also that of a run which was at its end when this call began
+            if self.engine.is_chief:
+                write_model(self.run, self.engine.inference_model)
+
+    def _train_epoch(self, batches: Iterator, stop: StopRequest) -> Rate:
+        """Train from the current step to the end of its epoch."""
+        end = (self.epoch + 1) * self.steps_per_epoch
+        every = self.recipe.checkpoints.every_steps
+        rate = Rate()
+        while self.step < end:
+            self.log.show(self.step, f"epoch {self.epoch + 1}/{self.recipe.epochs}")
+            # A call ends where the state is to be saved, so that a resumed run makes the same calls from there.
+            next_save = min(end, (self.step // every + 1) * every) if every else end
+            count = min(self.recipe.steps_per_call, next_save - self.step)
+            started = time.perf_counter()
+            self.engine.train_steps(batches, count)
+            if self.step > self.first_step:  # the first step of a call builds its graph
+                rate.add(count, since=started)
+            self.step += count
+            self._check_stop(stop)
+            if self.step == next_save < end:
+                self._save(self._finite_state())
+        return rate
+
+    def _finish_epoch(self, rate: Rate, stop: StopRequest) -> None:
+        """Evaluate, log and save at the end of an epoch."""
+        started = time.perf_counter()
+        train = _figures(self.task, self.engine.read_sums("train"), [])
+        rate.add(0, since=started)  # reading waits for the steps that the devices have yet to finish
+        self._check("training", train)
+        validation = None
+        if self.epoch + 1 == self.recipe.epochs or (self.epoch + 1) % self.recipe.evaluate_every == 0:
+            self.log.show(self.step, "evaluation")
+            validation = evaluate(self.engine, self.task, self.validation_batches, lambda: self._check_stop(stop))
+            self._check("validation", validation)
+        self.engine.reset_sums("train")
+        state = self._finite_state()
+        self.epoch += 1
+        self.last_row = self._row(train, validation, rate)
+        self.log.write(self.last_row)
+        self._save(state)
+
+    def _check_stop(self, stop: StopRequest) -> None:
+        if self.engine.agree(stop.signal_number is not None):
+            raise Interrupted(stop.signal_number)
+
+    def _row(self, train: Figures, validation: Figures | None, rate: Rate) -> EpochRow:
+        steps_per_second = rate.steps_per_second
+        drawn, validated = self.steps_per_epoch * self.recipe.data.batch_size, self.task.validation_records.num_examples
+        return EpochRow(
+            epoch=self.epoch,
+            step=self.step,
+            learning_rate=self.engine.learning_rate(self.step - 1),
+            train=train,
+            train_skipped=drawn - train.num_images,
+            validation=validation,
+            validation_skipped=validated - validation.num_images if validation else None,
+            steps_per_second=steps_per_second,
+            images_per_second=steps_per_second and steps_per_second * self.recipe.data.batch_size,
+            peak_memory_mib=self.engine.peak_memory(),
+        )
+
+    def _train_stream(self, share: HostShare):
+        return train_stream(self.task.train_records, self.task.samples(True), self.settings, share, self.step)
+
+    def _eval_stream(self, share: HostShare):
+        return eval_stream(self.task.validation_records, self.task.samples(False), self.settings, share)
+
+    def _finite_state(self) -> dict[str, np.ndarray]:
+        """The state to save; never one that has diverged, which would push the good ones out."""
+        figures = _figures(self.task, self.engine.read_sums("train"), [])
+        if figures.num_images:  # else the mean of nothing
+            self._check("training", figures)
+        state = self.engine.state()
+        try:
+            check_finite(state)
+        except UsageError as error:
+            raise self._diverged(str(error)) from error
+        return state
+
+    def _save(self, state: dict[str, np.ndarray]) -> None:
+        if self.engine.is_chief:
+            checkpoint = Checkpoint(self.step, self.epoch, state, self._digests(), plain_recipe(self.recipe))
+            save_checkpoint(self.run.checkpoints, checkpoint, self.recipe.checkpoints.keep)
+
+    def _digests(self) -> dict[str, str]:
+        """Of each split's records, wherever they lie."""
+        return {"training": self.task.train_records.digest, "validation": self.task.validation_records.digest}
+
+    def _resume(self) -> None:
+        """Take up the checkpoint, if there is one."""
+        if self.saved is None:
+            return
+        checkpoint = load_checkpoint(self.saved)
+        for split, digest in self._digests().items():
+            began = checkpoint.records.get(split)
+            if began != digest:
+                raise UsageError(
+                    f"{self.recipe.data.records} is not what this run began with: the {split} records have the digest "
+                    f"{digest}, those of {self.saved} had {began}"
+                )
+        if checkpoint.recipe is not None:
+            check_checkpoint_recipe(self.run, checkpoint.recipe, self.recipe)
+        self.engine.restore(checkpoint.arrays)
+        self.step, self.epoch = checkpoint.step, checkpoint.epoch
+        self.first_step = self.step
+        self.log.say(f"Resuming from {self.saved}: step {self.step} of {self.num_steps}")
+
+    def _check(self, split: str, figures: Figures) -> None:
+        if figures.num_images == 0:
+            raise UsageError(f"none of the {split} images can be read: `tfvt records verify` lists the damaged records")
+        if not math.isfinite(figures.loss):
+            raise self._diverged(f"the {split} loss is {figures.loss}")
+
+    def _diverged(self, what: str) -> UsageError:
+        return UsageError(
+            f"{what} at step {self.step} (epoch {math.ceil(self.step / self.steps_per_epoch)}): start again with a "
+            "lower optimizer.learning_rate, a longer schedule.warmup_epochs or optimizer.clip_global_norm"
+        )

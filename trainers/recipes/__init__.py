@@ -1,0 +1,1 @@
+"""Recipes: their shared parts, how they are read and checked."""

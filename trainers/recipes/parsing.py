@@ -1,0 +1,93 @@
+"""Recipes from YAML files and flags, and back.
+
+A flag overrides one key (`--optimizer.learning_rate 0.1`). A key that does not exist, a value of a wrong type or a
+choice that is not offered is an error that names the key.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from tfvt.trainers.errors import UsageError, parser_error, unknown_key
+from tfvt.trainers.files import write_text
+from tfvt.trainers.tasks import task_class
+
+from .files import find_recipes, read_recipe_file
+from .plain import as_plain, flatten
+from .recipe import Recipe
+
+
+def recipe_parser(recipe_class: type[Recipe]) -> ArgumentParser:
+    """The parser of a task's recipe: `--config FILE` and one flag a key."""
+    parser = ArgumentParser(exit_on_error=False, prog="tfvt train")
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="recipe: a YAML file, or a name of `tfvt recipes`; later flags override its keys",
+    )
+    parser.add_class_arguments(recipe_class)
+    return parser
+
+
+def parse_recipe(arguments: Sequence[str]) -> Recipe:
+    """The recipe that `--config FILE` (or the name of a packaged one) and flags describe.
+
+    Raises:
+        UsageError: a key that does not exist, a wrong type, a bad choice, a file that is not there.
+    """
+    arguments = find_recipes(arguments)
+    given = _given_keys(arguments)
+    recipe_class = task_class(str(given.get("model.name"))).recipe_class
+    known = set(_keys(recipe_class))
+    for key in given:
+        below = sorted(name for name in known if name.startswith(f"{key}."))
+        if below:
+            raise UsageError(f"{key} takes keys such as {below[0]}, not a value of its own")
+        if key not in known and not key.startswith("model.options."):
+            raise unknown_key(key, known)
+    parser = recipe_parser(recipe_class)
+    try:
+        settings = parser.parse_args(arguments)
+    except ArgumentError as error:
+        raise parser_error(error) from error
+    except RecursionError as error:
+        raise UsageError("a value is nested too deeply") from error
+    except OverflowError as error:
+        raise UsageError(f"a number is too large: {error}") from error
+    try:
+        recipe = parser.instantiate(settings)
+        return recipe_class(**{part.name: recipe[part.name] for part in dataclasses.fields(recipe_class)})
+    except ValueError as error:  # of the preprocessing
+        raise UsageError(f"data: {error}") from error
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Write every key of `recipe` to the YAML file `path`, which `--config` reads back."""
+    write_text(path, yaml.safe_dump(as_plain(recipe), sort_keys=False))
+
+
+def _keys(recipe_class: type, prefix: str = "") -> Iterable[str]:
+    """The keys that can be set, `optimizer.learning_rate` and the like."""
+    hints = typing.get_type_hints(recipe_class)
+    for part in dataclasses.fields(recipe_class):
+        if dataclasses.is_dataclass(hints[part.name]):
+            yield from _keys(hints[part.name], f"{prefix}{part.name}.")
+        else:
+            yield f"{prefix}{part.name}"
+
+
+def _given_keys(arguments: Sequence[str]) -> dict[str, Any]:
+    """The keys that flags and `--config` files set, as they are spelt there, with their values."""
+    given: dict[str, Any] = {}
+    words = [part for argument in arguments for part in argument.split("=", 1)]
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "--config":
+            given |= flatten(read_recipe_file(following))
+        elif word.startswith("--"):
+            given[word.removeprefix("--")] = following
+    return given

@@ -1,0 +1,47 @@
+"""One process at a time in a run's folder."""
+
+import contextlib
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tfvt.trainers.errors import UsageError
+
+LOCK = "lock"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, which is made if it is missing: no other process trains in it meanwhile.
+
+    The operating system lets go of the lock when the process ends, however it ends.
+
+    Raises:
+        UsageError: another process holds it; the message says which one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise UsageError(
+                f"{holder} trains in {folder}: wait for its end, stop it, or choose another --output"
+            ) from None
+        except OSError as error:  # some network file systems have no locks
+            print(
+                f"tfvt train: {folder} cannot be locked ({error.strerror}): make sure that no other process "
+                "trains there",
+                file=sys.stderr,
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)

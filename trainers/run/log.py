@@ -1,0 +1,219 @@
+"""What a run tells while it goes: metrics.csv, TensorBoard and the terminal."""
+
+import contextlib
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tensorflow as tf
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from tfvt.trainers.errors import UsageError
+from tfvt.trainers.files import write_text
+from tfvt.trainers.tasks.task import Task
+
+from .folder import Run
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured over `num_images` images: the mean loss, and the task's figures by name."""
+
+    loss: float
+    values: dict[str, float]
+    num_images: int
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One row of metrics.csv. What was not measured is None (an empty field).
+
+    Training figures are means over the epoch's steps, on augmented images with the weights of each step and with
+    label smoothing in the loss. Validation figures are without either, with averaged weights where they are on.
+    Skipped are samples whose record was damaged.
+    """
+
+    epoch: int
+    step: int
+    learning_rate: float
+    train: Figures
+    train_skipped: int
+    validation: Figures | None
+    validation_skipped: int | None
+    steps_per_second: float | None
+    images_per_second: float | None
+    peak_memory_mib: float
+
+    def cells(self) -> dict[str, float | None]:
+        """By the names of `metric_names`; those of a validation that there was not are missing."""
+        values = {name: value for name, value in vars(self).items() if name not in ("train", "validation")}
+        for phase, figures in (("train", self.train), ("validation", self.validation)):
+            if figures is not None:
+                values |= {
+                    f"{phase}_{name}": value for name, value in (figures.values | {"loss": figures.loss}).items()
+                }
+        return values
+
+    def line(self, summary: Callable[[dict[str, float]], str]) -> str:
+        """The row for people; `summary` words the task's figures."""
+        text = f"epoch {self.epoch}: train loss {self.train.loss:.4f}, {summary(self.train.values)}"
+        if self.validation is not None:
+            text += f"; validation loss {self.validation.loss:.4f}, {summary(self.validation.values)}"
+        if self.train_skipped or self.validation_skipped:
+            text += (
+                f"; skipped as damaged: {self.train_skipped} in training, {self.validation_skipped or 0} in validation"
+            )
+        if self.images_per_second is not None:
+            text += f"; {self.images_per_second:.0f} images/s"
+        return text
+
+
+def metric_names(columns: Sequence[str]) -> tuple[str, ...]:
+    """The columns of metrics.csv, in their order, for a task with such figures."""
+    phases = [f"{phase}_{name}" for phase in ("train", "validation") for name in ("loss", *columns, "skipped")]
+    return ("epoch", "step", "learning_rate", *phases, "steps_per_second", "images_per_second", "peak_memory_mib")
+
+
+class MetricsFile:
+    """metrics.csv, a row an epoch; an empty field where nothing was measured."""
+
+    def __init__(self, path: Path, names: Sequence[str], epochs_done: int):
+        """Keep the first `epochs_done` rows of an earlier part of the run: later ones will be run again."""
+        self.path = path
+        self.names = tuple(names)
+        rows = self._read()[:epochs_done]
+        text = io.StringIO()
+        csv.writer(text).writerows([self.names, *rows])
+        write_text(path, text.getvalue())
+
+    def write(self, cells: Mapping[str, float | None]) -> None:
+        """Add a row."""
+        try:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerow([_cell(cells.get(name)) for name in self.names])
+        except OSError as error:
+            raise UsageError(_disk_full(self.path, str(error.strerror))) from error
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+    def _read(self) -> list[list[str]]:
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            return [row for row in csv.reader(file) if len(row) == len(self.names)][1:]
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+class TensorBoard:
+    """The same figures as TensorBoard scalars, by step."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.writer = tf.summary.create_file_writer(str(folder))
+
+    def write(self, cells: Mapping[str, float | None]) -> None:
+        """Add a row."""
+        try:
+            with self.writer.as_default(step=cells["step"]):
+                for name, value in cells.items():
+                    if name != "step" and value is not None:
+                        tf.summary.scalar(name.replace("train_", "train/").replace("validation_", "validation/"), value)
+            self.writer.flush()
+        except tf.errors.OpError as error:
+            reason = error.message.rpartition("; ")[2].splitlines()[0]
+            raise UsageError(_disk_full(self.folder, reason)) from error
+
+    def close(self) -> None:
+        """Flush and end."""
+        with contextlib.suppress(tf.errors.OpError):  # `write` has flushed all, or has said why not
+            self.writer.close()
+
+
+def _disk_full(path: Path, reason: str) -> str:
+    return f"cannot write {path} ({reason}): make room, then continue with --resume"
+
+
+class _ImageRate(ProgressColumn):
+    """Images per second over the last steps."""
+
+    def __init__(self, batch_size: int):
+        super().__init__()
+        self.batch_size = batch_size
+
+    def render(self, task):
+        return Text("" if task.speed is None else f"{task.speed * self.batch_size:.0f} images/s")
+
+
+class RunLog:
+    """All three, over one call of `tfvt train`: a context that shows a progress bar on a terminal.
+
+    Only the chief of a run's processes logs; in the others nothing is written or shown.
+    """
+
+    def __init__(self, run: Run, task: Task, console: Console, is_chief: bool, batch_size: int, num_steps: int):
+        self.run = run
+        self.task = task
+        self.console = console
+        self.is_chief = is_chief
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            _ImageRate(batch_size),
+            TimeElapsedColumn(),
+            TextColumn("left:"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not (is_chief and console.is_terminal),
+        )
+        self.bar = self.progress.add_task("", total=num_steps)
+        self.writers: list[MetricsFile | TensorBoard] = []
+
+    def begin(self, epochs_done: int) -> None:
+        """Open the files; metrics.csv keeps the rows of so many epochs."""
+        if self.is_chief:
+            names = metric_names(self.task.columns)
+            self.writers = [MetricsFile(self.run.metrics, names, epochs_done), TensorBoard(self.run.tensorboard)]
+
+    def __enter__(self):
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_):
+        self.progress.stop()
+        for writer in self.writers:
+            writer.close()
+
+    def say(self, text: str) -> None:
+        """Print a line as it is."""
+        if self.is_chief:
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def show(self, step: int, text: str) -> None:
+        """Move the bar to `step`, with `text` before it."""
+        self.progress.update(self.bar, completed=step, description=text)
+
+    def write(self, row: EpochRow) -> None:
+        """Log a finished epoch."""
+        for writer in self.writers:
+            writer.write(row.cells())
+        self.say(row.line(self.task.summary))

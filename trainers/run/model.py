@@ -1,0 +1,72 @@
+"""What a run leaves for serving: the trained model, and what stands beside it."""
+
+import json
+from typing import TypeVar
+
+import keras
+
+from tfvt.export import Serving
+from tfvt.trainers.errors import UsageError, one_line
+from tfvt.trainers.files import publish, write_text
+from tfvt.trainers.recipes.plain import as_plain
+
+from .folder import Run
+
+S = TypeVar("S", bound=Serving)
+
+
+def write_serving(run: Run, serving: Serving) -> None:
+    """Keep beside the model what serving needs, for a classifier its class names and the evaluation's crop."""
+    write_text(run.serving, json.dumps(as_plain(serving), indent=1, ensure_ascii=False) + "\n")
+
+
+def read_serving(run: Run, serving_class: type[S]) -> S:
+    """What `write_serving` kept.
+
+    Raises:
+        UsageError: the file is missing or damaged.
+    """
+    try:
+        return serving_class.from_plain(json.loads(run.serving.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(
+            f"{run.serving} cannot be read ({error}): `tfvt train --resume --output {run.folder}` writes it again"
+        ) from error
+
+
+def write_model(run: Run, model: keras.Model) -> None:
+    """Keep `model` as `final.keras`.
+
+    Raises:
+        UsageError: the disk is full, or a limit stops the file.
+    """
+    partial = run.folder / "final.partial.keras"  # Keras looks at the ending
+    try:
+        model.save(partial)
+        publish(partial, run.final_model)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UsageError(
+            f"cannot write {run.final_model} ({one_line(error)}): make room, then `tfvt train --resume --output "
+            f"{run.folder}` writes it from the last checkpoint"
+        ) from error
+
+
+def read_model(run: Run) -> keras.Model:
+    """The trained model.
+
+    Raises:
+        UsageError: training has not come to its end, or the file is damaged.
+    """
+    if not run.final_model.is_file():
+        raise UsageError(
+            f"{run.folder} has no final.keras, training has not come to its end: "
+            f"continue it with `tfvt train --resume --output {run.folder}`"
+        )
+    try:
+        return keras.models.load_model(run.final_model, compile=False)
+    except Exception as error:  # zipfile, HDF5 and Keras each have their own for a file that is not whole
+        raise UsageError(
+            f"{run.final_model} cannot be read, it is damaged or of another Keras ({one_line(error)[:200]}): "
+            f"`tfvt train --resume --output {run.folder}` writes it again from the last checkpoint"
+        ) from error

@@ -1,0 +1,40 @@
+"""Asking a run to stop: Ctrl-C and SIGTERM."""
+
+import signal
+from typing import Any
+
+
+class Interrupted(Exception):  # noqa: N818 (no error)
+    """The run was asked to stop, has saved its state and can be resumed."""
+
+    def __init__(self, signal_number: int):
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
+class StopRequest:
+    """While entered, Ctrl-C and SIGTERM wait until `check` is called; a second one acts at once."""
+
+    def __init__(self):
+        self.signal_number: int | None = None
+        self.previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self):
+        self.previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_):
+        self._restore()
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal has come."""
+        if self.signal_number is not None:
+            raise Interrupted(self.signal_number)
+
+    def _note(self, number, frame):
+        self.signal_number = number
+        self._restore()
+
+    def _restore(self):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)

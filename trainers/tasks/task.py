@@ -1,0 +1,71 @@
+"""What the loop, the engines and the commands ask of a task. A registered model says which task it is for."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+from tfvt.data.loading import Samples
+from tfvt.data.records import RecordsError, RecordSet, open_records
+from tfvt.export import Serving
+from tfvt.trainers.errors import UsageError
+from tfvt.trainers.recipes.recipe import DataRecipe, Recipe
+
+
+class Task(Protocol):
+    """Data, loss, figures and answers of one kind of learning.
+
+    No device and no loop: `loss` and `sums` are written in keras.ops and run on every engine.
+
+    Attributes:
+        recipe_class: the recipe of such a run, with the task's own keys.
+        serving_class: of what `serving` gives.
+        columns: names of its figures, as metrics.csv has them after `train_` and `validation_`.
+        train_records, validation_records: the two splits.
+    """
+
+    recipe_class: type[Recipe]
+    serving_class: type[Serving]
+    columns: tuple[str, ...]
+    train_records: RecordSet
+    validation_records: RecordSet
+
+    def samples(self, training: bool) -> Samples:
+        """What a record becomes."""
+
+    def model(self) -> keras.Model:
+        """The network, from a batch's "image" to `outputs`."""
+
+    def loss(self, outputs: Any, batch: Mapping[str, Any], training: bool) -> Any:
+        """Of each sample, float32 (B,)."""
+
+    def no_sums(self) -> dict[str, np.ndarray]:
+        """Zeros of the shapes of `sums`."""
+
+    def sums(self, outputs: Any, batch: Mapping[str, Any], weights: Any) -> dict[str, Any]:
+        """What adds up over batches and devices, such as counts. `weights` (B,) are 0 for samples that do not count."""
+
+    def rows(self, outputs: Any, batch: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What nothing additive stands for, such as boxes: (B, ...) by name, which goes to the host; else None."""
+
+    def figures(self, sums: Mapping[str, np.ndarray], rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
+        """The columns, from what was summed (with "images", their number, above 0) and the rows of all batches."""
+
+    def summary(self, figures: Mapping[str, float]) -> str:
+        """The figures on one line, for people."""
+
+    def serving(self) -> Serving:
+        """From the bytes of an image to an answer, beside the model."""
+
+
+def open_split(data: DataRecipe, split: str) -> RecordSet:
+    """One split of the recipe's records.
+
+    Raises:
+        UsageError: it does not exist or is not whole.
+    """
+    try:
+        return open_records(data.records, split)
+    except RecordsError as error:
+        raise UsageError(f"data: {error}") from error
