@@ -38,7 +38,7 @@ from .progress import image_progress, note
 from .shards import PARTIAL, Finished, read_finished
 from .sources import Source, open_source, some
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def convert(

@@ -1,6 +1,7 @@
 """A trained model as a SavedModel that takes image files: what production serves."""
 
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,7 +103,8 @@ def export_saved_model(
         try:
             tf.saved_model.save(module, str(written), signatures=serve)
         except tf.errors.OpError as error:
-            raise OSError(f"{directory} cannot be written: {error.message}") from error
+            reason = re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", error.message)  # without the names of TensorFlow's nodes
+            raise OSError(f"{directory} cannot be written: {reason}") from error
         for path in (*written.rglob("*"), written):
             _fsync(path)
         if directory.exists():

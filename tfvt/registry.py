@@ -143,6 +143,8 @@ def _check_values(builder, arguments: dict[str, Any]) -> None:
         kinds = (hints[argument], *typing.get_args(hints[argument]))
         if value is None and type(None) not in kinds:
             raise ValueError(f"{argument}=None: expected a value")
+        if bool in kinds and not isinstance(value, bool):
+            raise ValueError(f"{argument}={value!r}: expected True or False")
         if value is not None and tuple in map(typing.get_origin, kinds) and not isinstance(value, tuple | list):
             example = " of levels such as ('P3', 'P4')" if argument == "features" else ""
             raise ValueError(f"{argument}={value!r}: expected a sequence{example}")

@@ -109,7 +109,12 @@ def _open(folder: Path) -> tuple[Run, Recipe, keras.Model, Serving]:
     run = open_run(folder)
     model = read_model(run)
     recipe = parse_recipe(["--config", str(run.recipe)])
-    return run, recipe, model, read_serving(run, task_class(recipe.model.name).serving_class)
+    serving = read_serving(run, task_class(recipe.model.name).serving_class)
+    try:
+        serving.check(model)
+    except ValueError as error:
+        raise UsageError(f"{run.serving} does not go with {run.final_model}: {error}") from error
+    return run, recipe, model, serving
 
 
 def _read(path: Path) -> bytes:

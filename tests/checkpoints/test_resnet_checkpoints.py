@@ -169,6 +169,15 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(state, message):
         np.testing.assert_array_equal(value, before[path])
 
 
+def test_weights_that_are_not_finite_are_refused():
+    model = tfvt.create_model("resnet18", num_classes=5, **TINY)
+    before, arrays = weights(model), torchvision_state()
+    arrays["layer1.0.conv1.weight"] = arrays["layer1.0.conv1.weight"] * np.nan
+    with pytest.raises(ValueError, match=r"^layer1.0.conv1.weight of the checkpoint .* holds NaN or infinity$"):
+        tfvt.load_checkpoint(model, arrays)
+    assert all((array == before[path]).all() for path, array in weights(model).items())
+
+
 def test_strict_false_loads_what_fits():
     model = tfvt.create_model("resnet18", num_classes=5, **TINY)
     state = damage(layer1__0__conv1__weight=None, aux__weight=np.zeros(3))

@@ -207,6 +207,7 @@ BAD = [
         {"pixel_std": (0, 1, 1)},
         r"pixel_std=\(0, 1, 1\): expected every value to be a number",
     ),
+    ("resnet18", {"stem_pool": "false"}, r"stem_pool='false': expected True or False"),
     ("vt_resnet18", {"token_dim": 31}, r"token_dim=31: expected an even number"),
     ("vt_resnet18", {"tokenizer": "kmeans"}, r"tokenizer='kmeans': expected one of 'filter', 'cluster', 'pool'"),
     ("vt_resnet18", {"relation": "gcn"}, r"relation='gcn': expected one of 'transformer', 'graph', 'none'"),

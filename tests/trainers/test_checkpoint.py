@@ -51,6 +51,22 @@ def test_the_newest_stay(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_other_files_are_neither_taken_nor_deleted(tmp_path):
+    save_checkpoint(tmp_path, Checkpoint(4, 0, ARRAYS, RECORDS, RECIPE), keep=1)
+    mine = [tmp_path / name for name in ("step-best.safetensors", "step-000000004 copy.safetensors", "step-1")]
+    for path in mine:
+        path.write_bytes((tmp_path / "step-000000004.safetensors").read_bytes())
+    path = save_checkpoint(tmp_path, Checkpoint(8, 0, ARRAYS, RECORDS, RECIPE), keep=1)
+    assert list_checkpoints(tmp_path) == [path]
+    assert sorted(tmp_path.iterdir()) == sorted([path, *mine])
+
+
+def test_a_file_under_the_name_of_another_step_is_refused(tmp_path):
+    path = save_checkpoint(tmp_path, Checkpoint(4, 0, ARRAYS, RECORDS, RECIPE), keep=1)
+    with pytest.raises(UsageError, match=r"step-000000009.safetensors is damaged \(it holds step 4\)"):
+        load_checkpoint(path.rename(tmp_path / "step-000000009.safetensors"))
+
+
 def cut(content):
     return content[: len(content) // 2]
 
@@ -94,6 +110,7 @@ def edited(path, edit):
         lambda header: header.update(recipe=None),
         lambda header: header.pop("format"),
         lambda header: header.pop("digest"),
+        lambda header: header.update(format="x"),
         lambda header: header.update(more=1),
     ],
 )
@@ -181,6 +198,16 @@ def test_a_small_file_is_there_whole_or_not_at_all(tmp_path):
         write_text(tmp_path / "recipe.yaml", "new" * 100)
     assert (tmp_path / "recipe.yaml").read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_log_that_is_damaged_or_lost_is_told(tmp_path):
+    path, names = tmp_path / "metrics.csv", metric_names(("top1", "top5"))
+    MetricsFile(path, names, 0).write(dict.fromkeys(names, 1))
+    assert MetricsFile(path, names, 1).lost == 0
+    assert MetricsFile(path, names, 3).lost == 2
+    path.write_bytes(b"\xff\xfe\x00garbage\n")
+    with pytest.raises(UsageError, match=rf"^{path} cannot be read .*: put the run's own back, or delete it"):
+        MetricsFile(path, names, 1)
 
 
 def test_a_log_that_the_disk_does_not_take_is_named(tmp_path):

@@ -458,6 +458,14 @@ def test_damage_of_any_kind_in_a_serving_file_is_named(tmp_path):
             read_serving(run, ClassificationServing)
 
 
+def test_a_serving_file_of_other_classes_is_named(finished_run, fails, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    serving = json.loads((run / "serving.json").read_text())
+    (run / "serving.json").write_text(json.dumps(serving | {"class_names": ["one", "two"]}))
+    assert "serving.json does not go with " in fails("predict", run, tmp_path / "red.png")
+
+
 def test_a_missing_or_damaged_serving_file_is_named(finished_run, fails, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)

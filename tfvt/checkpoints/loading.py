@@ -106,6 +106,9 @@ def load_checkpoint(model, path_or_arrays, *, source="auto", strict=True, resamp
     if strict:
         _check_strict(model, weights, report, converted)
     for path, tensor in assigned.items():
+        if not np.isfinite(tensor.array).all():
+            raise ValueError(f"{', '.join(tensor.names)} of the checkpoint (for {path}) holds NaN or infinity")
+    for path, tensor in assigned.items():
         weights[path].assign(np.asarray(tensor.array, dtype="float32"))
     _log(model, report, found, training)
     return report

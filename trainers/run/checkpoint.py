@@ -7,6 +7,7 @@ records' digests and a digest of all that. Nothing is pickled: a file from elsew
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         UsageError: the disk is full, or a limit stops the file. The earlier checkpoints stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step-{checkpoint.step:09d}.safetensors"
+    path = folder / _name(checkpoint.step)
     header = {
         "format": FORMAT,
         "step": checkpoint.step,
@@ -75,6 +76,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     return path
 
 
+def _name(step: int) -> str:
+    return f"step-{step:09d}.safetensors"
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read and verify one checkpoint.
 
@@ -86,9 +91,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with safe_open(path, framework="numpy") as file:
             header = json.loads(file.metadata()["run"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        if header.get("format", 1) not in (1, FORMAT):
+        written = header.get("format", 1)
+        if type(written) is not int or written < 1:
+            raise ValueError(f"its format is {written!r}")
+        if written > FORMAT:
             raise UsageError(
-                f"the checkpoint {path} has format {header['format']}, which a later tfvt wrote; this one reads 1 and "
+                f"the checkpoint {path} has format {written}, which a later tfvt wrote; this one reads 1 and "
                 f"{FORMAT}: continue the run with that tfvt"
             )
         digest = header.pop("digest")
@@ -96,7 +104,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if "format" not in header:
             arrays |= {f"sums/{name}": sum_ for name, sum_ in zip(FORMAT_1_SUMS, arrays.pop("totals"), strict=True)}
         checkpoint = Checkpoint(header["step"], header["epoch"], arrays, header["records"], header.get("recipe"))
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        if path.name != _name(checkpoint.step):
+            raise ValueError(f"it holds step {checkpoint.step}")
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UsageError(_damaged(path, str(error))) from error
     if not intact:
         raise UsageError(_damaged(path, "its contents do not match their digest"))
@@ -115,8 +125,8 @@ def check_finite(arrays: dict[str, np.ndarray]) -> None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints in `folder`, oldest first."""
-    return sorted(folder.glob("step-*.safetensors"))
+    """Complete checkpoints in `folder`, oldest first; files that somebody named otherwise are none."""
+    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{9}\.safetensors", path.name))
 
 
 def name_arrays(prefix: str, variables: Iterable) -> dict[str, np.ndarray]:

@@ -90,10 +90,14 @@ class MetricsFile:
     """metrics.csv, a row an epoch; an empty field where nothing was measured."""
 
     def __init__(self, path: Path, names: Sequence[str], epochs_done: int):
-        """Keep the first `epochs_done` rows of an earlier part of the run: later ones will be run again."""
+        """Keep the first `epochs_done` rows of an earlier part of the run: later ones will be run again.
+
+        `lost` of them are not in the file.
+        """
         self.path = path
         self.names = tuple(names)
         rows = self._read()[:epochs_done]
+        self.lost = epochs_done - len(rows)
         text = io.StringIO()
         csv.writer(text).writerows([self.names, *rows])
         write_text(path, text.getvalue())
@@ -112,8 +116,14 @@ class MetricsFile:
     def _read(self) -> list[list[str]]:
         if not self.path.exists():
             return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            return [row for row in csv.reader(file) if len(row) == len(self.names)][1:]
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                return [row for row in csv.reader(file) if len(row) == len(self.names)][1:]
+        except (OSError, ValueError, csv.Error) as error:
+            raise UsageError(
+                f"{self.path} cannot be read ({error}): put the run's own back, or delete it and continue without its "
+                "rows"
+            ) from error
 
 
 def _cell(value: float | None) -> str:
@@ -190,9 +200,12 @@ class RunLog:
 
     def begin(self, epochs_done: int) -> None:
         """Open the files; metrics.csv keeps the rows of so many epochs."""
-        if self.is_chief:
-            names = metric_names(self.task.columns)
-            self.writers = [MetricsFile(self.run.metrics, names, epochs_done), TensorBoard(self.run.tensorboard)]
+        if not self.is_chief:
+            return
+        metrics = MetricsFile(self.run.metrics, metric_names(self.task.columns), epochs_done)
+        if metrics.lost:
+            self.say(f"{metrics.path} lacks {metrics.lost} of the {epochs_done} epochs that the run has finished")
+        self.writers = [metrics, TensorBoard(self.run.tensorboard)]
 
     def __enter__(self):
         self.progress.start()
