@@ -17,6 +17,7 @@ from benchmarks.fidelity import profile_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, flags=re.DOTALL)
 
 
@@ -86,9 +87,17 @@ def test_the_tables_say_what_the_models_have():
 
 
 def test_links_lead_somewhere():
-    targets = re.findall(r"\]\(([^)]+)\)", README)
-    assert len(targets) > 8
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+    for page in PAGES:
+        targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+        assert [target for target in targets if not (page.parent / target).exists()] == [], page
+    linked = set(re.findall(r"\]\((docs/\w+\.md)\)", README))
+    assert linked == {f"docs/{page.name}" for page in PAGES if page.parent.name == "docs"}
+
+
+def test_pages_are_short():
+    """A page that passes 150 lines is two pages; `make fidelity` writes the one that is longer."""
+    lengths = {page.name: len(page.read_text(encoding="utf-8").splitlines()) for page in PAGES[1:]}
+    assert {name: length for name, length in lengths.items() if length > 150 and name != "fidelity.md"} == {}
 
 
 def test_the_demo_and_the_test_command_exist():
