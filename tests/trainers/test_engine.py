@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfvt.trainers.engines.tensorflow import TensorFlowEngine, TensorFlowEvaluator, make_strategy
+from tfvt.trainers.engines.tensorflow import Sums, TensorFlowEngine, TensorFlowEvaluator, make_strategy
 from tfvt.trainers.errors import UsageError
 from tfvt.trainers.recipes.parsing import parse_recipe
 from tfvt.trainers.recipes.recipe import DistributionRecipe
@@ -63,6 +63,17 @@ def test_evaluation_counts_weighted_rows_only(config):
     figures = engine.task.figures(sums, [])
     assert figures["top1"] == pytest.approx((order[:, 0] == labels).mean())
     assert figures["top5"] == pytest.approx((order[:, :5] == labels[:, None]).any(-1).mean())
+
+
+@pytest.mark.parametrize("strategy", ["default", "mirrored"])
+def test_sums_are_read_as_arrays(strategy, config):
+    """A mirrored variable of no dimensions is no array: a recipe for many devices counts on one as well."""
+    flags = [] if strategy == "default" else ["--distribution.strategy=mirrored", "--distribution.devices=[CPU:0]"]
+    with make_strategy(parse_recipe(["--config", str(config), *flags]).distribution).scope():
+        sums = Sums(Classification(parse_recipe(["--config", str(config)])))
+    sums.assign({"loss": 2.5, "images": 4.0, "top1": 3.0, "top5": 4.0})
+    assert sums.read() == {"loss": 2.5, "images": 4.0, "top1": 3.0, "top5": 4.0}
+    assert all(isinstance(value, np.ndarray) for value in sums.read().values())
 
 
 def test_averaged_weights_follow_weights_and_moving_statistics(config):

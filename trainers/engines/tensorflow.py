@@ -77,7 +77,7 @@ class Sums:
 
     def read(self) -> dict[str, np.ndarray]:
         """The sums over all devices."""
-        return {name: np.asarray(variable) for name, variable in self.variables.items()}
+        return {name: np.asarray(variable.read_value()) for name, variable in self.variables.items()}
 
     def assign(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Continue from sums that `read` gave."""
