@@ -34,9 +34,9 @@ COUNTED = ("renewed_tokens", "num_relations")  # options of the advanced recipes
 
 # Why a figure differs by more than rounding, by (table, system, setting) and column.
 NOTES = {
-    ("3", "VT-ResNet-34", "cluster tokenizer", "macs"): "misprint, we think: the arXiv version has 3299 M",
+    ("3", "VT-ResNet-34", "cluster tokenizer", "macs"): "probably a misprint: the arXiv version has 3299 M",
     ("4", "VT-ResNet-34", "without recurrent tokenizer", "macs"): (
-        "misprint for 3269, we think: fewer layers cannot cost more than the 3299 M of the full model"
+        "probably a misprint for 3269: fewer layers cannot cost more than the 3299 M of the full model"
     ),
     ("8", "VT-ResNet-34", "advanced recipe", "params"): (
         "the paper has 21.8 M for this model everywhere else; by the counts, two of three modules relate tokens"
@@ -62,32 +62,42 @@ TABLE_1 = {
 
 INTRODUCTION = """# The papers' figures and ours
 
-This page is written by `make fidelity`. Every count of a model is read off that model, built (`tfvt.profile`), at
-224x224 with 1000 classes; ACmix's Table 1 alone is computed from the formulas that it prints. A MAC is one multiply-add
-of a convolution, a dense layer or an attention product; parameters leave out the scales and offsets of norms, as the
-papers' figures do (ResNet-101: 44.44 M; with norms it has 44.55 M).
-Accuracies are the papers': **none of these models has been trained on ImageNet with this code yet.**
+`make fidelity` writes this page. It builds every model at 224x224 with 1000 classes and reads the counts off the built
+model (`tfvt.profile`). Only ACmix's Table 1 is computed from the formulas that it prints. A MAC is one multiply-add of
+a convolution, a dense layer or an attention product. Parameter counts leave out the scales and offsets of norms, as the
+papers' figures do (ResNet-101: 44.44 M; with norms it has 44.55 M). The accuracies are the papers' own: **none of these
+models has been trained on ImageNet with this code yet.**
 
 ## Visual Transformers
 
-The authors released no code. The wiring was found by counting: grouped pixel convolutions with one group per 64
-channels, a grouped value convolution in the tokenizers, a grouped key convolution in the recurrent ones, linears
-without bias, keys and queries of the token transformer in two groups. It gives every row of Tables 2 to 7 within
-0.1 % of the MACs and 0.5 % of the parameters (the paper prints three digits of them), but for two misprints.
+The authors released no code. We found the wiring by counting:
 
-What the counts cannot tell, chosen here, each an argument of the model: a batch norm behind every linear but W_A and
-the graph adjacency (with them VT-ResNet-18 and -34 have 11.667 M and 21.886 M parameters, which fits the roundings
-11.6 / 11.7 and 21.8 / 21.9 of the two versions of the paper); one head; logits of two learned vectors divided by the
-square root of their width; five iterations of k-means through which no gradient passes; a residual and a ReLU around
-the graph convolution.
+- The pixel convolutions are grouped, with one group per 64 channels.
+- All tokenizers have a grouped value convolution, and the recurrent ones a grouped key convolution.
+- The linears have no bias.
+- The keys and queries of the token transformer have two groups.
+
+This wiring gives every row of Tables 2 to 7 within 0.1 % of the MACs and 0.5 % of the parameters (the paper prints
+three digits of them), except for two misprints.
+
+The counts leave other choices open. We made the following ones. Each except the last is an argument of the model:
+
+- A batch norm follows every linear except W_A and the graph adjacency. With these norms VT-ResNet-18 and -34 have
+  11.667 M and 21.886 M parameters, which fits the roundings 11.6 / 11.7 and 21.8 / 21.9 of the two versions of the
+  paper.
+- The token transformer and the projectors have one head.
+- The logits of two learned vectors are divided by the square root of their width.
+- k-means makes five iterations, and no gradient passes through them.
+- The graph convolution has a residual and a ReLU around it.
 """
 
 CONTRADICTIONS = """## Where the paper contradicts itself
 
-- 256 channels in the text and 512 in Table 11 are the input and the output of the first module.
+- The text has 256 channels and Table 11 has 512. These are the input and the output of the first module.
 - W_TR of eq. (2) is CT x C, not C x C, and the product with it lacks a transpose: softmax(X W_R^T).
-- The pooling row of Table 3 fits only if every module pools; the arXiv text has recurrent tokenizers behind it.
-- Table 1's reductions of the last stage cannot be met together with Tables 2 to 8; they are shown above.
+- The pooling row of Table 3 fits only if every module pools. The arXiv text has recurrent
+  tokenizers after the first one.
+- The reductions of the last stage in Table 1, shown above, cannot hold together with Tables 2 to 8.
 """
 
 
@@ -305,39 +315,40 @@ def page():
 {lines(exact_rows())}
 ### Half of the tokens renewed
 
-With `renewed_tokens=8` a recurrent tokenizer renews half of the tokens and carries the others over. Parameters stay,
-and the MACs are the other figures that the papers print for the same models (inferred from the counts; the default is
-the wiring of Tables 2 to 7):
+With `renewed_tokens=8` a recurrent tokenizer renews half of the tokens and carries the others over. The parameters stay
+the same, and the MACs become the other figures that the papers print for the same models. We inferred this from the
+counts. The default is the wiring of Tables 2 to 7.
 
 {lines(renewed_rows())}
 ### Table 1: how many times smaller the token modules make a ResNet
 
-Shown, not aimed at: the figures of Table 1 cannot all hold together with Tables 2 to 8.
+We show the figures of Table 1 but do not aim at them: they cannot all hold together with Tables 2 to 8.
 
 {lines(table_1_rows())}
 {CONTRADICTIONS}
 ## ACmix
 
-Figure 4 of ACmix (Pan et al., CVPR 2022); parameters with norms, as that paper counts. The authors released ResNet and
-Swin, whose modules have the counts below. Most of the paper's parameters fit these plus one more kernel of the
-convolution path's size per ACmix layer, which the released modules do not have: the column beside shows that sum. SAN
-and PVT with ACmix were never released; their wiring is the one whose counts fit.
+The table has the models of Figure 4 of ACmix (Pan et al., CVPR 2022). Parameters include norms here, as that paper
+counts them. The authors released ResNet and Swin, whose modules have the counts below. Most of the paper's parameter
+counts fit ours plus one more kernel of the convolution path's size per ACmix layer. The released modules do not have
+that kernel. The column next to ours shows the sum. The authors never released SAN and PVT with ACmix. Our wiring of
+them is the one whose counts fit.
 
 {lines(acmix_rows())}
 ### Table 1: the two stages of the 3x3 positions of ResNet-50
 
-By the table's formulas, not off a model. Where a layer has a stride, its convolutions (k_c^2 C and k_c^4 C of stage II)
-count at the output's resolution, projections, attention and the light dense layer at the input's: so all figures of
-ACmix and its shares of 73 % and 27 % come out, and those of attention but for its 83 % (ours 84 %). Without k_c^2 C,
-which sums shifted maps and which the group convolution does already, stage II of ACmix is 0.350. The 0.1 G of
-convolution's stage II do not follow from the table's own formula. Our ACmix attends at the output's resolution, which
-costs less.
+These figures come from the table's formulas, not from a model. Where a layer has a stride, its convolutions (k_c^2 C
+and k_c^4 C of stage II) count at the output's resolution. Its projections, its attention and the light dense layer
+count at the input's resolution. This gives all figures of ACmix and its shares of 73 % and 27 %, and the figures of
+attention except its 83 % (ours is 84 %). The term k_c^2 C sums shifted maps, which the group convolution already does.
+Without it, stage II of ACmix is 0.350. The 0.1 G of convolution's stage II do not follow from the table's own formula.
+Our ACmix attends at the output's resolution, which costs less.
 
 {lines(acmix_table_1_rows())}
 ### Tables 6 and 7: what ACmix-Swin-T is made of
 
-Conv-Swin-T has a dense 3x3 convolution in place of the whole attention module; the 4.5 G that the paper prints do not
-go with its 39 M parameters.
+Conv-Swin-T has a dense 3x3 convolution in place of the whole attention module. The 4.5 G that the paper prints for it
+do not fit its 39 M parameters.
 
 {lines(acmix_ablation_rows())}"""
 
