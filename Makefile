@@ -1,50 +1,50 @@
-# Every target makes the virtual environment it needs; nothing has to be installed by hand.
+# Every target makes the virtual environment that it needs. You install nothing by hand.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest $(TESTS)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
-# uv installs in seconds and builds source packages apart from what the environment already holds.
+# uv installs in seconds. It builds source packages in isolation from what the environment already holds.
 UV := $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt
 INPUTS := pyproject.toml setup.py constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-jax test-torch test-all test-parity lint format bench fidelity constraints clean
 
-help:  ## this list
+help:  ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
-	@echo "  make test TESTS=tests/layers: these tests alone, with any of the test targets"
+	@echo "  make test TESTS=tests/layers: run only these tests; this works with every test target"
 
-demo: $(VENV)/.demo  ## real images to a trained, evaluated, served model, under 10 minutes on two cores
+demo: $(VENV)/.demo  ## go from real images to a trained, evaluated, served model, in under 10 minutes on two cores
 	$(BIN)/python -m demo.digits
 
-test: $(VENV)/.test  ## the test suite on TensorFlow
+test: $(VENV)/.test  ## run the test suite on TensorFlow
 	$(PYTEST)
 
-test-jax: $(VENV)/.test  ## the backend-neutral tests on JAX
+test-jax: $(VENV)/.test  ## run the backend-neutral tests on JAX
 	KERAS_BACKEND=jax $(PYTEST)
 
-test-torch: $(VENV)/.torch  ## the backend-neutral tests on PyTorch
+test-torch: $(VENV)/.torch  ## run the backend-neutral tests on PyTorch
 	KERAS_BACKEND=torch $(PYTEST)
 
-test-all: $(VENV)/.test  ## every registry name through every contract, and the slow tests
+test-all: $(VENV)/.test  ## also run the slow tests and every registry name through every contract
 	$(PYTEST) -m 'not parity'
 
-test-parity: $(VENV)/.parity  ## beside code that others wrote: official models, TFDS, PyTorch, Apache Beam, ONNX
+test-parity: $(VENV)/.parity  ## test against code that others wrote: official models, TFDS, PyTorch, Apache Beam, ONNX
 	$(PYTEST) -m parity
 
-lint: $(VENV)/.test  ## ruff: rules and format
+lint: $(VENV)/.test  ## check rules and format with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(VENV)/.test  ## ruff: mend what can be mended
+format: $(VENV)/.test  ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.parity  ## measured ratios, side by side
+bench: $(VENV)/.parity  ## measure ratios and print them side by side
 	$(BIN)/python -m benchmarks
 
-fidelity: $(VENV)/.test  ## docs/fidelity.md: the papers' figures beside ours
+fidelity: $(VENV)/.test  ## write docs/fidelity.md: the papers' figures next to ours
 	$(BIN)/python -m benchmarks.fidelity docs/fidelity.md
 
 constraints: $(BIN)/uv  ## resolve constraints.txt again from pyproject.toml
@@ -53,10 +53,10 @@ constraints: $(BIN)/uv  ## resolve constraints.txt again from pyproject.toml
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache build *.egg-info
 
-# Stamps: an environment is installed again only when what describes it has changed.
+# Stamps: make installs an environment again only when the files that describe it have changed.
 $(BIN)/python:
 	@echo "Making the virtual environment $(VENV) ..."
-	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); sys.exit(None if ok else "tfvt needs Python 3.11 to 3.13, this is " + sys.version.split()[0] + ": call make PYTHON=python3.12 (or another) ...")'
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); sys.exit(None if ok else "tfvt needs Python 3.11 to 3.13, and this is " + sys.version.split()[0] + ": call make PYTHON=python3.12 (or another) ...")'
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(BIN)/uv: constraints.txt | $(BIN)/python
@@ -73,7 +73,7 @@ $(VENV)/.test: $(INPUTS) | $(BIN)/uv
 	@$(UV) -e '.[dev,jax]'
 	@touch $@
 
-# By pip, whose configuration may name a build of PyTorch for this machine's processor; uv does not read that.
+# This uses pip: its configuration may name a build of PyTorch for this machine's processor. uv does not read that.
 $(VENV)/.torch: $(VENV)/.test
 	@echo "Installing PyTorch into $(VENV) ..."
 	@$(PIP) torch
