@@ -1,4 +1,4 @@
-"""Arguments that are wrong: errors that name the argument and the allowed values."""
+"""Checks of arguments: errors that name the argument and the allowed values."""
 
 import math
 import numbers
@@ -17,9 +17,9 @@ def _integers(least: int, most: int):
     return numbers.Integral, least, most, f"an integer of at least {least} and at most {most}"
 
 
-# What every number of a builder or a layer may be, by the last words of its argument's name: its type, the least and
-# the greatest one, and both in words. The greatest ones are far beyond what anybody builds: they stop a slip of the
-# hand before it takes all memory. NaN lies in no range.
+# The range of every number of a builder or a layer, by the last words of its argument's name: its type, the smallest
+# and the largest value, and both in words. The largest values are far beyond what anybody builds: they stop a typing
+# mistake before it takes all memory. NaN lies in no range.
 RANGES = {
     ("rate", "momentum"): (numbers.Real, 0, math.nextafter(1, 0), "a number of at least 0 and below 1"),
     ("epsilon",): (numbers.Real, 1e-30, 0.1, "a number of at least 1e-30 and at most 0.1"),  # in float32 not yet zero
@@ -45,8 +45,8 @@ def check_numbers(arguments: Mapping[str, Any], prefix: str = "") -> None:
     """Raise a ValueError that names the first of `arguments` outside its range, and the range.
 
     Args:
-        arguments: name -> value. What `RANGES` does not name is not checked, and None is left to those who take it. A
-            dict, such as the options of a norm, is checked like the arguments themselves.
+        arguments: name -> value. The check skips what `RANGES` does not name, and None. It looks into a dict, such as
+            the options of a norm, as if its entries were arguments themselves.
         prefix: in front of the names in the message.
     """
     for name, value in arguments.items():

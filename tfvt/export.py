@@ -1,4 +1,4 @@
-"""A trained model as a SavedModel that takes image files: what production serves."""
+"""A trained model as a SavedModel that takes image files, to serve in production."""
 
 import os
 import re
@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfvt.checks import check_numbers
 from tfvt.data.headers import checked_images
 
-MAX_PIXELS = 2**26  # 8192 x 8192, as many as a telephone takes; one image then takes up to 0.75 GB to decode
+MAX_PIXELS = 2**26  # 8192 x 8192, as large as a phone's photographs; one such image takes up to 0.75 GB to decode
 
 
 class Serving(Protocol):
@@ -35,17 +35,17 @@ class Serving(Protocol):
         """From what JSON holds.
 
         Raises:
-            KeyError, TypeError, ValueError: it is something else.
+            KeyError, TypeError, ValueError: `content` holds something else.
         """
 
     def check(self, model: keras.Model) -> None:
-        """Raise a ValueError if the model is not one that this goes with."""
+        """Raise a ValueError if the model does not match this object."""
 
     def decode(self, encoded: tf.Tensor) -> tf.Tensor:
         """float32 (H, W, 3), 0..255, of an encoded image, a scalar string; graph code."""
 
     def answer(self, outputs: Any) -> dict[str, tf.Tensor]:
-        """What a client is told, (B, ...) by name, of the model's outputs for B images; graph code."""
+        """The answer to a client, (B, ...) by name, from the model's outputs for B images; graph code."""
 
     def describe(self, answer: Mapping[str, np.ndarray]) -> str:
         """The answer for one image on one line, for people."""
@@ -56,28 +56,28 @@ def export_saved_model(
 ) -> Path:
     """Write `model` as a SavedModel whose default signature takes encoded images.
 
-    Signature `serving_default`: input `image`, string (B,), each the bytes of a JPEG, PNG, BMP or WebP file, B of at
-    least 1; outputs as `serving.answer` names them, for a classifier (`tfvt.data.ClassificationServing`)
+    Signature `serving_default`: input `image`, string (B,) with B at least 1, each the bytes of a JPEG, PNG, BMP or
+    WebP file; outputs as `serving.answer` names them, for a classifier (`tfvt.data.ClassificationServing`):
 
     - `label`: int64 (B,), the class with the greatest probability, counted from 0.
     - `name`: string (B,), its name.
     - `probabilities`: float32 (B, num_classes).
 
-    Decoding and the evaluation crop are inside, so a server cannot prepare images otherwise than the evaluation
+    The SavedModel contains decoding and the evaluation crop, so a server prepares images exactly as the evaluation
     did. Images that `tfvt.data.headers.checked_images` refuses, and bytes that do not decode, raise
-    InvalidArgumentError for the whole request. docs/serving.md says what is not noticed.
+    InvalidArgumentError for the whole request. docs/serving.md says which damage stays unnoticed.
 
     Args:
         model: from pixels (B, H, W, 3) in 0..255 to what `serving` takes, on the TensorFlow backend.
         directory: where to write; it appears complete or not at all.
-        serving: how an image becomes pixels, and the model's output an answer.
+        serving: turns an image into pixels, and the model's output into an answer.
         max_pixels: the most pixels, height times width, that an image of a request may have.
 
     Returns:
         The directory.
 
     Raises:
-        ValueError: another backend, a directory that has content, a model that does not go with `serving`, or
+        ValueError: another backend, a directory that has content, a model that does not match `serving`, or
             `max_pixels` below 1.
         OSError: the directory cannot be written, for instance because the disk is full.
     """
@@ -91,7 +91,7 @@ def export_saved_model(
             serving.decode,
             checked_images(image, max_pixels),
             fn_output_signature=tf.TensorSpec((*serving.image_size, 3), tf.float32),
-            parallel_iterations=1,  # more would decode as many images of `max_pixels` at once
+            parallel_iterations=1,  # n would decode n images of `max_pixels` at once
         )
         return serving.answer(model(pixels, training=False))
 
@@ -108,7 +108,7 @@ def export_saved_model(
         for path in (*written.rglob("*"), written):
             _fsync(path)
         if directory.exists():
-            directory.rmdir()  # it is empty, and rename wants it away
+            directory.rmdir()  # it is empty, and rename needs it gone
         os.rename(written, directory)
     _fsync(directory.parent)
     return directory

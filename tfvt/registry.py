@@ -5,7 +5,7 @@ A family registers its table above its builder:
     @register({"resnet18": {"block": "basic", "depths": (2, 2, 2, 2)}, ...})
     def resnet(*, block, depths, num_classes=1000, ...) -> keras.Model: ...
 
-The builder's signature is the one list of options: `create_model`, recipes and the command line read it.
+The builder's signature is the only list of options: `create_model`, recipes and the command line read it.
 """
 
 import difflib

@@ -51,7 +51,7 @@ def test_share_on_the_foreground():
     attention[0, 1, 1, 1] = 1  # looks at another
     attention[0, :, :, 2] = 0.25  # looks everywhere
     np.testing.assert_allclose(foreground_attention(attention, foreground), [[0.5, 0, foreground.mean()]])
-    with pytest.raises(ValueError, match=r"foreground \(1, 7, 8\) does not go with attention"):
+    with pytest.raises(ValueError, match=r"foreground \(1, 7, 8\) does not match attention"):
         foreground_attention(attention, foreground[:, :7])
 
 

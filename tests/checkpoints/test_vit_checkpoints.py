@@ -238,7 +238,7 @@ def test_npz_files(tmp_path):
     with pytest.raises(ValueError, match=r"vit.npz is a web page and not a checkpoint"):
         tfvt.load_checkpoint(model, path)
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(ValueError, match=r"vit.npz cannot be read.*it is no .npz file"):
+    with pytest.raises(ValueError, match=r"vit.npz cannot be read.*it is not an .npz file"):
         tfvt.load_checkpoint(model, path)
     path.write_bytes(pickle.dumps({"embedding/kernel": [1, 2]}))
     with pytest.raises(ValueError, match=r"vit.npz cannot be read.*pickled"):

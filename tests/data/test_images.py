@@ -88,7 +88,7 @@ def test_center_crop_is_that_of_a_photograph_whose_shorter_side_was_resized(inte
         top, left = (round((side - 224) / 2) for side in resized)
         difference = np.abs(crop - np.asarray(whole)[top : top + 224, left : left + 224])
         assert difference.mean() < 0.3  # Pillow rounds to whole numbers, which alone makes 0.25
-        inside = difference[2:-2, 2:-2]  # the border knows no pixel beyond the crop
+        inside = difference[2:-2, 2:-2]  # at the border, there are no pixels beyond the crop
         assert (inside > 1.6).mean() < 1e-3  # bicubic: Pillow cuts to 0..255 between its two passes
         assert inside.max() < 6
 

@@ -138,7 +138,7 @@ def test_permutations_are_unlike():
 
 
 def test_order_stays_what_it_was():
-    """A run that is resumed with a later version must go on in the same order."""
+    """A run that is resumed with a later version must continue in the same order."""
     order = Order((3, 4, 3), seed=7, batch_size=5, block_size=6, group_size=2)
     assert [record_id for record_id, _ in stream(order, Share(), 4)] == [
         9,

@@ -77,7 +77,7 @@ def _set_shard(**values):
         ("manifest.json", _set("label_offset", 2), r"manifest.json is damaged \(label_offset is 2, not 0 or 1\)"),
         ("manifest.json", _set("label_offset", True), r"manifest.json is damaged \(label_offset is True"),
         ("manifest.json", _set("class_names", ["cat", 1]), r"manifest.json is damaged \(class_names are not all texts"),
-        ("manifest.json", _set("class_names", "cat"), r"manifest.json is damaged \(class_names is no list\)"),
+        ("manifest.json", _set("class_names", "cat"), r"manifest.json is damaged \(class_names is not a list\)"),
         (
             "manifest.json",
             _set("class_names", ["a", "b", "a"]),

@@ -126,7 +126,7 @@ def test_impossible_ports_are_refused(options, message, capsys):
 def test_wrong_and_silent_addresses_are_named(records):
     options = {"batch_size": 4, "seed": 0}
     for address in ("localhost:5000", "grpc://localhost", "grpc://:5000", "grpc://localhost:http"):
-        with pytest.raises(ValueError, match=f"servers: '{address}' is no address of the form grpc://host:port"):
+        with pytest.raises(ValueError, match=f"servers: '{address}' is not an address of the form grpc://host:port"):
             train_batches(records, servers=[address], **options)
     with socket.create_server(("localhost", 0)) as taken:
         port = taken.getsockname()[1]

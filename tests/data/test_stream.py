@@ -315,7 +315,7 @@ def test_damaged_bytes_are_named(records):
     """One byte of the fourth record of the third shard: its checksum is wrong."""
     path = Path(records.shard_paths[2])
     content = bytearray(path.read_bytes())
-    lengths = [len(record(index)) + 16 for index in range(7, 18)]  # framing: 12 bytes before, 4 behind
+    lengths = [len(record(index)) + 16 for index in range(7, 18)]  # framing: 12 bytes before, 4 after
     content[sum(lengths[:3]) + 100] ^= 1
     path.write_bytes(content)
     assert_named(records, r"record 3 of .*train-00002-of-00004 is damaged or cut off")
@@ -335,7 +335,7 @@ def test_shard_that_vanishes_after_it_was_opened_is_named(records):
 
 
 def test_damage_in_a_skipped_part_is_named(tmp_path):
-    """A block that begins behind the damage."""
+    """A block that begins after the damage."""
     records = write_records(tmp_path, (9,))
     Path(records.shard_paths[0]).write_bytes(Path(records.shard_paths[0]).read_bytes()[:40])
     dataset = train_batches(records, batch_size=1, seed=0, block_size=3, start_step=3)

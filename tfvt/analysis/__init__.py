@@ -1,4 +1,4 @@
-"""What a model costs, what it looks at and what it prefers; runs on every Keras backend."""
+"""Costs, attention and learned rates of a model; runs on every Keras backend."""
 
 from tfvt.analysis.attention import draw_token_attention, foreground_attention, token_attention
 from tfvt.analysis.profile import Profile, profile

@@ -44,15 +44,15 @@ def foreground_attention(attention, foreground) -> np.ndarray:
         foreground: (B, H, W), share of foreground in each pixel, 0..1; H and W are multiples of h and w.
 
     Returns:
-        (B, L). A token that looks everywhere alike has the share of area that is foreground.
+        (B, L). A token that looks everywhere equally gets the share of the area that is foreground.
 
     Raises:
-        ValueError: sizes that do not go together.
+        ValueError: sizes that do not match.
     """
     attention, foreground = np.asarray(attention), np.asarray(foreground, dtype="float64")
     batch, h, w, _ = attention.shape
     if len(foreground) != batch or foreground.shape[1] % h or foreground.shape[2] % w:
-        raise ValueError(f"foreground {foreground.shape} does not go with attention {attention.shape}")
+        raise ValueError(f"foreground {foreground.shape} does not match attention {attention.shape}")
     cells = foreground.reshape(batch, h, foreground.shape[1] // h, w, foreground.shape[2] // w).mean(axis=(2, 4))
     return np.einsum("bhwl,bhw->bl", attention, cells)
 

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds (MACs), read off a built model.
+"""Parameters and multiply-adds (MACs) of a built model.
 
 A MAC is one multiply-add of a convolution, a dense layer or an attention product. Norms, soft-max, pooling,
 resizing, additions, biases and the iterations of k-means are free.
@@ -74,7 +74,7 @@ class Profile:
 def profile(model_or_name, input_shape=None) -> Profile:
     """Count parameters and MACs of a built model.
 
-    Each layer is counted as the model calls it (in one abstract run, nothing is computed), so an option that
+    Each layer counts as the model calls it, in one abstract run that computes nothing. So an option that
     changes the wiring changes the count.
 
     Args:
@@ -83,7 +83,7 @@ def profile(model_or_name, input_shape=None) -> Profile:
 
     Raises:
         ValueError: an unknown name; a model without a fixed size and no `input_shape`; a layer whose
-            multiplications cannot be known.
+            multiplications are unknown.
     """
     model = model_or_name
     if isinstance(model, str):

@@ -15,7 +15,7 @@ class PathRates:
     Attributes:
         model: the model's name.
         layers: paths of the ACmix layers.
-        alpha, beta: of attention and of convolution, (layers,) each; a rate that the combination fixes is that number.
+        alpha, beta: of attention and of convolution, (layers,) each; a rate that the combination fixes has that value.
     """
 
     model: str
@@ -43,11 +43,11 @@ def path_rates(model: keras.Model) -> PathRates:
     """Alpha and beta (eq. 13) of every ACmix layer of a model.
 
     Raises:
-        ValueError: the model has no ACmix layer, or layers whose combination has no rate that is learned.
+        ValueError: the model has no ACmix layer, or layers whose combination has no learned rate.
     """
     layers = [layer for layer in model._flatten_layers() if isinstance(layer, ACmix)]
     if not layers:
-        raise ValueError(f"{model.name} has no ACmix layer, whose rates could be shown")
+        raise ValueError(f"{model.name} has no ACmix layer, so it has no rates to show")
     for layer in layers:
         if layer.combine not in ("both", "alpha", "complement"):
             raise ValueError(

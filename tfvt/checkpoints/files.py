@@ -1,4 +1,4 @@
-"""From a file on disk to arrays by name. Nothing is ever unpickled without torch's weights-only guard."""
+"""From a file on disk to arrays by name. Unpickling always runs under torch's weights-only guard."""
 
 import json
 import pickle
@@ -14,7 +14,7 @@ def read_arrays(path_or_arrays) -> dict[str, np.ndarray]:
     """Arrays under the source's own names.
 
     Args:
-        path_or_arrays: a dict of arrays (taken as it is), or a path to `.npz`, `.safetensors`, `.pth` / `.pt` /
+        path_or_arrays: a dict of arrays (returned as it is), or a path to `.npz`, `.safetensors`, `.pth` / `.pt` /
             `.bin` (PyTorch, needs torch), `.keras`, or the prefix of a TensorFlow checkpoint (`ckpt-100`, beside
             which `ckpt-100.index` lies; needs TensorFlow).
 
@@ -43,7 +43,7 @@ def read_arrays(path_or_arrays) -> dict[str, np.ndarray]:
     elif reader is None:
         raise ValueError(f"{path}: expected a checkpoint that ends in {', '.join(readers)}, or a TensorFlow checkpoint")
     elif _start(path).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise ValueError(f"{path} is a web page and not a checkpoint: the download gave an error page, do it again")
+        raise ValueError(f"{path} is a web page and not a checkpoint: the download gave an error page, try again")
     try:
         return reader(path)
     except ImportError:
@@ -61,7 +61,7 @@ def read_neighbour(source, name) -> dict:
 
 
 def keras_gelu(source) -> str | None:
-    """The form of GELU that a `.keras` file was trained with; None if it has none, or is no such file."""
+    """The form of GELU that a `.keras` file was trained with; None if it has none, or is not such a file."""
     if isinstance(source, dict) or Path(source).suffix != ".keras":
         return None
     with zipfile.ZipFile(source) as file:
@@ -81,7 +81,7 @@ def _read_npz(path):
     except (ValueError, pickle.UnpicklingError) as error:
         if "allow_pickle" in str(error):
             raise ValueError(
-                "it is no .npz file, or holds pickled objects, which could run code; only plain arrays are read"
+                "it is not an .npz file, or holds pickled objects, which could run code; tfvt reads only plain arrays"
             ) from error
         raise
     except (zipfile.BadZipFile, EOFError) as error:
@@ -106,8 +106,8 @@ def _read_torch(path):
         found = re.search(r"GLOBAL (\S+)", str(error))
         objects = f" ({found[1]})" if found else ""
         raise ValueError(
-            f"it is damaged, or holds Python objects{objects}, which could run code; only tensors are read. "
-            "Whoever trusts it can save its state dict alone"
+            f"it is damaged, or holds Python objects{objects}, which could run code; tfvt reads only tensors. "
+            "If you trust it, save only its state dict"
         ) from error
     for wrapper in ("state_dict", "model"):  # training scripts put the weights below one of these
         state = state.get(wrapper, state) if isinstance(state, dict) else state

@@ -1,4 +1,4 @@
-"""What a source of checkpoints has to say about itself; each file beside this one makes such descriptions."""
+"""How to describe a source of checkpoints; each file beside this one makes such descriptions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """ViT weights as Google publishes them: `.npz` files of vit_jax (ViT, augreg) and of big_vision.
 
-Kernels have Keras' layout, with an axis for the heads. big_vision adds its positions to the patches alone: the
-class token's is folded into `cls`.
+Kernels have Keras' layout, with an axis for the heads. big_vision adds its positions to the patches only and folds
+the class token's into `cls`.
 """
 
 from tfvt.checkpoints.formats import Format, Training

@@ -22,7 +22,7 @@ def pointwise(array):
 
 
 def scalar(array):
-    """One number, of whatever shape."""
+    """One number, of any shape."""
     return array.reshape(())
 
 

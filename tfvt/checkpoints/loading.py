@@ -43,9 +43,9 @@ class LoadReport:
 
     Attributes:
         loaded: paths of the model's weights that were written.
-        resampled: those of them that were resized to another shape first.
+        resampled: those of them that loading resized to another shape first.
         fresh: paths of the model's weights that kept their own values.
-        unused: the source's names that went nowhere.
+        unused: the source's names that no weight took.
     """
 
     loaded: tuple[str, ...]
@@ -62,12 +62,12 @@ class LoadReport:
 
 
 def load_checkpoint(model, path_or_arrays, *, source="auto", strict=True, resample="source") -> LoadReport:
-    """Load trained weights into a model. Either everything fits and is written, or the model stays as it was.
+    """Load trained weights into a model. If anything does not fit, the model stays as it was.
 
-    A ResNet's weights go into a ResNet, or into the trunk of a VT-ResNet (the last stage and the classifier are
-    left unused, the token modules and the head fresh). A ViT's go into a ViT, or into a Funnel-ViT of the same
-    widths, and back; position embeddings are resampled to the model's grid, a Swin's bias tables
-    to its windows. With another `num_classes`, or other pre-logits, the head is left fresh, which the log says.
+    A ResNet's weights go into a ResNet, or into the trunk of a VT-ResNet (the last stage and the classifier
+    stay unused, the token modules and the head fresh). A ViT's go into a ViT, or into a Funnel-ViT of the same
+    widths, and back. Loading resamples position embeddings to the model's grid, and a Swin's bias tables to
+    its windows. With another `num_classes`, or other pre-logits, the head stays fresh; the log says so.
 
     Args:
         model: a `keras.Model` of this package, or a layer that is built, such as one `ACmix`.
@@ -77,7 +77,7 @@ def load_checkpoint(model, path_or_arrays, *, source="auto", strict=True, resamp
             (TensorFlow official models), "acmix" (the authors' ACmix-ResNet, or one layer of it), "swin" (the
             authors' Swin or ACmix-Swin, or one block of it), "san" (the authors' SAN, patchwise, or one attention
             layer of it), "pvt" (the authors' PVT) or "tfvt" (a `.keras` file of this package, or arrays under the
-            paths of the model's weights); "auto" tells by the names.
+            paths of the model's weights); "auto" recognises the source by the names.
         strict: False lets other tensors than those named above be unused or fresh.
         resample: kernel for position embeddings, one of `tfvt.checkpoints.positions.KERNELS`; "source": the one
             that the source's own family uses ("bilinear" for our own files).
@@ -136,7 +136,7 @@ def _find_format(source, arrays):
 
 
 def _check_family(model, weights, found, training):
-    """Raise unless the model is of the checkpoint's family, and computes as it was trained."""
+    """Raise unless the model is of the checkpoint's family, and computes as the checkpoint was trained."""
     if found.first_weight and found.first_weight not in weights:
         raise ValueError(f"the checkpoint is of the family {found.family} ({found.sources[0]}), {model.name} is not")
     form = _encoder_option(model, "gelu")
@@ -148,9 +148,9 @@ def _check_family(model, weights, found, training):
 
 
 def _fit(model, weights, converted, kernel):
-    """({path: Tensor} of all that fits, paths that were resampled). That a head does not fit is no error."""
-    # A classifier after other vectors is another one, even where their width agrees: after token modules in place
-    # of a ResNet's last stage, or after pre-logits, a neck or a decoder in place of none.
+    """({path: Tensor} of all that fits, resampled paths). A head that does not fit is not an error."""
+    # A classifier that reads other vectors does not fit, even if their width agrees: after token modules instead
+    # of a ResNet's last stage, or after pre-logits, a neck or a decoder instead of none.
     ours, theirs = ({task_layer(path) for path in paths} for paths in (weights, converted))
     foreign_head = "vt" in ours and "stage4" in map(trunk_stage, converted)
     foreign_head |= not (ours ^ theirs) <= {None, "head", "vt"}
@@ -188,7 +188,7 @@ def _position_grid(path, shape):
 
 
 def _check_strict(model, weights, report, converted):
-    """Raise unless what is fresh and unused is what the pair of checkpoint and model is known to leave."""
+    """Raise if anything is fresh or unused beyond what this pair of checkpoint and model always leaves."""
     fresh = [path for path in report.fresh if task_layer(path) is None]
     present = {None, *map(trunk_stage, weights)}
     our_path = {name: path for path, tensor in converted.items() for name in tensor.names}
@@ -234,7 +234,7 @@ def _log(model, report, found, training):
 
 
 def _log_pixels(model, statistics):
-    """Say so where the model does not normalise pixels as the checkpoint's training did."""
+    """Log it if the model does not normalise pixels as the checkpoint's training did."""
     if statistics is None:
         logger.warning("%s: the checkpoint does not say its pixel statistics; check pixel_mean, pixel_std", model.name)
         return

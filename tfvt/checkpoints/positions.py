@@ -1,7 +1,7 @@
 """Position embeddings for another grid of patches.
 
-Each family resizes with its own kernel, and from 14x14 to 24x24 these differ by up to 1.8 on unit noise: a checkpoint
-is resized as its own family would.
+Each family resizes with its own kernel, and from 14x14 to 24x24 these differ by up to 1.8 on unit noise. So tfvt
+resizes a checkpoint with the kernel of its own family.
 
     bilinear           TensorFlow official models: half-pixel centres, no antialiasing (`tf.image.resize`)
     bicubic            transformers: a = -0.75, no antialiasing (`torch.nn.functional.interpolate`)
@@ -29,7 +29,7 @@ def fit_positions(positions, grid, kernel):
 
     Returns:
         ((rows, columns, C), whether they were resampled); on an equal grid the same bits. None if the grid of
-        `positions` cannot be known.
+        `positions` is unknown.
     """
     if positions.ndim == 2:
         num_patches, side = len(positions), math.isqrt(len(positions))
@@ -63,7 +63,7 @@ def _weights(num_inputs, num_outputs, kernel):
     inputs = np.arange(-outside, num_inputs + outside)
     distances = np.abs(centres[:, None] - inputs) / width
     weights = _cubic(distances, -0.5 if antialias else -0.75) if "bicubic" in kernel else np.maximum(0, 1 - distances)
-    if antialias:  # what lies outside is left out
+    if antialias:  # what lies outside counts for nothing
         weights = weights[:, outside:-outside]
         return weights / weights.sum(axis=1, keepdims=True)
     repeated = np.zeros((num_inputs, num_outputs))  # what lies outside is the edge again

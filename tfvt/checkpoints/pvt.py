@@ -62,7 +62,7 @@ HUGGINGFACE = (
 
 
 def training(source):
-    """ImageNet's statistics; the epsilon of transformers' `config.json` if it is there."""
+    """ImageNet's statistics; the epsilon of transformers' `config.json` if that file exists."""
     epsilon = read_neighbour(source, "config.json").get("layer_norm_eps")
     return Training("erf", epsilon, (IMAGENET_MEAN, IMAGENET_STD))
 

@@ -33,7 +33,7 @@ DENSE_TENSORS = {"weight": "kernel", "kernel": "kernel", "bias": "bias"}
 
 
 class Tensor(NamedTuple):
-    """One weight in our layout, and the names of the source's tensors that it is made of."""
+    """One weight in our layout, and the names of the source's tensors that make it up."""
 
     names: tuple[str, ...]
     array: np.ndarray
@@ -56,7 +56,7 @@ class Table:
         rows: (name, path) or (name, path, layout), see above. Several names are parts of one weight, laid side by
             side on the last axis once all are there; several paths are the weights that the layout makes of one tensor.
         layout: of the rows without their own; gives a tensor in our layout.
-        first: where the source's numbers start, by what the rows call them; 0 if they are not here.
+        first: where the source's numbers start, by what the rows call them; 0 if not listed here.
         prefix, suffix: of every name, such as "(vit.)?" where a part of the source's models lacks it.
     """
 
@@ -67,7 +67,7 @@ class Table:
     suffix: str = ""
 
     def convert(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-        """{our weight's path: Tensor} of the source's arrays; names that no row has are left out."""
+        """{our weight's path: Tensor} of the source's arrays, without names that no row has."""
         parts_by_paths = {}
         for name, array in arrays.items():
             for row, part, match in self.matches(name):

@@ -74,7 +74,7 @@ FIRST = {"stage_before": -1}  # the merging that ends a source's first stage beg
 
 
 def training(source):
-    """ImageNet's statistics; the epsilon of transformers' `config.json` if it is there."""
+    """ImageNet's statistics; the epsilon of transformers' `config.json` if that file exists."""
     epsilon = read_neighbour(source, "config.json").get("layer_norm_eps")
     return Training("erf", epsilon, (IMAGENET_MEAN, IMAGENET_STD))
 

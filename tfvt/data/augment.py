@@ -25,7 +25,7 @@ class Operation(NamedTuple):
         apply: (image, argument, center) -> image; `center` is a random place, float32 (2,) in [0, 1).
         scale: of the argument.
         offset: the argument at level 0.
-        whole: the argument is a whole number, cut off.
+        whole: the argument is a whole number, rounded down.
         signed: the argument is negative in half of the cases.
     """
 
@@ -105,7 +105,7 @@ AUTOAUGMENT_OPERATIONS = {
 def auto_augment(image, seed):
     """AutoAugment with the ImageNet policy (Cubuk et al. 2019, arXiv:1805.09501; the released policy "v0").
 
-    One of 25 sub-policies is drawn; each of its two operations is applied with its own probability.
+    The seed draws one of 25 sub-policies and applies each of its two operations with its own probability.
 
     Args:
         image: uint8 (H, W, 3), at least 3x3.
@@ -124,7 +124,7 @@ def rand_augment(image, seed, *, layers=2, magnitude=9.0, magnitude_std=0.0, pro
         image: uint8 (H, W, 3), at least 3x3.
         seed: integer tensor (2,).
         layers: operations one after the other, the paper's N.
-        magnitude: level of all operations, the paper's M; 10 is what the ranges of arguments were made for.
+        magnitude: level of all operations, the paper's M; the ranges of arguments are made for 10.
         magnitude_std: standard deviation of the level, drawn for each operation; levels then stay in 0..10, or below
             `magnitude` if that is higher.
         probability: share of the layers that do something.
@@ -165,10 +165,10 @@ def draw_rand_augment(seed, layers, magnitude, magnitude_std, probability):
 
 
 def arguments(known, index, level):
-    """What levels (float64) mean to the operations of an index, and how often it is negative, both float32."""
+    """What levels (float64) mean to the operations of an index, and how often that is negative, both float32."""
     scale, offset = (np.array([getattr(op, part) for op in known] + [0.0])[index] for part in ("scale", "offset"))
     whole, signed = (np.array([getattr(op, part) for op in known] + [False])[index] for part in ("whole", "signed"))
-    # In double precision, as Python has it: 0.7 * 110 must not become 76 when it is cut off.
+    # In double precision, as in Python: 0.7 * 110 must not become 76 when its fraction is cut off.
     argument = level / MAX_LEVEL * scale + offset
     argument = tf.where(whole, tf.floor(argument), argument)
     return tf.cast(argument, tf.float32), np.float32(0.5) * signed.astype(np.float32)
@@ -212,15 +212,15 @@ def color_jitter(image, seed, strength: float):
 def random_erasing(image, seed, *, probability, area_range=(0.02, 1 / 3), aspect_range=(0.3, 1 / 0.3)):
     """A box of noise (Zhong et al. 2020, "Random Erasing Data Augmentation", algorithm 1).
 
-    Noise is normal, of the mean and the standard deviation that ImageNet's colours have: standard normal noise for
-    a model that normalises by them, as official models and timm add it there. It may leave 0..255.
+    The noise is normal, with the mean and the standard deviation of ImageNet's colours. For a model that normalises by
+    them, this is standard normal noise, as official models and timm add it. It may leave 0..255.
 
     Args:
         image: float32 (H, W, 3), 0..255.
         seed: integer tensor (2,).
         probability: share of the images that lose a box.
         area_range: smallest and largest share of the image's area in a box.
-        aspect_range: smallest and largest height / width of a box; logarithms are drawn evenly.
+        aspect_range: smallest and largest height / width of a box, uniform in its logarithm.
 
     Returns:
         float32 (H, W, 3).

@@ -1,4 +1,4 @@
-"""What a record becomes for a classifier, an image and its label, and what is made of its logits: a class name."""
+"""Classification: records become images with labels, and logits become class names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from tfvt.data.images import EvalPreprocessing, TrainPreprocessing, decode_and_a
 from tfvt.data.mixing import Mixing, mix_batch
 from tfvt.data.records import ENCODED, LABEL, UNLABELLED, RecordSet
 
-NO_CLASS, WRONG_CLASS = -1, -2  # in place of labels, until the stream has refused them
+NO_CLASS, WRONG_CLASS = -1, -2  # in place of labels, until the stream refuses them
 
 
 @dataclass(frozen=True)
 class ClassificationSamples:
     """Images with labels, as `tfvt.data.stream` asks for them.
 
-    A sample is {"image": float32 (H, W, 3) 0..255, "label": int32 () from 0}. A batch whose images are mixed has
-    also "target", float32 (B, classes), rows of sum 1; its labels are those of the images before.
+    A sample is {"image": float32 (H, W, 3) 0..255, "label": int32 () from 0}. A batch of mixed images also has
+    "target", float32 (B, classes), rows of sum 1; its labels are those of the images before mixing.
 
     Attributes:
         num_classes: labels are below it.
@@ -44,7 +44,7 @@ class ClassificationSamples:
         return cls(records.num_classes, records.label_offset, preprocessing, mixing)
 
     def decode(self, features: dict[str, tf.Tensor], seed: tf.Tensor | None) -> dict[str, tf.Tensor]:
-        """One image and its label; in place of one that is no class, `NO_CLASS` or `WRONG_CLASS`."""
+        """One image and its label; in place of a label that is not a class, `NO_CLASS` or `WRONG_CLASS`."""
         if seed is None:
             image = decode_and_center_crop(features[ENCODED], self.preprocessing)
         else:
@@ -71,7 +71,7 @@ class ClassificationSamples:
         }
 
     def finish(self, batch: dict[str, tf.Tensor], seed: tf.Tensor | None) -> dict[str, tf.Tensor]:
-        """The batch, in training mixed with itself."""
+        """The batch; in training, mixed with itself."""
         if seed is None or self.mixing is None or not self.mixing.enabled:
             return batch
         images, labels = _without_damaged(batch)
@@ -80,7 +80,7 @@ class ClassificationSamples:
 
 
 def _without_damaged(batch):
-    """Images and labels with a sound image in the place of each damaged one, so that none is mixed with a black one."""
+    """Images and labels with a sound image in place of each damaged one, so that no image is mixed with a black one."""
     images, labels = batch["image"], batch["label"]
     if "weight" not in batch:
         return images, labels
@@ -110,14 +110,14 @@ class ClassificationServing:
         """From what JSON holds.
 
         Raises:
-            KeyError, TypeError, ValueError: it is something else.
+            KeyError, TypeError, ValueError: `content` holds something else.
         """
         names, preprocessing = content["class_names"], content["preprocessing"]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError("class_names is no list of names")
+            raise ValueError("class_names is not a list of names")
         height, width = preprocessing["image_size"]
         if not isinstance(height, int) or not isinstance(width, int):
-            raise ValueError("image_size is no pair of whole numbers")
+            raise ValueError("image_size is not a pair of whole numbers")
         return cls(tuple(names), EvalPreprocessing(**preprocessing | {"image_size": (height, width)}))
 
     @property

@@ -1,9 +1,9 @@
-"""Operations on colours, which AutoAugment, RandAugment and colour jitter are made of.
+"""Operations on colours, the parts of AutoAugment, RandAugment and colour jitter.
 
-Each takes and gives one image, uint8 (H, W, 3), and has the pixels that the function of the same name in TensorFlow
-official models (`official.vision.ops.augment`) gives. What is done here to be quick: TensorFlow selects (`tf.where`),
-looks up (`tf.gather`) and stretches pixels over channels or channels over an image ten times as slowly as it
-multiplies, so that masks are bytes of 0 and 255, grey is a product with ones, and channels repeat along a row.
+Each takes and returns one image, uint8 (H, W, 3), with the same pixels as the function of the same name in TensorFlow
+official models (`official.vision.ops.augment`). The code here is written for speed: TensorFlow selects (`tf.where`),
+looks up (`tf.gather`) and broadcasts pixels over channels or channels over an image ten times as slowly as it
+multiplies. So masks are bytes of 0 and 255, grey is a product with ones, and channels repeat along a row.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ def posterize(image, bits):
 
 
 def solarize(image, threshold):
-    """Pixels of at least `threshold` (int32, 0 to 255) inverted; 256 is taken for 0, as bytes have it."""
+    """Pixels of at least `threshold` (int32, 0 to 255) inverted; 256 counts as 0, as it does in bytes."""
     bright = 255 * tf.cast(image >= tf.cast(threshold, tf.uint8), tf.uint8)
     return tf.bitwise.bitwise_xor(image, bright)
 
@@ -81,12 +81,12 @@ def equalize(image):
     histogram = tf.raw_ops.Bincount(arr=indices, size=768, weights=tf.constant([], tf.int32))
     histogram = tf.reshape(histogram, (3, 256))
     below = tf.cumsum(histogram, 1, exclusive=True)
-    # Pixels below the highest value that is there.
+    # Pixels below the highest value of the image.
     counted = tf.reduce_max(tf.where(histogram > 0, below, 0), 1, keepdims=True)
     step = counted // 255
     table = tf.minimum((below + step // 2) // tf.maximum(step, 1), 255)
     table = tf.cast(tf.where(step == 0, LEVELS, table), tf.uint8)
-    # Of the two ways to look up single bytes in TensorFlow the quicker one.
+    # The faster of TensorFlow's two ways to look up single bytes.
     return tf.reshape(tf.gather_nd(tf.reshape(table, (-1,)), indices[:, :, None]), tf.shape(image))
 
 

@@ -1,9 +1,9 @@
-"""Operations that move pixels or cover them, which AutoAugment, RandAugment and random erasing are made of.
+"""Operations that move or cover pixels, the parts of AutoAugment, RandAugment and random erasing.
 
-Rotation, shear and translation take and give one image, uint8 (H, W, 3), and have the pixels that the function of the
-same name in TensorFlow official models (`official.vision.ops.augment`) gives: the nearest source pixel, and the image
-reflected at its border where the source would lie outside. (The published AutoAugment fills with grey there.) Working
-out a table of source pixels and gathering by it takes half the time of TensorFlow's projective transform, or less.
+Rotation, shear and translation take and return one image, uint8 (H, W, 3), with the same pixels as the function of the
+same name in TensorFlow official models (`official.vision.ops.augment`): the nearest source pixel, and the image
+reflected at its border where the source would lie outside. (The published AutoAugment fills with grey there.) To
+compute a table of source pixels and gather by it takes at most half the time of TensorFlow's projective transform.
 """
 
 import math

@@ -1,32 +1,32 @@
-"""What the first bytes of image files say, in TensorFlow's graph: format and size, before anything is decoded.
+"""Format and size of image files from their first bytes, before anything is decoded; TensorFlow graph code.
 
-A file of 164 kB can hold 13,000 x 13,000 pixels. Whoever takes files from strangers asks here first.
+A file of 164 kB can hold 13,000 x 13,000 pixels. Code that takes files from strangers checks them here first.
 """
 
 import tensorflow as tf
 
-_HEADER_BYTES = 34  # as far as any field lies that is looked at; shorter files count as padded with zeros
+_HEADER_BYTES = 34  # up to the last field that is read; shorter files count as padded with zeros
 _WEBP_ANIMATION = 0x02  # in the flags of VP8X
 
 
 def checked_images(encoded, max_pixels: int):
-    """The same images, once it is known that every one may be decoded.
+    """The same images, after a check that every one may be decoded.
 
-    JPEG, PNG, BMP and WebP pass that have at least 1 and at most `max_pixels` pixels. Refused are also:
+    JPEG, PNG, BMP and WebP files pass if they have at least 1 and at most `max_pixels` pixels. The check also refuses:
 
-    - GIF and animated WebP: what they say of their size is not that of their frames.
-    - BMP files but those of 24 or 32 bits a pixel without compression: TensorFlow's decoder takes the numbers of a
-      palette for grey values.
+    - GIF and animated WebP: the size in their header is not that of their frames.
+    - BMP files other than those of 24 or 32 bits a pixel without compression: TensorFlow's decoder takes the numbers
+      of a palette for grey values.
 
     Args:
         encoded: string (B,), the bytes of image files.
         max_pixels: the most pixels, height times width, that an image may have.
 
     Returns:
-        `encoded`: what decodes it waits for the check.
+        `encoded`; operations that decode it wait for the check.
 
     Raises:
-        tf.errors.InvalidArgumentError: there is no image, or one is refused; the message says which, counted from
+        tf.errors.InvalidArgumentError: there is no image, or one did not pass; the message says which, counted from
             0, and why.
     """
     problems = _problems(encoded, max_pixels)
@@ -61,8 +61,8 @@ def _problems(encoded, max_pixels):
     bmp_header, bmp_bits, bmp_compression = _number(head, 14, 4), _number(head, 28, 2), _number(head, 30, 4)
     plain_bmp = (bmp_header >= 40) & ((bmp_bits == 24) | (bmp_bits == 32)) & (bmp_compression == 0)
     problems = tf.zeros_like(encoded)
-    for wrong, text in (  # the last that holds is told
-        # Two sides below 2**32: no product of them overflows.
+    for wrong, text in (  # the last fault that applies is the one reported
+        # Two sides below 2**32: their product cannot overflow.
         (
             width * tf.minimum(height, 2**31) > max_pixels,
             tf.strings.join(["has ", size, f": the limit is {max_pixels}"]),
@@ -110,7 +110,7 @@ def _number(head, begin, length, big_endian=False):
 
 
 def _jpeg_sizes(encoded):
-    """Height and width: int64 (B, 2), 0 where a file is no JPEG."""
+    """Height and width: int64 (B, 2), 0 where a file is not a JPEG."""
     return tf.map_fn(
         lambda image: tf.cond(
             tf.io.is_jpeg(image),

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfvt.data import augment
 from tfvt.data.headers import is_still_webp
 
-# Of a result, and of the resized image that the evaluation crop is cut from. Crops multiply it by a side of the source,
+# Of a result, and of the resized image from which evaluation cuts its crop. Crops multiply it by a side of the source,
 # at most 65,535 in a JPEG: the product fits into 32 bits.
 MAX_SIDE = 2**15
 MAX_RANDAUGMENT_LAYERS = 100  # the graph grows with each
@@ -21,7 +21,7 @@ INTERPOLATIONS = ("bilinear", "bicubic", "area", "nearest")
 # TensorFlow's names of the kernels, and how many pixels they reach to each side.
 _KERNELS = {"bilinear": ("triangle", 1.0), "bicubic": ("keyscubic", 2.0), "area": ("box", 0.5), "nearest": ("box", 0.5)}
 
-# What a sample's seed is folded with for each random choice: a new choice takes a new number, the others stay.
+# Each random choice folds its own number into a sample's seed: a new choice takes a new number, the others stay.
 CROP_STREAM, FLIP_STREAM, COLOR_JITTER_STREAM, AUTO_AUGMENT_STREAM, RANDOM_ERASING_STREAM = range(5)
 
 
@@ -29,7 +29,7 @@ CROP_STREAM, FLIP_STREAM, COLOR_JITTER_STREAM, AUTO_AUGMENT_STREAM, RANDOM_ERASI
 class TrainPreprocessing:
     """Inception crop (Szegedy et al. 2015, "Going deeper with convolutions", section 6), flip, and what is asked for.
 
-    In the order of the fields, which is that of TensorFlow official models.
+    The operations run in the order of the fields, which is that of TensorFlow official models.
 
     Attributes:
         image_size: (height, width) of the result in pixels.
@@ -131,10 +131,10 @@ def decode_and_augment(encoded, seed, preprocessing: TrainPreprocessing):
         preprocessing: what to do.
 
     Returns:
-        float32 (H, W, 3), 0..255 but for the noise of random erasing.
+        float32 (H, W, 3), 0..255 except for the noise of random erasing.
 
     Raises:
-        tf.errors.InvalidArgumentError: the bytes are no image, or a JPEG that ends early.
+        tf.errors.InvalidArgumentError: the bytes are not an image, or are a JPEG that ends early.
     """
 
     def window(height, width):
@@ -151,8 +151,8 @@ def decode_and_augment(encoded, seed, preprocessing: TrainPreprocessing):
         return begin[0], begin[1], size[0], size[1]
 
     image, _, _ = _decode_window(encoded, window)
-    # Antialiasing takes seven times as long as plain resizing (1.3 against 0.2 ms of a core). To half the size,
-    # interpolation does without: it still looks at every pixel.
+    # Antialiasing takes seven times as long as plain resizing (1.3 against 0.2 ms of a core). Down to half the size,
+    # interpolation does not need it: it still reads every pixel.
     shrinks_much = tf.reduce_any(tf.shape(image)[:2] > 2 * tf.constant(preprocessing.image_size))
     image = tf.cond(
         shrinks_much,
@@ -174,7 +174,7 @@ def decode_and_augment(encoded, seed, preprocessing: TrainPreprocessing):
 
 
 def _augment_bytes(image, seed, preprocessing):
-    """What works on whole numbers: uint8 (H, W, 3) to the same."""
+    """The operations on whole numbers: uint8 (H, W, 3) to the same."""
     if preprocessing.color_jitter:
         jitter_seed = tf.random.fold_in(seed, COLOR_JITTER_STREAM)
         image = augment.color_jitter(image, jitter_seed, preprocessing.color_jitter)
@@ -196,10 +196,10 @@ def _augment_bytes(image, seed, preprocessing):
 def decode_and_center_crop(encoded, preprocessing: EvalPreprocessing):
     """Centre crop of one encoded image: deterministic, for evaluation and serving.
 
-    As published numbers are measured: the image is resized so that it just covers `image_size / crop_ratio`
-    (rounded down), the other side rounded down too, with the antialiasing of Pillow; then its centre is cut out. Only
-    the part of the source that the crop shows is decoded and resized. EXIF rotation is not looked at: conversion has
-    applied it to records. Transparency is dropped.
+    This is how published numbers are measured: resize the image so that it just covers `image_size / crop_ratio`
+    (rounded down), the other side rounded down too, with the antialiasing of Pillow; then cut out the centre. The code
+    decodes and resizes only the part of the source that the crop shows. It ignores EXIF rotation, which conversion
+    has applied to records, and drops transparency.
 
     Args:
         encoded: scalar string tensor, a JPEG (also grey or CMYK), PNG, GIF (first frame), BMP or WebP file.
@@ -209,13 +209,13 @@ def decode_and_center_crop(encoded, preprocessing: EvalPreprocessing):
         float32 (H, W, 3), 0..255.
 
     Raises:
-        tf.errors.InvalidArgumentError: the bytes are no image, or a JPEG that ends early.
+        tf.errors.InvalidArgumentError: the bytes are not an image, or are a JPEG that ends early.
     """
     target = tf.constant(preprocessing.image_size)
     kernel, reach = _KERNELS[preprocessing.interpolation]
 
     def window(height, width):
-        """What the crop's pixels and the kernel around them see of the source."""
+        """The part of the source that the crop's pixels and the kernel around them read."""
         begin, per_pixel = crop_of(tf.stack([height, width]))
         margin = reach * tf.maximum(per_pixel, 1.0) + 1.0
         first = tf.cast(tf.floor(begin * per_pixel - margin), tf.int32)
@@ -280,10 +280,10 @@ def _decode_window(encoded, window):
 
 
 def _decode_other(encoded):
-    """A file in any format but JPEG: uint8 (H, W, 3 or 4)."""
+    """A file in any format except JPEG: uint8 (H, W, 3 or 4)."""
     return tf.cond(
         is_still_webp(tf.stack([encoded]))[0],
-        # Of WebP, TensorFlow gives the channels that the file has, or none.
+        # For WebP, TensorFlow returns the channels that the file has, or fails.
         lambda: tf.io.decode_image(encoded, channels=0, expand_animations=False),
         lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
     )

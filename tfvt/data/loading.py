@@ -1,4 +1,4 @@
-"""A batch of samples from serialized records; a record that gives none is named, or counts for nothing."""
+"""A batch of samples from serialized records; an error names a record that gives none, or it gets weight 0."""
 
 import sys
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from tfvt.data.records import RecordSet, describe, fail, feature_spec, locate
 
 
 class Samples(Protocol):
-    """What a record becomes: one class a task. All of it runs as TensorFlow graph code.
+    """What a record becomes: one subclass a task. All of it runs as TensorFlow graph code.
 
     Attributes:
-        features: the record's features that `decode` is given.
+        features: the record's features that `decode` gets.
     """
 
     features: tuple[str, ...]
@@ -25,10 +25,10 @@ class Samples(Protocol):
         """A sample of the same shapes and types that stands for a damaged record; it has weight 0."""
 
     def faults(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """What no record may hold, as the end of the sentence "record 7 of ... <fault>" -> bool (B,), where it does."""
+        """Faults of records: the end of the sentence "record 7 of ... <fault>" -> bool (B,), true where it applies."""
 
     def finish(self, batch: dict[str, tf.Tensor], seed: tf.Tensor | None) -> dict[str, tf.Tensor]:
-        """The batch as the model takes it, mixed for example. `seed` (2,) is the step's; None in evaluation."""
+        """The batch as the model takes it, for example mixed. `seed` (2,) is the step's; None in evaluation."""
 
 
 def load_batch(
@@ -41,7 +41,7 @@ def load_batch(
         samples: what they become.
         decode: features by name and further arguments -> one sample.
         columns: ids int64 (B,), serialized string (B,), and the further arguments of `decode`, each (B,).
-        skip_damaged: a record that gives no sample has weight 0, in place of an error that names it.
+        skip_damaged: a record that gives no sample gets weight 0 instead of an error that names it.
     """
     ids = columns[0]
 
@@ -73,7 +73,7 @@ def load_batch(
             return tf.nest.map_structure(tf.identity, sample)
 
     # A map function cannot catch an error, a dataset can. Catching costs 0.1 ms of a core, for each image a tenth of
-    # its decoding; so a batch is tried as a whole, and sample by sample only if that fails.
+    # its decoding; so this tries a batch as a whole, and sample by sample only if that fails.
     dataset = tf.data.Dataset.from_tensor_slices(columns)
     size = tf.size(ids, tf.int64)
     whole, single = (
@@ -99,7 +99,7 @@ def _refuse(records, ids, wrong, fault):
 
 
 def _first_damaged(records, record_id):
-    """The record at which reading the shard of `record_id` comes to its end."""
+    """The record at which reading the shard of `record_id` ends."""
     shard, index = locate(records, record_id)
     readable = tf.data.TFRecordDataset(tf.gather(tf.constant(records.shard_paths), shard)).ignore_errors()
     count = readable.reduce(tf.constant(0, tf.int64), lambda count, _: count + 1)
@@ -107,7 +107,7 @@ def _first_damaged(records, record_id):
 
 
 def _read_again(records, record_id, serialized):
-    """The record read alone: one that follows a damaged record is passed over with it."""
+    """The record read alone: reading in sequence skips a record that follows a damaged one."""
 
     def alone():
         shard, index = locate(records, record_id)

@@ -13,7 +13,7 @@ from tfvt.data.geometry import paste
 
 @dataclass(frozen=True)
 class Mixing:
-    """What is mixed, and how often.
+    """What mixing does, and how often.
 
     Attributes:
         mixup_alpha: of MixUp's Beta(alpha, alpha); 0: no MixUp (Zhang et al. 2018, "mixup: Beyond Empirical Risk
@@ -39,7 +39,7 @@ class Mixing:
 
     @property
     def enabled(self) -> bool:
-        """Whether any batch is ever mixed."""
+        """Whether mixing ever changes a batch."""
         return self.probability > 0 and (self.mixup_alpha > 0 or self.cutmix_alpha > 0)
 
 
@@ -66,8 +66,8 @@ def mix_batch(images, labels, num_classes: int, seed, mixing: Mixing):
     """One batch, mixed with itself reversed.
 
     MixUp: x = lambda x_i + (1 - lambda) x_j. CutMix: a box of x_i shows x_j; its sides are sqrt(1 - lambda) of the
-    image's, its centre lies anywhere, and lambda becomes the share of the image that x_i keeps, so that a box which the
-    border cuts counts with what is seen of it. Both: y = lambda y_i + (1 - lambda) y_j.
+    image's, its centre lies anywhere, and lambda becomes the share of the image that x_i keeps. So a box that the
+    border cuts counts with its visible part. Both: y = lambda y_i + (1 - lambda) y_j.
 
     Args:
         images: float32 (B, H, W, C).
@@ -145,7 +145,7 @@ def cutmix_images(images, boxes):
         image, partner, (top, left, bottom, right) = sample[0], sample[1], tf.unstack(sample[2])
         return paste(image, partner[top:bottom, left:right], top, left)
 
-    # Copies of rows, which are several times as quick as a choice for every pixel.
+    # Copies of rows, several times as fast as a choice for every pixel.
     mixed = tf.map_fn(
         cut_and_paste,
         (images, tf.reverse(images, [0]), tf.transpose(boxes)),

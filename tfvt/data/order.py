@@ -1,11 +1,11 @@
-"""The order in which records are trained on: a pure function of (seed, epoch), without reading a record.
+"""The order of training records: a pure function of (seed, epoch), without reading a record.
 
-TFRecord files are read in sequence, so a permutation of all records would cost a seek each. What is free: shuffle
-the shards, read groups of them in a fixed round-robin, cut that reading order into blocks, and permute each block.
-A block knows which part of which shard it needs, so a resumed run opens no shard that lies before it. A set of at
-most one block is permuted wholly.
+TFRecord files allow reading in sequence only, so a permutation of all records would cost a seek each. The following
+costs nothing: shuffle the shards, read groups of them in a fixed round-robin, cut that reading order into blocks, and
+permute each block. A block knows which part of which shard it needs, so a resumed run opens no earlier shard. A set
+of at most one block is permuted as a whole.
 
-All of it is stateless TensorFlow graph code: it runs inside the input pipeline, on whatever machine that runs.
+All of it is stateless TensorFlow graph code: it runs inside the input pipeline, on any machine.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import tensorflow as tf
 BLOCK_SIZE = 16_384
 GROUP_SIZE = 16
 
-# What the run's seed is paired with; a new use takes a new number, the others stay.
+# Each use pairs the run's seed with its own number: a new use takes a new number, the others stay.
 AUGMENTATION_STREAM, ORDER_STREAM, MIXING_STREAM = 0, 1, 2
 
 
@@ -24,7 +24,7 @@ class HostShare:
     """Which rows of each global batch one host delivers: part `index`, counted from 0, of `count` equal ones.
 
     Raises:
-        ValueError: there is no such part.
+        ValueError: `index` is not below `count`.
     """
 
     count: int = 1
@@ -38,7 +38,7 @@ class HostShare:
         """Samples of a batch that the host delivers.
 
         Raises:
-            ValueError: the batch cannot be parted equally.
+            ValueError: the hosts cannot share the batch equally.
         """
         if batch_size % self.count:
             raise ValueError(f"batch_size ({batch_size}) must divide by the number of hosts ({self.count})")
@@ -50,8 +50,8 @@ class Share:
     """Which samples of the stream one reader gets.
 
     Attributes:
-        start_step: the global step that the reader begins at.
-        step_stride: of the steps from there on, every so many-th.
+        start_step: the global step at which the reader begins.
+        step_stride: distance between the reader's steps: 1 takes every step, 2 every second one.
         host: the rows of each batch.
     """
 
@@ -61,7 +61,7 @@ class Share:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it leaves out nothing from its first step on."""
+        """Whether the reader gets every sample from its first step on."""
         return self.step_stride == 1 and self.host.count == 1
 
 
@@ -69,16 +69,16 @@ class Share:
 class Order:
     """The training order over shards of `shard_counts` records.
 
-    A record's id is its place in the split: the records in all shards before its own, plus its place there. Each
-    record is followed by its repetitions; the epoch is as long as without, so that it uses fewer records.
+    A record's id is its place in the split: the records in all shards before its own, plus its place there. The
+    repetitions of a record follow it. They do not lengthen the epoch, so it uses fewer records.
 
     Attributes:
         shard_counts: records in each shard.
         seed: non-negative.
         batch_size: samples of a step, over all hosts.
-        repeats: samples made of a record, one after the other.
-        block_size: records that are permuted together.
-        group_size: shards that are read in turn.
+        repeats: samples of each record, one after the other.
+        block_size: records permuted together.
+        group_size: shards read in turn.
     """
 
     shard_counts: tuple[int, ...]
@@ -94,16 +94,16 @@ class Order:
 
     @property
     def samples_per_epoch(self) -> int:
-        """What fills whole batches; the rest of the order is left out."""
+        """The samples that fill whole batches; the epoch leaves out the rest of the order."""
         return self.steps_per_epoch * self.batch_size
 
     @property
     def blocks_per_epoch(self) -> int:
-        """Blocks that an epoch uses at least one record of."""
+        """Blocks of which an epoch uses at least one record."""
         return -(-self.samples_per_epoch // (self.block_size * self.repeats))
 
     def first_block(self, start_step: int) -> int:
-        """The number, counted over all epochs, of the block that global step `start_step` begins in."""
+        """The number, counted over all epochs, of the block in which global step `start_step` begins."""
         epoch, step = divmod(start_step, self.steps_per_epoch)
         return epoch * self.blocks_per_epoch + step * self.batch_size // (self.block_size * self.repeats)
 
@@ -113,8 +113,8 @@ class Order:
         Returns:
             epoch: scalar int64.
             ids, copies: int64 (samples,), in the order of training; `copies` counts a record's repetitions from 0.
-            parts: (shards, starts, counts), each int64 (parts,): `counts[i]` records of shard `shards[i]` from its
-                record `starts[i]` on are what has to be read. All of the block: some of it may be nobody's.
+            parts: (shards, starts, counts), each int64 (parts,): what to read is `counts[i]` records of shard
+                `shards[i]` from its record `starts[i]`. This is the whole block, even records that nobody uses.
         """
         epoch, index = number // self.blocks_per_epoch, number % self.blocks_per_epoch
         parts = self.parts(epoch, index)

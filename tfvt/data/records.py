@@ -1,7 +1,7 @@
 """The record schema, the manifest beside the shards, and access to a converted set.
 
 The features are those that `classification_input.Decoder` of TensorFlow's official models, slim and
-`imagenet_to_gcs` read. One shard does not tell where its labels start to count; the manifest does.
+`imagenet_to_gcs` read. A shard does not tell whether its labels count from 0 or 1; the manifest does.
 """
 
 import dataclasses
@@ -23,10 +23,10 @@ WIDTH = "image/width"
 CHANNELS = "image/channels"  # as encoded: 1 grey, 3 RGB, ...; reading gives 3
 COLORSPACE = "image/colorspace"  # "RGB" or "Grayscale"
 FILENAME = "image/filename"  # bytes: file names need not be UTF-8
-MASK = "image/segmentation/class/encoded"  # PNG of the image's size: classes 0, 1, ... and 255 where there is none
+MASK = "image/segmentation/class/encoded"  # PNG of the image's size: classes 0, 1, ... and 255 for none
 MASK_FORMAT = "image/segmentation/class/format"  # "png"
 UNLABELLED = -1  # the stored label of an image that has no class
-VOID = 255  # in a mask: pixels that are neither trained nor scored
+VOID = 255  # in a mask: pixels that neither training nor scoring counts
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
@@ -34,7 +34,7 @@ REPAIR = "convert the images again, or write it again with `tfvt records index -
 
 
 class RecordsError(ValueError):
-    """Records, manifest or source are not as they must be; the text names what, where and what to do."""
+    """Something is wrong with records, manifest or source; the text says what, where and what to do."""
 
 
 def counted(number, noun) -> str:
@@ -55,7 +55,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` holds.
+    """The content of `manifest.json`.
 
     Attributes:
         class_names: in the order of the labels.
@@ -83,10 +83,10 @@ class RecordSet:
         directory: the folder of the shards and the manifest.
         split: "train" or "validation".
         class_names: in the order of the 0-based labels that the pipeline delivers.
-        label_offset: what the stored labels count from.
+        label_offset: the stored label of the first class.
         shard_paths: the files, in order.
         shard_counts: records in each of them.
-        digest: hash of what the manifest says of the split's records, their order and labels; not of where they lie.
+        digest: hash of what the manifest says about the split's records, their order and labels, but not of their path.
     """
 
     directory: Path
@@ -157,7 +157,7 @@ def read_manifest(directory) -> Manifest:
             )
         splits = {name: tuple(Shard(**shard) for shard in shards) for name, shards in content.pop("splits").items()}
         if not isinstance(content["class_names"], list):
-            raise TypeError("class_names is no list")
+            raise TypeError("class_names is not a list")
         manifest = Manifest(class_names=tuple(content.pop("class_names")), splits=splits, **content)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RecordsError(f"{path} is damaged ({error}): {REPAIR}") from error
@@ -167,7 +167,7 @@ def read_manifest(directory) -> Manifest:
 
 
 def _impossible(manifest: Manifest) -> str | None:
-    """What no manifest has; a wrong type would otherwise show where it is used, in an error that does not name it."""
+    """What is wrong with a manifest; without this, a wrong type would raise elsewhere, in an error without its name."""
     if not all(isinstance(name, str) for name in manifest.class_names):
         return "class_names are not all texts"
     if len(set(manifest.class_names)) < len(manifest.class_names):
@@ -190,10 +190,10 @@ def _impossible(manifest: Manifest) -> str | None:
 
 
 def check_shards(directory, shards):
-    """That shards are there and have their size, without reading them.
+    """Check that the shards exist and have their size, without reading them.
 
     Raises:
-        RecordsError: naming the first that is missing or cut off.
+        RecordsError: a shard is missing or cut off; the message names the first one.
     """
     for shard in shards:
         path = directory / shard.name
@@ -239,7 +239,7 @@ def make_example(
         values |= {MASK: mask, MASK_FORMAT: "png"}
     example = tf.train.Example()
     features = example.features.feature
-    for name, value in values.items():  # into its place: a message that is put into another is copied, with the image
+    for name, value in values.items():  # in place: to put a message into another one would copy it, with the image
         if isinstance(value, bytes | str):
             features[name].bytes_list.value.append(value.encode("utf-8") if isinstance(value, str) else value)
         else:
@@ -248,27 +248,28 @@ def make_example(
 
 
 def feature_spec(names) -> dict[str, tf.io.FixedLenFeature]:
-    """The named features, all scalars, as `tf.io.parse_example` wants them."""
+    """The named features, all scalars, as `tf.io.parse_example` takes them."""
     integers = (LABEL, HEIGHT, WIDTH, CHANNELS)
     return {name: tf.io.FixedLenFeature((), tf.int64 if name in integers else tf.string) for name in names}
 
 
 def read_span(records: RecordSet, shard, start, count) -> tf.data.Dataset:
-    """(id, serialized) of `count` records of shard number `shard` from its record `start` on.
+    """(id, serialized) of `count` records of shard number `shard`, beginning with its record `start`.
 
     The arguments are scalar int64 tensors; `id` is the record's place in the split. Where the shard is cut off or
-    damaged, `serialized` is empty from there on: TensorFlow's own error would not name the record, `fail` does.
+    damaged, `serialized` is empty for that record and all later ones: TensorFlow's own error would not name the
+    record, `fail` does.
 
     Raises:
-        tf.errors.OpError: from the iterator; the shard cannot be opened. It names the shard.
+        tf.errors.OpError: from the iterator; the shard cannot be opened. The message names the shard.
     """
     path = tf.gather(tf.constant(records.shard_paths), shard)
     first_id = tf.gather(tf.constant(first_ids(records), tf.int64), shard) + start
-    # `ignore_errors` ends a damaged shard early, but would try for ever to open one that is not there. Reading one
-    # byte of it first, to no purpose, is an error that names it.
+    # `ignore_errors` ends a damaged shard early, but would try for ever to open one that does not exist. So read one
+    # byte of it first: this raises an error that names the shard.
     opened = tf.data.FixedLengthRecordDataset(path, record_bytes=1, buffer_size=1).take(1).filter(lambda _: False)
     readable = opened.concatenate(tf.data.TFRecordDataset(path).skip(start).ignore_errors())
-    unreadable = tf.data.Dataset.from_tensors("").repeat()  # takes the place of what cannot be read
+    unreadable = tf.data.Dataset.from_tensors("").repeat()  # stands for what cannot be read
     return tf.data.Dataset.zip(tf.data.Dataset.range(first_id, first_id + count), readable.concatenate(unreadable))
 
 

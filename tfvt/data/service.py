@@ -1,4 +1,4 @@
-"""tf.data service: decoding on other machines, with the very stream that this machine would have made.
+"""tf.data service: decoding on other machines, with the same stream that this machine would make.
 
 TensorFlow's service deals elements out to its workers first come, first served. To keep the order, every server here is
 a dispatcher with one worker of its own, and the client takes the batches from the servers in turn.
@@ -38,7 +38,7 @@ def from_servers(servers: Sequence[str], streams: Sequence[tf.data.Dataset]) -> 
 
 
 def check_answer(server: str) -> None:
-    """Ask a server for a sign of life: TensorFlow itself would try for an hour.
+    """Check that a server answers: TensorFlow itself would try for an hour.
 
     Raises:
         ValueError: the address has another form than "grpc://host:port", or nothing answers there.
@@ -57,7 +57,7 @@ def check_address(server: str) -> tuple[str, int]:
     """
     host, _, port = server.removeprefix("grpc://").rpartition(":")
     if not server.startswith("grpc://") or not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"servers: {server!r} is no address of the form grpc://host:port")
+        raise ValueError(f"servers: {server!r} is not an address of the form grpc://host:port")
     return host, int(port)
 
 
@@ -65,15 +65,15 @@ class Server:
     """A dispatcher and its worker, which run until `stop`.
 
     Args:
-        port: of the dispatcher, which clients are told; 0: any that is free.
-        worker_port: of the worker, which clients fetch batches from; 0: any that is free.
+        port: of the dispatcher, which clients name; 0: any free port.
+        worker_port: of the worker, from which clients fetch batches; 0: any free port.
         host: the name under which clients reach this machine.
 
     Attributes:
         address: what clients give as one of `servers`.
 
     Raises:
-        RecordsError: no such port, or both are the same.
+        RecordsError: a port that does not exist, or the same one twice.
         OSError: a port is taken.
     """
 
@@ -108,10 +108,10 @@ class Server:
 
 @contextlib.contextmanager
 def _reserve(port):
-    """Makes sure that nobody else serves at a port; TensorFlow's servers would share it, and clients hang.
+    """Make sure that nobody else serves at a port: TensorFlow's servers would share it, and clients would hang.
 
     Raises:
-        OSError: somebody does.
+        OSError: another process serves there.
     """
     with contextlib.ExitStack() as stack:
         try:

@@ -1,8 +1,8 @@
-"""Shards -> batches, as tf.data. What a batch holds depends on seed and global step, on nothing else.
+"""Shards -> batches, as tf.data. What a batch holds depends only on seed and global step.
 
-A resumed run therefore sees the very batches that the uninterrupted run would have seen: `order` says which
-records a step trains on, and a sample's augmentation depends on seed, epoch and record id, not on the samples
-before it. The stream knows which record comes when; what a record becomes, `Samples` knows.
+A resumed run therefore sees the same batches as the uninterrupted run: `order` says which records a step trains on,
+and a sample's augmentation depends on seed, epoch and record id, not on the samples before it. The stream decides
+which record comes when; `Samples` decides what a record becomes.
 """
 
 import os
@@ -25,14 +25,14 @@ class StreamSettings:
     Attributes:
         batch_size: samples a step, over all hosts.
         seed: decides order and augmentation.
-        repeats: samples made of each record that is drawn, one after the other and each augmented in its own way;
-            an epoch keeps its length and draws on fewer records ("repeated augmentation", Hoffer et al. 2020,
+        repeats: samples of each record that is drawn, one after the other and each augmented in its own way;
+            an epoch keeps its length and uses fewer records ("repeated augmentation", Hoffer et al. 2020,
             "Augment Your Batch"; Touvron et al. 2021, "Training data-efficient image transformers", repeats 3).
         skip_damaged: give a record that cannot be read or decoded the weight 0 (and a blank sample) instead of
             stopping; its name goes to stderr.
-        servers: addresses ("grpc://host:port") of `tfvt records serve`; they do the reading and decoding of training
-            samples, in turn a batch each. The stream is the same with any number of them, and without.
-        block_size: training records that are shuffled together. Two blocks of encoded records are held in memory.
+        servers: addresses ("grpc://host:port") of `tfvt records serve`. They read and decode the training samples,
+            one batch each in turn. The stream is the same with any number of them, and without any.
+        block_size: training records shuffled together. Memory holds two blocks of encoded records.
 
     Raises:
         ValueError: a number out of its range.
@@ -52,10 +52,10 @@ class StreamSettings:
 
 
 def steps_per_epoch(records: RecordSet, batch_size: int) -> int:
-    """Whole batches in the set; the rest of an epoch's order is left out, other records each epoch.
+    """Whole batches in the set. An epoch leaves out the rest of its order, which holds other records each time.
 
     Raises:
-        RecordsError: not one batch.
+        RecordsError: the set does not fill one batch.
     """
     if not 1 <= batch_size <= records.num_examples:
         raise RecordsError(
@@ -75,22 +75,22 @@ def train_stream(
         samples: what a record becomes.
         settings: how samples become batches.
         share: which rows of each batch this host delivers.
-        start_step: global step of the first batch. Blocks before it are not read, records before it not decoded.
+        start_step: global step of the first batch. The stream does not read blocks or decode records before it.
 
     Returns:
-        Dataset of the dicts that `samples` makes, with rows of this host, B / hosts of them. Each has also "id", int64
+        Dataset of the dicts that `samples` makes, with the B / hosts rows of this host. Each also has "id", int64
         (B / hosts,), the record's place in the split, and with `skip_damaged` "weight", float32 (B / hosts,), 0 or 1.
 
     Raises:
         RecordsError: fewer records than `batch_size`.
         ValueError: another argument out of its range.
-        tf.errors.InvalidArgumentError: from the iterator; a damaged record or a faulty one, with the names of
-            shard and record.
+        tf.errors.InvalidArgumentError: from the iterator; a record is damaged or faulty. The message names shard
+            and record.
     """
     if start_step < 0:
         raise ValueError(f"start_step must be at least 0, not {start_step}")
     rows = share.rows(settings.batch_size)
-    steps_per_epoch(records, settings.batch_size)  # complains if there is no batch
+    steps_per_epoch(records, settings.batch_size)  # raises if the set does not fill a batch
     order = Order(records.shard_counts, settings.seed, settings.batch_size, settings.repeats, settings.block_size)
 
     def decode(features, epoch, sample):
@@ -118,12 +118,12 @@ def train_stream(
 def eval_stream(
     records: RecordSet, samples: Samples, settings: StreamSettings, share: HostShare = WHOLE
 ) -> tf.data.Dataset:
-    """Every record once, in the order of the shards; the last batch is filled up with blank samples of weight 0.
+    """Every record once, in the order of the shards; blank samples of weight 0 fill up the last batch.
 
     Args:
         records: what to read.
         samples: what a record becomes.
-        settings: of which only `batch_size` and `skip_damaged` count here.
+        settings: only `batch_size` and `skip_damaged` count here.
         share: this host reads the `index`-th of `count` successive parts of the split. All hosts deliver the same
             number of batches.
 
@@ -159,7 +159,7 @@ def eval_stream(
 
 
 def _fill(batch, samples, rows):
-    """The batch with blank samples after its own, so that it has so many rows."""
+    """The batch with blank samples appended until it has that many rows."""
     missing = rows - tf.shape(batch["weight"])[0]
     filled = {}
     for name, blank in blank_sample(samples).items():
@@ -169,7 +169,7 @@ def _fill(batch, samples, rows):
 
 
 def _fold_in(seed, *numbers):
-    """A seed (2,) that depends on the run's and on all `numbers`, in order; the first says what it is for."""
+    """A seed (2,) that depends on the run's seed and on all `numbers`, in order; the first one stands for the use."""
     use, *rest = numbers
     folded = tf.constant([seed, use], tf.int64)
     for number in rest:
@@ -178,12 +178,12 @@ def _fold_in(seed, *numbers):
 
 
 def _parallel_batches(rows):
-    """Batches that are decoded at a time: one that ends, one that begins, and more where they are small."""
+    """Batches to decode at a time: one that ends, one that begins, and more where batches are small."""
     return max(2, -(-2 * os.cpu_count() // rows))
 
 
 def _serialized_samples(records, order, share):
-    """Endless (epoch, id, copy, serialized), what `share` gets of the order."""
+    """Endless (epoch, id, copy, serialized): the part of the order that `share` gets."""
 
     def read(number):
         epoch, ids, copies, parts = order.samples(number, share)
@@ -195,20 +195,20 @@ def _serialized_samples(records, order, share):
             records_read = records_read.filter(lambda record_id, _: _is_in(record_id, wanted))
 
         def arrange(read_ids, serialized):
-            by_id = tf.argsort(read_ids)  # in whatever order the parts were read
+            by_id = tf.argsort(read_ids)  # whichever part was read first
             places = tf.gather(by_id, tf.searchsorted(tf.gather(read_ids, by_id), ids))
             return epoch, ids, copies, places, serialized
 
         return records_read.batch(order.block_size).map(arrange)
 
     def samples(epoch, ids, copies, places, serialized):
-        # A few at a time, so that the block is not copied as a whole.
+        # A few at a time, to avoid a copy of the whole block.
         chunks = tf.data.Dataset.from_tensor_slices((ids, copies, places)).batch(64)
         return chunks.map(
             lambda ids, copies, places: (tf.fill(tf.shape(ids), epoch), ids, copies, tf.gather(serialized, places))
         )
 
-    # A block is read while the one before it is trained on.
+    # Read a block while the step trains on the one before it.
     blocks = tf.data.Dataset.counter(order.first_block(share.start_step)).flat_map(read).prefetch(1)
     return blocks.flat_map(samples)
 
@@ -233,6 +233,6 @@ def _serialized_range(records, begin, end):
 def _finish(batches):
     options = tf.data.Options()
     options.deterministic = True
-    # Workers share the stream batch by batch: shards dealt out to them would be another order.
+    # Workers share the stream batch by batch: dealing shards out to them would change the order.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return batches.with_options(options).prefetch(tf.data.AUTOTUNE)

@@ -1,7 +1,7 @@
 """ACmix: self-attention and convolution from one set of projections.
 
-Source: "On the Integration of Self-Attention and Convolution" (Pan et al., CVPR 2022), whose equation numbers stand
-below. Stage I is three 1x1 projections q, k, v of the map, in pieces of d channels. Stage II uses them twice: as
+Source: "On the Integration of Self-Attention and Convolution" (Pan et al., CVPR 2022). Equation numbers below are the
+paper's. Stage I is three 1x1 projections q, k, v of the map, in pieces of d channels. Stage II uses them twice: as
 queries, keys and values of attention, and through a light dense layer as the k^2 maps that a convolution shifts and
 sums.
 """
@@ -51,11 +51,11 @@ class ConvolutionPath(keras.layers.Layer):
         piece_dim: d, a divisor of the channels of q, k and v.
         kernel_size: k, odd.
         strides: of the convolution.
-        reduction: of k and v, whose maps are 1 / reduction as high and wide as that of q; they are repeated to its
-            size. The dense layer is linear, so it reads them before that.
+        reduction: of k and v, whose maps are 1 / reduction as high and wide as that of q. The layer repeats them to
+            its size. The dense layer is linear, so it reads them before that.
         use_bias: of the dense layer.
         shift: "learned", a convolution in d groups that starts as the shifts of eq. (7); "random", from a random
-            start; "fixed", those shifts as a convolution that is not trained (eq. 16); "tensor", shifted tensors
+            start; "fixed", those shifts as a convolution that stays untrained (eq. 16); "tensor", shifted tensors
             (eq. 14).
 
     Shapes: q (B, H, W, Cq), k and v (B, H / reduction, W / reduction, ...) -> (B, H / strides, W / strides, filters),
@@ -117,7 +117,7 @@ class ConvolutionPath(keras.layers.Layer):
 
     def _shift_and_sum(self, maps):
         padding, size = self.kernel_size // 2, self.kernel_size
-        # Not "same" padding, which at stride 2 would see other pixels than the attention is centred on.
+        # Not "same" padding: at stride 2 it would see pixels other than those on which the attention is centred.
         maps = ops.pad(maps, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
         if self.shift != "tensor":
             kernel = shift_kernel(size, self.filters) if self.shift == "fixed" else self.kernel
@@ -174,7 +174,7 @@ class ACmix(keras.layers.Layer):
         batch_norm_options: of patchwise attention.
 
     Shapes: (B, H, W, C) -> (B, ceil(H / strides), ceil(W / strides), C'). With a class token (B, 1, C) beside the
-    map, for global attention: the tuple (map, token), where the token has no part in the convolution.
+    map, for global attention: the tuple (map, token), where the convolution does not read the token.
 
     Raises:
         ValueError: channels that the heads do not divide, or a map that is too small to reflect.

@@ -47,7 +47,7 @@ def _attend(query, key, value, scale, dropout):
 def _has_fused_kernel():
     """Whether `ops.dot_product_attention` is the faster form.
 
-    JAX and PyTorch have fused kernels behind it on accelerators. TensorFlow has none: its einsums took 1.3 times as
+    JAX and PyTorch run it with fused kernels on accelerators. TensorFlow has none: its einsums took 1.3 times as
     long as two batched matmuls, with gradients 1.5 times (`python -m benchmarks.vit attention`, two CPU cores).
     """
     return keras.backend.backend() != "tensorflow"

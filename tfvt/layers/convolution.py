@@ -48,7 +48,7 @@ class GroupedDense(keras.layers.Layer):
 
     def _initialize_groups(self, shape, dtype=None):
         # An initializer reads its fans off the last two axes of a matrix: draw the groups side by side, as
-        # one matrix (C_in / groups, units), and every group has its own fans right but for the output's.
+        # one matrix (C_in / groups, units). Every group then has its own fan in, but the fan out of all groups.
         groups, group_in, group_out = shape
         matrix = self.kernel_initializer((group_in, groups * group_out), dtype=dtype)
         return ops.transpose(ops.reshape(matrix, (group_in, groups, group_out)), (1, 0, 2))

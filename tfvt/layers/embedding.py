@@ -8,10 +8,10 @@ from tfvt.layers.registration import register_layer
 
 @register_layer
 class TokenEmbedding(keras.layers.Layer):
-    """Patches as a sequence behind a class token, plus position embeddings (Dosovitskiy et al. 2021, eq. 1).
+    """A class token and the patches as one sequence, plus position embeddings (Dosovitskiy et al. 2021, eq. 1).
 
     The position embeddings are one table (1 + H * W, C) in the paper. Here those of the patches keep their grid,
-    so that a checkpoint says which height and width they stand for. They start from a normal distribution of standard
+    so that a checkpoint records their height and width. They start from a normal distribution of standard
     deviation 0.02.
 
     Args:

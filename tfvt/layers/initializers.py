@@ -1,4 +1,4 @@
-"""Starting weights of the authors' codes, by the names of the arguments that Keras' layers take."""
+"""Starting weights as in the authors' code, by the names of the arguments that Keras' layers take."""
 
 import keras
 
@@ -6,7 +6,7 @@ import keras
 def normal_start():
     """Matrices from a normal distribution of standard deviation 0.02, biases 0: `trunc_normal_(std=0.02)` of timm.
 
-    DeiT, PVT and Swin start so. timm cuts at -2 and 2, a hundred standard deviations off, which is no cut;
+    DeiT, PVT and Swin start so. timm cuts at -2 and 2, a hundred standard deviations away, which cuts nothing;
     `keras.initializers.TruncatedNormal(0.02)` cuts at two, and has a standard deviation of 0.0176.
     """
     return {"kernel_initializer": keras.initializers.RandomNormal(stddev=0.02), "bias_initializer": "zeros"}

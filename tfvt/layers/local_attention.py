@@ -7,13 +7,13 @@ from tfvt.layers.initializers import torch_start
 from tfvt.layers.map_attention import MapAttention
 from tfvt.layers.registration import register_layer
 
-MASKED = -3e4  # as a logit: nothing behind a soft-max, and finite in half precision
+MASKED = -3e4  # as a logit: weight 0 after a soft-max, and finite in half precision
 
 
 def local_attention(query, key, value, num_heads, kernel_size, strides=1):
     """Soft-max attention of each query to a window of keys, by tiles of queries.
 
-    A tile of queries shares one block of keys, which is its own area and a halo from the neighbouring blocks: two
+    A tile of queries shares one block of keys, its own area and a halo from the neighbouring blocks: two
     batched matrix products a tile, with the keys outside a query's window masked. Unfolding the windows instead
     copies each key k x k times, and takes 13 times as long to train and 5 times the memory (`benchmarks.acmix`).
 
@@ -100,7 +100,7 @@ class LocalAttention(MapAttention):
 
     Source: ACmix (Pan et al. 2022), section 3.2; keys and values are reflected at the borders. The logits are
     q (k + p_query - p_key) / sqrt(d), p a learned linear map of the pixel's place in the image, shared by the
-    heads. q p_query is the same for all keys and cancels in the soft-max, so k - p_key is what is computed.
+    heads. q p_query is the same for all keys and cancels in the soft-max, so the layer computes k - p_key.
 
     Args:
         filters: C', output channels.
@@ -136,7 +136,7 @@ class LocalAttention(MapAttention):
         self.position_kernel = self.add_weight(
             name="position_kernel", shape=(2, head_dim), initializer=torch_start(2)["kernel_initializer"]
         )
-        # Cancels in the soft-max as well; it is kept so that published parameters fit.
+        # Cancels in the soft-max as well; it stays so that published parameters fit.
         self.position_bias = self.add_weight(name="position_bias", shape=(head_dim,), initializer="zeros")
 
     def project(self, x):
@@ -187,7 +187,7 @@ def reflect(x, kernel_size):
     padding = kernel_size // 2
     if None in x.shape[1:3]:
         return ops.pad(x, [[0, 0], [padding, padding], [padding, padding], [0, 0]], mode="reflect")
-    # Not so where the size is known: on a CPU, the mirror padding of TensorFlow takes 2 to 3 times as long.
+    # TensorFlow's mirror padding takes 2 to 3 times as long on a CPU: where the size is known, do without.
     for axis in (1, 2):
         size = x.shape[axis]
         _, first, _ = ops.split(x, [1, padding + 1], axis=axis)

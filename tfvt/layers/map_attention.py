@@ -1,4 +1,4 @@
-"""What the attention layers on maps share: two stages, so that a convolution can take part of the first."""
+"""What the attention layers on maps share: two stages, so that a convolution can use the first one too."""
 
 import keras
 
@@ -11,12 +11,12 @@ class MapAttention(keras.layers.Layer):
     """Attention on a map in two stages: projections (ACmix, eq. 11), then weights and aggregation (eq. 12).
 
     A subclass has `build_projections(x_shape)`, `build_attention(x_shape)`, `project(x)` -> query, key, value and
-    `attend(query, key, value)`, or a `call` of its own that needs more; and where it moves pixels `arrange(x)` before
-    and `restore(y, x)` behind.
+    `attend(query, key, value)`, or a `call` of its own that needs more. Where it moves pixels, it also has
+    `arrange(x)`, which runs before the two stages, and `restore(y, x)`, which runs after them.
 
     Args:
         returns: "attention", the output alone; "both", the tuple (output, query, key, value); "projections", the
-            tuple (query, key, value), for a layer that has no weights behind them. The latter two are for ACmix,
+            tuple (query, key, value), for a layer that has no weights after them. The latter two are for ACmix,
             which mixes the maps as they lie and restores them itself.
     """
 

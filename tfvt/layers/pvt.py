@@ -64,7 +64,7 @@ class PVTBlock(keras.layers.Layer):
         mlp_ratio: channels between the MLP's two dense layers, in C.
         mixer: "attention" or "acmix".
         shift, combine: of `ACmix`.
-        dropout_rate: behind the mixer and both dense layers of the MLP.
+        dropout_rate: after the mixer and both dense layers of the MLP.
         drop_path_rate: stochastic depth of both residuals.
         layer_norm_epsilon: of the block's norms and of the reduced map's.
 

@@ -1,4 +1,4 @@
-"""What every layer of tfvt goes through."""
+"""The decorator of every layer of tfvt."""
 
 import functools
 import inspect
@@ -9,7 +9,7 @@ from tfvt.checks import check_numbers
 
 
 def register_layer(cls):
-    """Register a layer with Keras, so that saved models find it, and check the numbers its constructor is given.
+    """Register a layer with Keras, so that saved models find it, and check the numbers that its constructor gets.
 
     Raises:
         ValueError: from the constructor, for a number outside its range, see `tfvt.checks.RANGES`.

@@ -28,7 +28,7 @@ class SwinBlock(keras.layers.Layer):
         mixer: "attention", see `WindowAttention`; "acmix", see `ACmix`; "convolution", a dense 3x3 convolution in
             place of the whole attention module.
         shift, combine: of `ACmix`.
-        dropout_rate: behind the mixer and both dense layers of the MLP.
+        dropout_rate: after the mixer and both dense layers of the MLP.
         drop_path_rate: stochastic depth of both residuals.
         layer_norm_epsilon: of both norms.
 

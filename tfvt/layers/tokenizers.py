@@ -1,6 +1,6 @@
 """Tokenizers: from the pixels of a map to a few visual tokens (Visual Transformers, eq. 1, 2 and 6).
 
-What is common to these layers and those that work on the tokens: `tfvt.layers.visual_tokens`.
+`tfvt.layers.visual_tokens` has what these layers share with those that work on the tokens.
 """
 
 import math
@@ -158,7 +158,7 @@ class RecurrentTokenizer(_PixelTokenizer):
     The paper leaves out the transpose of W_R, and its W_TR is CT x C.
 
     Args:
-        num_tokens: tokens that are renewed, at most those that come in; the others pass unchanged behind them.
+        num_tokens: tokens that the layer renews, at most as many as come in; the others follow them unchanged.
         token_dim: CT.
         scale_logits: divide the logits by the square root of C.
         norm, norm_options: of the linears, see `LinearNorm`.

@@ -37,14 +37,14 @@ class TransformerEncoderLayer(keras.layers.Layer):
     """A pre-norm encoder layer (Dosovitskiy et al. 2021, eq. 2 and 3).
 
     z' = z + Attention(LayerNorm(z)); z'' = z' + MLP(LayerNorm(z')).
-    With a context c, the keys and values are LayerNorm(c) and z alone is the query: the "pool-query-only" layer
-    behind a funnel pooling, z pooled and c not (Funnel-ViT, section 3.2).
+    With a context c, the keys and values are LayerNorm(c) and only z is the query: the "pool-query-only" layer
+    after a funnel pooling, z pooled and c not (Funnel-ViT, section 3.2).
 
     Args:
         num_heads: a divisor of the width C.
         mlp_dim: channels between the MLP's two dense layers.
         gelu: "erf" or "tanh", see `gelu`.
-        dropout_rate: behind the attention's output and both dense layers of the MLP.
+        dropout_rate: after the attention's output and both dense layers of the MLP.
         attention_dropout_rate: of the attention weights.
         drop_path_rate: stochastic depth of both residuals.
         layer_norm_epsilon: of both norms.

@@ -19,7 +19,7 @@ class WindowAttention(MapAttention):
 
     Source: Swin Transformer (Liu et al. 2021), section 3.2 and eq. 4; eq. (19) of ACmix. The map is padded with
     zeros at the bottom and right to whole windows, and shifted cyclically, up and to the left. Padding takes part in
-    the attention, as in the authors' code for other sizes than 224. A map that one window covers is not shifted.
+    the attention, as in the authors' code for sizes other than 224. A map that fits into one window is not shifted.
 
     Args:
         filters: C, output channels.
@@ -105,7 +105,7 @@ class WindowAttention(MapAttention):
     def _mask(self, height, width, shift):
         """(windows, 1, pixels, pixels): ACROSS between pixels of parts of the map that the shift brought together."""
         size = self.window_size
-        # The last window of each axis holds the end of the map, and behind it what was its beginning.
+        # The last window of each axis holds the end of the map, followed by what was its beginning.
         row, column = (
             ops.cast(ops.arange(length) >= length - size, "int32")
             + ops.cast(ops.arange(length) >= length - shift, "int32")
@@ -137,5 +137,5 @@ class WindowAttention(MapAttention):
 
 
 def _is_zero(shift):
-    """Whether a map is known not to be shifted; that of one of unknown size is not known."""
+    """Whether a map is certain not to be shifted; False for a map of unknown size."""
     return isinstance(shift, int) and shift == 0

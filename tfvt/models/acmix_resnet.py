@@ -2,7 +2,7 @@
 
 Source: section 5.1 and Figure 4; the shape of the network is that of `tfvt.models.resnet`.
 An ACmix starts as the authors' (github.com/LeapLabTHU/ACmix), projections as PyTorch's and the convolution as shifts.
-Their ResNet then draws every convolution anew, the shifts too, against section 4.3; ours does not.
+Their ResNet then draws every convolution again, the shifts too, against section 4.3; ours does not.
 """
 
 from typing import Literal

@@ -1,4 +1,4 @@
-"""What every family does alike: take pixels, check them, return logits, an embedding or a pyramid."""
+"""What all families share: they take pixels, check them, and return logits, an embedding or a pyramid."""
 
 import re
 
@@ -39,7 +39,7 @@ def image_input(input_shape, *, minimum, pixel_mean, pixel_std):
         (input tensor, normalised tensor), both (B, H, W, C).
 
     Raises:
-        ValueError: a shape that is too small, or whose channels do not go with the statistics.
+        ValueError: a shape that is too small, or whose channels do not match the statistics.
     """
     if len(input_shape) != 3:
         raise ValueError(f"input_shape={input_shape}: expected (height, width, channels)")

@@ -87,7 +87,7 @@ def resnet(
 
 def batch_norm_options(epsilon, momentum, synchronized):
     """Arguments of every batch norm of a network."""
-    # The flag is passed only where it is wanted: other backends than TensorFlow refuse it.
+    # Only pass the flag where it is set: backends other than TensorFlow refuse it.
     return {"epsilon": epsilon, "momentum": momentum} | ({"synchronized": True} if synchronized else {})
 
 
@@ -96,7 +96,7 @@ class ResNetTrunk:
     """Stem and stages. Called on a normalised map (B, H, W, C), gives a dict level -> map.
 
     `depths` may have fewer than four stages; `drop_path_rates` has one rate per block, in order. With
-    `acmix_options`, an ACmix of these arguments stands in place of every 3x3 convolution of a bottleneck.
+    `acmix_options`, an ACmix of these arguments replaces every 3x3 convolution of a bottleneck.
     """
 
     block: str
@@ -150,7 +150,7 @@ class ResNetTrunk:
         x = self.conv_norm(x, self.width, 7, 2, "stem")
         x = keras.layers.ReLU(name="stem_relu")(x)
         if self.stem_pool:
-            # Zeros are as good as minus infinity behind a ReLU.
+            # After a ReLU, zeros are as good as minus infinity.
             x = keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
             x = keras.layers.MaxPooling2D(3, 2, name="stem_pool")(x)
         return x

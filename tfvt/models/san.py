@@ -55,8 +55,8 @@ def san(
         mixer: of every block: "attention", see `tfvt.layers.SANAttention`, or "acmix".
         num_classes: width of the classifier.
         input_shape: (height, width, channels) in pixels. Attention reflects every map, so with windows of 7x7 the last
-            may not be smaller than 4x4: at least 128 pixels a side with five stages. As in the authors' network, what
-            the pooling leaves over at the right and at the bottom is not seen: none at multiples of 32.
+            may not be smaller than 4x4: at least 128 pixels a side with five stages. As in the authors' network, the
+            model does not see what the pooling leaves over at the right and the bottom: nothing at multiples of 32.
         include_top: False returns the pooled embedding (B, C).
         features: levels to return as a dict level -> map (B, H, W, C), no head: "P1" to "P5" (strides 2 to 32).
         pixel_mean, pixel_std: per channel, in pixel units; pixel_mean=None takes normalised floats.

@@ -58,7 +58,7 @@ def swin(
         features: levels to return as a dict level -> map (B, H, W, C), no head: "P2" to "P5" (strides 4 to 32), as
             the stages give them, without the last norm.
         pixel_mean, pixel_std: per channel, in pixel units; pixel_mean=None takes normalised floats.
-        dropout_rate: behind the patch embedding, in every block and before the classifier.
+        dropout_rate: after the patch embedding, in every block and before the classifier.
         drop_path_rate: stochastic depth of the last block; the others rise linearly to it from 0.
         layer_norm_epsilon: of every layer norm.
         width: channels of the first stage; each later stage doubles them.

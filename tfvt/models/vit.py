@@ -100,15 +100,15 @@ def vit(
         blocks: `Block`s, or dicts of their fields: one is a ViT, more are a Funnel-ViT.
         patch_size: side of a patch in pixels.
         num_classes: width of the classifier.
-        input_shape: (height, width, channels) in pixels, any height and width that `patch_size` divides: what it left
-            over would not be seen.
+        input_shape: (height, width, channels) in pixels, any height and width that `patch_size` divides: the model
+            would not see what is left over.
         include_top: False returns the embedding (B, C) that the classifier would read.
         features: ("P4",) returns {"P4": map (B, H / 16, W / 16, C)}, no head ("P5" with patches of 32): the normed
-            patch tokens of a ViT; those of a Funnel-ViT pass its decoder: repeated to full length and added to
-            the first block's states in front of the last norm, as the residual stream they belong to is.
+            patch tokens of a ViT; those of a Funnel-ViT pass its decoder, which repeats them to full length and adds
+            them to the first block's states before the last norm, where the residual stream is.
         pixel_mean, pixel_std: per channel, in pixel units; pixel_mean=None takes normalised floats.
-        dropout_rate: of the embedded patches and behind every dense layer of the encoder but queries, keys and
-            values (ViT paper, Appendix B.1).
+        dropout_rate: of the embedded patches and after every dense layer of the encoder, except for queries, keys
+            and values (ViT paper, Appendix B.1).
         attention_dropout_rate: of the attention weights.
         drop_path_rate: stochastic depth of the last layer; the others rise linearly to it from 0.
         layer_norm_epsilon: of every layer norm.
@@ -122,10 +122,10 @@ def vit(
         classify: from the class "token", or from the "mean" of the last patch tokens.
         representation_dim: width of a dense layer with tanh in front of the classifier ("pre-logits").
         initialization: "google": matrices start as Glorot's, those of the patches and of the pre-logits as LeCun's,
-            the class token at 0 (vit_jax; TensorFlow official models but for queries, keys and values, whose
-            Glorot they compute with larger fans). "deit": all matrices and the class token from a normal distribution
+            the class token at 0 (vit_jax; TensorFlow official models too, except that they compute Glorot for queries,
+            keys and values with larger fans). "deit": all matrices and the class token from a normal distribution
             of standard deviation 0.02, the patches' as PyTorch's default (DeiT's code, on timm).
-        zero_init_head: the classifier starts at 0, as where Google's models are pre-trained from scratch.
+        zero_init_head: the classifier starts at 0, as when Google pre-trains its models from scratch.
         name: of the model.
 
     Returns:
@@ -186,7 +186,7 @@ def make_blocks(blocks):
 
 
 def check_patches(input_shape, patch_size):
-    """Raise a ValueError that names the nearest sizes that fit where patches leave a part of the image over."""
+    """Raise a ValueError that names the nearest sizes that fit if patches do not cover the whole image."""
     for side, pixels in zip(("height", "width"), input_shape, strict=False):
         if pixels % patch_size:
             below = pixels - pixels % patch_size
@@ -205,7 +205,7 @@ def level_names(patch_size):
 
 
 def embed_patches(x, hidden_dim, patch_size, dropout_rate, initialization):
-    """Patches through one linear layer, behind a class token, with their positions: (B, 1 + N, hidden_dim)."""
+    """A class token, then the patches through one linear layer, with positions: (B, 1 + N, hidden_dim)."""
     start = {"kernel_initializer": "lecun_normal"}
     if initialization == "deit":
         start = torch_start(patch_size**2 * x.shape[-1])

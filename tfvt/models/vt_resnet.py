@@ -73,7 +73,7 @@ def vt_resnet(
 
     Args:
         block, depths, width, stem_pool, stride_in_1x1, zero_init_last_norm: of the trunk, see `resnet`.
-        num_modules: token modules behind the trunk.
+        num_modules: token modules after the trunk.
         output_channels: C, of the map that the projectors write.
         num_classes: width of the classifier.
         input_shape: (height, width, channels) in pixels, at least the stride of the trunk (16).
@@ -99,7 +99,7 @@ def vt_resnet(
         projector: False: tokenise once, then stack the relations (Table 7).
         num_heads: of the transformer and the projectors.
         scale_logits: divide logits of two learned vectors by the square root of their width per head.
-        token_norm: behind every linear of the modules but W_A and the adjacency.
+        token_norm: after every linear of the modules except W_A and the adjacency.
         kmeans_iterations, kmeans_gradient: of the cluster tokenizer, see `ClusterTokenizer`.
         name: of the model.
 
