@@ -1,8 +1,8 @@
-"""The shards of a conversion written by an Apache Beam pipeline: on any runner, the bytes that one machine writes.
+"""Shards written by an Apache Beam pipeline: on any runner, the same bytes as on one machine.
 
 The plan lies in the output's folder, a shard a line. Beam hands each line to some worker, which reads the images of its
-shard, writes it, and leaves its report beside it, as the workers of one machine do. So every worker must see input and
-output under the same paths.
+shard, writes the shard, and leaves a report beside it, as the workers of one machine do. So every worker must see
+input and output under the same paths.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ def write_shards(settings, plan: list[ShardPlan], output, label_offset, options,
         plan: the shards.
         output: folder of the conversion.
         label_offset: stored label of the first class.
-        options: of the pipeline, `--name=value` each; what Beam does not know, the runner may.
-        report: called now and then with the number of images that are done.
+        options: of the pipeline, `--name=value` each; Beam passes on to the runner what it does not know.
+        report: called now and then with the number of finished images.
 
     Raises:
         RecordsError: the pipeline failed, or did not write into `output`.
@@ -64,7 +64,7 @@ def write_shards(settings, plan: list[ShardPlan], output, label_offset, options,
 
 
 def write_line(line, settings, output, label_offset):
-    """What a worker does with a line of the plan."""
+    """The work for one line of the plan."""
     content = json.loads(line)
     images = tuple(SourceImage(**image) for image in content.pop("images"))
     write_shard(settings, output, label_offset, lambda: None, ShardPlan(images=images, **content))
@@ -72,7 +72,7 @@ def write_line(line, settings, output, label_offset):
 
 @contextlib.contextmanager
 def _watched(plan, output, report):
-    """Reports which shards have come, while the pipeline runs elsewhere."""
+    """Reports which shards have arrived while the pipeline runs elsewhere."""
     stop = threading.Event()
 
     def watch():

@@ -1,4 +1,4 @@
-"""What records say of their classes: a label must mean the same in every record of every split."""
+"""What records say about their classes: a label must mean the same in every record of every split."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from tfvt.data.records import Manifest
 
 
 class ClassClaim(NamedTuple):
-    """The class as a record tells it: the stored label, and its names, empty where the record has none."""
+    """The class that a record states: the stored label, and its names, empty where the record has none."""
 
     label: int
     synset: str
@@ -14,12 +14,12 @@ class ClassClaim(NamedTuple):
 
 
 def contradictions(claims: dict[ClassClaim, str]) -> list[str]:
-    """Labels of two names and synsets of two labels, in words.
+    """Labels with two names and synsets with two labels, in words.
 
     Two labels may have one text: ImageNet has two classes "crane", a bird and a machine.
 
     Args:
-        claims: everything that records claim, with a record ("record 3 of train-00000-of-00001") that does.
+        claims: everything that records claim, each with one record ("record 3 of train-00000-of-00001") that does.
     """
     return [
         *_unequal(claims, key="label", value="synset"),
@@ -29,7 +29,7 @@ def contradictions(claims: dict[ClassClaim, str]) -> list[str]:
 
 
 def other_names(claims: dict[ClassClaim, str], manifest: Manifest) -> list[str]:
-    """Labels whose names in a record are those of another class of the manifest, in words."""
+    """Labels whose names in a record belong to another class of the manifest, in words."""
     problems = []
     for claim, place in claims.items():
         names, index = {claim.synset, claim.text}, claim.label - manifest.label_offset

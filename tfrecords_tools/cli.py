@@ -14,11 +14,11 @@ def main(argv) -> int:
     0: all went well. 1: `verify` found problems. 2: a mistake, or something that the command could not do. 130: Ctrl-C.
     """
     arguments = _parser().parse_args(argv)
-    from tfvt.data.records import RecordsError  # TensorFlow takes seconds to import: not for a --help
+    from tfvt.data.records import RecordsError  # TensorFlow takes seconds to import, which --help avoids
 
     try:
         return arguments.run(arguments) or 0
-    except BrokenPipeError:  # `tfvt records inspect | head -1`: for the caller, which ends quietly
+    except BrokenPipeError:  # `tfvt records inspect | head -1`: the caller handles it and ends quietly
         raise
     except (RecordsError, OSError) as error:
         if isinstance(error, OSError) and error.filename:
@@ -50,7 +50,7 @@ def _parser():
         "--format",
         default="auto",
         choices=("auto", "folder", "imagenet", "table", "tfds", "segmentation"),
-        help="what INPUT is (default: auto, which sees it)",
+        help="what INPUT is (default: auto, which detects it)",
     )
     convert.add_argument(
         "--ground-truth",
@@ -62,15 +62,15 @@ def _parser():
     convert.add_argument(
         "--jpeg",
         action="store_true",
-        help="make JPEGs of PNG, WebP, BMP and GIF files, of quality 95 (default: keep PNGs, reject the others)",
+        help="convert PNG, WebP, BMP and GIF files to JPEGs of quality 95 (default: keep PNGs, reject the others)",
     )
     convert.add_argument(
-        "--shards", type=int, metavar="N", help="files a split (default: one per 128 MiB; ImageNet: 1024 and 128)"
+        "--shards", type=int, metavar="N", help="files per split (default: one per 128 MiB; ImageNet: 1024 and 128)"
     )
     convert.add_argument(
         "--label-offset", type=int, default=0, choices=(0, 1), help="stored label of the first class (default: 0)"
     )
-    convert.add_argument("--workers", type=int, metavar="N", help="shards at a time (default: one a processor)")
+    convert.add_argument("--workers", type=int, metavar="N", help="shards at a time (default: one per processor)")
     convert.add_argument(
         "--max-rejects", type=int, default=0, metavar="N", help="bad images to leave out before failing (default: 0)"
     )
@@ -79,7 +79,7 @@ def _parser():
         "--beam",
         nargs=argparse.REMAINDER,
         metavar="OPTION",
-        help="write the shards by an Apache Beam pipeline; all that follows goes to Beam and its runner, such as "
+        help="write the shards with an Apache Beam pipeline; all later arguments go to Beam and its runner, such as "
         "--runner=DataflowRunner",
     )
 
@@ -90,9 +90,9 @@ def _parser():
     )
     inspect.set_defaults(run=_inspect)
     inspect.add_argument("directory", metavar="DIRECTORY", help="folder with shards and manifest.json")
-    inspect.add_argument("--workers", type=int, metavar="N", help="shards at a time (default: one a processor)")
+    inspect.add_argument("--workers", type=int, metavar="N", help="shards at a time (default: one per processor)")
     inspect.add_argument(
-        "--contact-sheet", type=_png, metavar="FILE.png", help="write a picture of records drawn at random, too"
+        "--contact-sheet", type=_png, metavar="FILE.png", help="also write a picture of records drawn at random"
     )
     inspect.add_argument("-n", type=int, default=64, metavar="N", help="records in the picture (default: 64)")
     inspect.add_argument("--seed", type=int, default=0, metavar="N", help="which records it shows (default: 0)")
@@ -106,10 +106,10 @@ def _parser():
     verify.set_defaults(run=_verify)
     verify.add_argument("directory", metavar="DIRECTORY", help="folder with shards and manifest.json")
     verify.add_argument("--split", metavar="NAME", help="only this one")
-    verify.add_argument("--workers", type=int, metavar="N", help="shards at a time (default: one a processor)")
+    verify.add_argument("--workers", type=int, metavar="N", help="shards at a time (default: one per processor)")
     verify.add_argument("--no-decode", dest="decode", action="store_false", help="look at the images' headers only")
-    verify.add_argument("--strict", action="store_true", help="exit status 1 for warnings, too")
-    verify.add_argument("--json", type=_new_file, metavar="FILE", help="write all findings as JSON, too")
+    verify.add_argument("--strict", action="store_true", help="exit status 1 for warnings as well")
+    verify.add_argument("--json", type=_new_file, metavar="FILE", help="also write all findings as JSON")
 
     index = commands.add_parser(
         "index",
@@ -120,10 +120,10 @@ def _parser():
     index.set_defaults(run=_index)
     index.add_argument("directory", metavar="DIRECTORY", help="folder with shards")
     index.add_argument(
-        "--label-offset", type=int, choices=(0, 1), help="stored label of the first class, where the labels do not tell"
+        "--label-offset", type=int, choices=(0, 1), help="stored label of the first class, if the labels do not show it"
     )
-    index.add_argument("--class-names", metavar="FILE", help="one name a line (default: as the records say)")
-    index.add_argument("--workers", type=int, metavar="N", help="shards at a time (default: one a processor)")
+    index.add_argument("--class-names", metavar="FILE", help="one name a line (default: the records' names)")
+    index.add_argument("--workers", type=int, metavar="N", help="shards at a time (default: one per processor)")
     index.add_argument("--overwrite", action="store_true", help="replace the manifest")
 
     serve = commands.add_parser(
@@ -137,16 +137,16 @@ def _parser():
     serve.add_argument(
         "--host", default="localhost", help="name under which the training reaches this machine (default: localhost)"
     )
-    serve.add_argument("--port", type=int, default=0, help="of the dispatcher (default: any that is free)")
-    serve.add_argument("--worker-port", type=int, default=0, help="of the worker (default: any that is free)")
+    serve.add_argument("--port", type=int, default=0, help="of the dispatcher (default: any free port)")
+    serve.add_argument("--worker-port", type=int, default=0, help="of the worker (default: any free port)")
     return parser
 
 
 def _new_file(text):
-    """A path in a folder that is there: known before hours of reading, whose findings are to be written to it."""
+    """A path in a folder that exists: checked before hours of reading, whose findings go to it."""
     path = Path(text)
     if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} cannot be written: name a file in a folder that is there")
+        raise argparse.ArgumentTypeError(f"{text} cannot be written: name a file in a folder that exists")
     return path
 
 

@@ -1,4 +1,4 @@
-"""A picture of records drawn at random, which shows in a glance what counts cannot: wrong labels, rotations, masks."""
+"""A picture of records drawn at random. It shows at a glance what counts cannot: wrong labels, rotations, masks."""
 
 import io
 import math
@@ -34,8 +34,8 @@ GOLDEN_RATIO = 0.618  # of a turn between the hues of two classes, so that neigh
 def contact_sheet(directory, path, *, count=64, seed=0):
     """Writes a PNG with records of all splits, and below each its class and its width x height in pixels.
 
-    Masks lie over their images, a colour for each class, nothing where there is none; below stand the classes, the
-    largest first.
+    Masks lie over their images, with a colour for each class and none for pixels without a class; the caption lists the
+    classes, the largest first.
 
     Args:
         directory: of the shards and the manifest.
@@ -44,12 +44,12 @@ def contact_sheet(directory, path, *, count=64, seed=0):
         seed: decides which ones.
 
     Raises:
-        RecordsError: no such set, a drawn record that is damaged or has no image that can be decoded, or a path
+        RecordsError: no such set, a drawn record that is damaged or whose image does not decode, or a path
             that does not end in .png.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise RecordsError(f"a contact sheet is a PNG, {path} has not that ending")
+        raise RecordsError(f"a contact sheet is a PNG: {path} does not end in .png")
     if count < 1:
         raise RecordsError(f"a contact sheet needs at least one record, not {count}")
     manifest, directory = read_manifest(directory), Path(directory)
@@ -81,7 +81,7 @@ def contact_sheet(directory, path, *, count=64, seed=0):
 
 
 def _picture(path, number, manifest: Manifest):
-    """A record's image, with its mask if it has one, and what it shows."""
+    """A record's image, with its mask if it has one, and the caption."""
     try:
         values = parse_features(read_record(path, number), (ENCODED, LABEL), (TEXT, SYNSET, MASK))
         image = open_image(values[ENCODED]).convert("RGB")

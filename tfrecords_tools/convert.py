@@ -1,9 +1,9 @@
-"""Image files -> TFRecord shards and a manifest; can be killed at any moment and run again.
+"""Image files -> TFRecord shards and a manifest; it can be killed at any moment and run again.
 
 A shard is written under `OUTPUT/.partial/` and gets its name when it is complete and on the disk; the manifest comes
-last. What shard holds what is decided before the first byte is written (plan.py), and one function writes a shard
-(shards.py), whoever calls it: threads or processes of this machine (workers.py), or Apache Beam (beam.py). So the
-number of workers and the interruptions leave no trace in the files.
+last. The plan assigns images to shards before the first byte is written (plan.py). One function writes a shard
+(shards.py), no matter who calls it: threads or processes of this machine (workers.py), or Apache Beam (beam.py). So
+the number of workers and the interruptions leave no trace in the files.
 """
 
 import collections
@@ -49,11 +49,11 @@ def convert(
     Args:
         source: a `Source`, or a location for `open_source`.
         output: folder for shards and manifest; the same conversion, interrupted, continues where it stopped.
-        shards: files a split, at most one an image; by default one per 128 MiB of images.
+        shards: files per split, at most one per image; by default one per 128 MiB of images.
         label_offset: stored label of the first class, 0 or 1.
-        workers: shards written at a time, by default one a processor. Many images are written by processes: a script
-            that calls this keeps its own work under `if __name__ == "__main__":`.
-        max_rejects: images that may be left out before the conversion counts as failed.
+        workers: shards written at a time, by default one per processor. Processes write large sets of images: a script
+            that calls this function keeps its own work under `if __name__ == "__main__":`.
+        max_rejects: images that the conversion may leave out before it counts as failed.
         overwrite: replace the conversion that `output` holds; the same call, interrupted, continues where it stopped.
         beam: options of an Apache Beam pipeline (`["--runner=FlinkRunner", ...]`), which then writes the shards.
 
@@ -61,8 +61,8 @@ def convert(
         The manifest.
 
     Raises:
-        RecordsError: the source is not as it must be, `output` holds something else, is being written to or full, too
-            many rejects, or a class or split of which no image is left.
+        RecordsError: the source is wrong, `output` holds something else, another conversion writes into it or it is
+            full, there are too many rejects, or a class or split has no image left.
     """
     for name, value, least in (("shards", shards, 1), ("workers", workers, 1), ("max_rejects", max_rejects, 0)):
         if value is not None and value < least:
@@ -70,11 +70,11 @@ def convert(
     if label_offset not in (0, 1):
         raise RecordsError(f"label_offset must be 0 or 1, not {label_offset}")
     if beam is not None and workers is not None:
-        raise RecordsError("workers are of this machine: say in the options of Beam's runner how many it shall use")
+        raise RecordsError("workers are of this machine: set the number of Beam's workers in the options of its runner")
     if not isinstance(source, Source):
         source = open_source(source)
     if label_offset and source.settings.mask_ids:
-        raise RecordsError("label_offset is of images that have a class: the classes of a mask's pixels begin with 0")
+        raise RecordsError("label_offset is for images that have a class: the classes of a mask's pixels begin with 0")
     output = Path(output)
     check_place(source, output)
     if source.left_out:
@@ -83,32 +83,32 @@ def convert(
     plan = plan_shards(source, shards)
     digest = source_digest(source, plan, label_offset)
     done = None
-    with contextlib.suppress(FileNotFoundError):  # another conversion ends while this one looks
+    with contextlib.suppress(FileNotFoundError):  # another conversion ends while this one checks
         done = existing(output, digest, overwrite)
     if done is None or (output / PARTIAL).exists():
         write_shards = _writer(workers or os.cpu_count(), beam)
         with locked(output):
             done = existing(output, digest, overwrite)  # another conversion may have ended since
             if done is None:
-                begin_anew = overwrite and not is_overwriting(output, digest)
-                return _convert(source, output, plan, digest, label_offset, write_shards, max_rejects, begin_anew)
+                begin_again = overwrite and not is_overwriting(output, digest)
+                return _convert(source, output, plan, digest, label_offset, write_shards, max_rejects, begin_again)
             clear_partial(output)  # a run was killed after its manifest
     note(f"{output} already holds this conversion, complete; nothing to do")
     return done
 
 
-def _convert(source, output, plan, digest, label_offset, write_shards, max_rejects, begin_anew) -> Manifest:
-    """The conversion itself, in a folder that is locked."""
+def _convert(source, output, plan, digest, label_offset, write_shards, max_rejects, begin_again) -> Manifest:
+    """The conversion itself, in a locked folder."""
     with image_progress() as progress:
         task = progress.add_task("converting", total=sum(len(planned.images) for planned in plan))
-        found = [] if begin_anew else _find(output, plan, functools.partial(progress.advance, task))
+        found = [] if begin_again else _find(output, plan, functools.partial(progress.advance, task))
         finished = {one.shard.name: one for one in found}
         pending = [planned for planned in plan if planned.name not in finished]
-        replaced = old_files(output) if begin_anew else []
+        replaced = old_files(output) if begin_again else []
         _check_space(output, source.settings, pending, replaced)
         for path in replaced:
             path.unlink()
-        if begin_anew:
+        if begin_again:
             write_whole(output / PARTIAL / OVERWRITING, b"")
         write_whole(output / PARTIAL / BEGUN, digest.encode())
         _write_list(output / LEFT_OUT, source.left_out)
@@ -136,7 +136,7 @@ def _convert(source, output, plan, digest, label_offset, write_shards, max_rejec
 
 
 def _writer(workers, beam):
-    """Who writes the shards."""
+    """The function that writes the shards."""
     if beam is None:
         return functools.partial(local_workers.write_shards, workers=workers)
     try:
@@ -147,7 +147,7 @@ def _writer(workers, beam):
 
 
 def _find(output, plan, advance) -> list[Finished]:
-    """What an earlier, interrupted run of the same conversion finished."""
+    """The shards that an earlier, interrupted run of the same conversion finished."""
     found = []
     with ThreadPoolExecutor() as pool:  # checksums are computed outside Python's lock
         for planned, finished in zip(plan, pool.map(functools.partial(read_finished, output), plan), strict=True):
@@ -158,12 +158,12 @@ def _find(output, plan, advance) -> list[Finished]:
 
 
 def _check_space(output, settings, pending, old_files):
-    """Refuses what cannot fit. What is re-encoded takes less than its file, so that nothing can be said of it."""
+    """Refuses what cannot fit. Files that become JPEGs shrink by an unknown amount: then there is no check."""
     needed = sum(image.size + image.mask_size for planned in pending for image in planned.images)
     free = shutil.disk_usage(output).free + sum(path.stat().st_size for path in old_files)
     if needed > free and not settings.jpeg:
         raise RecordsError(
-            f"{output} has {free / 2**20:,.0f} MiB free, and {counted(len(pending), 'shard')} to be written take some "
+            f"{output} has {free / 2**20:,.0f} MiB free, and {counted(len(pending), 'shard')} to be written take about "
             f"{needed / 2**20:,.0f} MiB: make room, or choose another folder"
         )
 
@@ -189,7 +189,7 @@ def _check_rejects(output, settings, plan, finished, max_rejects):
     if not rejects:
         return
     if len(rejects) > max_rejects:
-        (output / PARTIAL / OVERWRITING).unlink(missing_ok=True)  # it has come to its end: --overwrite begins anew
+        (output / PARTIAL / OVERWRITING).unlink(missing_ok=True)  # it has ended: --overwrite begins again from nothing
         lines = [f"  {reject.file}: {reject.reason}" for reject in rejects[:20]]
         raise RecordsError(
             f"{counted(len(rejects), 'image')} cannot be converted, and {max_rejects} are allowed:\n"
@@ -206,7 +206,7 @@ def _check_rejects(output, settings, plan, finished, max_rejects):
 
 
 def _emptied(settings, plan, finished, rejected) -> str | None:
-    """A split, or a class of one, that has no record left; the classes of TFDS are not known before reading."""
+    """A split, or a class of one, that has no record left; the classes of TFDS are unknown before reading."""
     left = collections.Counter()
     for planned in plan:
         left[planned.split] += finished[planned.name].shard.records
@@ -220,7 +220,7 @@ def _emptied(settings, plan, finished, rejected) -> str | None:
 
 
 def _write_list(path, entries):
-    """As JSON; there is no file where there are no entries."""
+    """Writes the entries as JSON; no entries, no file."""
     path.unlink(missing_ok=True)
     if entries:
         write_whole(path, (json.dumps(entries, indent=1) + "\n").encode())

@@ -1,4 +1,4 @@
-"""Images -> serialized records: what every writer of shards calls, on this machine or on many."""
+"""Images -> serialized records: every writer of shards calls this, on one machine or on many."""
 
 import os
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ class Reject:
 
 
 def shard_examples(settings: RecordSettings, images, label_offset) -> Iterator[bytes | Reject]:
-    """For each of a shard's images, in order, its serialized record or what is wrong with it.
+    """For each image of a shard, in order, its serialized record or what is wrong with it.
 
     Args:
         settings: of the source.
@@ -29,7 +29,7 @@ def shard_examples(settings: RecordSettings, images, label_offset) -> Iterator[b
         label_offset: stored label of the first class, 0 or 1; unlabelled images get -1 and empty class names.
 
     Raises:
-        RecordsError: a label is none of the classes, or what holds many images cannot be read on.
+        RecordsError: a label is not one of the classes, or a file that holds many images cannot be read further.
     """
     found = read_span(settings.tfds, images) if settings.tfds else ((image, None) for image in images)
     for image, data in found:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what they are known by."""
+"""Files that exist whole or not at all, and their checksums."""
 
 import os
 import re
@@ -10,18 +10,18 @@ _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.new")  # what a killed process m
 
 
 def temporary_name(name) -> str:
-    """Of a file that will be renamed; another one each time, so that processes do not write into each other's."""
+    """A name for a file that will be renamed; a new one each time, so that no process writes into another's file."""
     return f".{name}.{uuid.uuid4().hex}.new"
 
 
 def is_temporary(path, names=None) -> bool:
-    """Whether a file has a temporary name: of anything, or of a file that has one of the names."""
+    """Whether a file has a temporary name: of any file, or of one of the given names."""
     match = _TEMPORARY.fullmatch(Path(path).name)
     return bool(match) and (names is None or match[1] in names)
 
 
 def write_whole(path, content: bytes):
-    """A reader sees the old file or the new one, also after a crash, and whoever else writes it at the same time."""
+    """Writes a file so that a reader sees the old or the new one, even after a crash or if others write it as well."""
     path = Path(path)
     temporary = path.with_name(temporary_name(path.name))
     try:
@@ -36,7 +36,7 @@ def write_whole(path, content: bytes):
 
 
 def fsync(path):
-    """Whatever was written to a file, or into a folder, is on the disk."""
+    """Makes sure that what was written to a file, or into a folder, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -45,7 +45,7 @@ def fsync(path):
 
 
 def crc32(path) -> int:
-    """zlib's, of the whole file."""
+    """CRC-32 (zlib's) of the whole file."""
     checksum = 0
     with open(path, "rb") as file:
         while chunk := file.read(2**20):

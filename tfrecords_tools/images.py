@@ -1,6 +1,6 @@
-"""One image -> what its record holds. Bytes are copied; the few files that readers trip over are re-encoded.
+"""One image -> what its record holds. Bytes are copied; only the few files that readers fail on are re-encoded.
 
-Nothing is decoded to learn a size: the header has it, so that conversion waits for the disk and not for the processor.
+Sizes come from the header, without decoding, so that conversion waits for the disk and not for the processor.
 """
 
 import io
@@ -30,9 +30,9 @@ _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _START_OF_SCAN, _END_OF_IMAGE, _EXIF = 0xDA, 0xD9, 0xE1
 _SIZE_AND_CHANNELS = (0xC0, 0xC1, 0xC2)  # frames of baseline, extended and progressive JPEGs
 
-# The damage that libjpeg only warns of, and then makes up pixels for. What it says otherwise does no harm.
+# Damage for which libjpeg only warns and then makes up pixels. Its other warnings are harmless.
 _JPEG_DAMAGE = re.compile(r"Corrupt JPEG data|Premature end")
-# Also said of images that decode well but have something behind them.
+# libjpeg also says this of images that decode well but have further bytes after the end.
 _JPEG_SURPLUS = re.compile(r"extraneous bytes before marker")
 
 _opening = threading.Lock()  # the filters of warnings belong to the process, and threads open images
@@ -57,12 +57,12 @@ class EncodedImage:
 def read_image(data, jpeg=False) -> EncodedImage:
     """The image in a file's bytes: JPEG or PNG, whatever its name says.
 
-    Re-encoded are CMYK JPEGs (to RGB), 16-bit PNGs (to 8 bits) and images that EXIF says are rotated (upright); with
-    `jpeg` also every PNG, WebP, BMP and GIF (the first frame), transparent pixels over white. JPEGs are written with
-    quality 95 and without chroma subsampling. A JPEG that is copied counts as complete when its markers lead to the
-    end-of-image marker; damage inside the compressed data that leaves the markers alone shows only when the image is
-    decoded. One that is re-encoded is decoded, and rejected if a decoder finds or suspects damage: its copy would show
-    none.
+    This re-encodes CMYK JPEGs (to RGB), 16-bit PNGs (to 8 bits) and images that EXIF says are rotated (upright);
+    with `jpeg` also every PNG, WebP, BMP and GIF (the first frame), transparent pixels over white. It writes JPEGs with
+    quality 95 and without chroma subsampling. A copied JPEG counts as complete when its markers lead to the
+    end-of-image marker; damage inside the compressed data that leaves the markers intact shows only when the image is
+    decoded. An image to re-encode is decoded, and rejected if a decoder finds or suspects damage: its copy would hide
+    the damage.
 
     Raises:
         RejectedImageError: of another format, cut off, damaged, or with more pixels than `Image.MAX_IMAGE_PIXELS`.
@@ -73,7 +73,7 @@ def read_image(data, jpeg=False) -> EncodedImage:
         return EncodedImage(data, "JPEG", height, width, channels, colorspace)
     try:
         image = open_image(data, ("JPEG", "PNG", *WITH_JPEG_ONLY))
-        kind = "JPEG" if image.format == "MPO" else image.format  # MPO: a JPEG with further pictures behind it
+        kind = "JPEG" if image.format == "MPO" else image.format  # MPO: a JPEG followed by further pictures
         if kind in WITH_JPEG_ONLY and not jpeg:
             raise RejectedImageError(f"{WITH_JPEG_ONLY[kind]} file: `tfvt records convert --jpeg` makes a JPEG of it")
         if kind == "JPEG" and not _is_complete_jpeg(data):
@@ -105,16 +105,16 @@ def read_image(data, jpeg=False) -> EncodedImage:
 
 
 def open_image(data, formats=None) -> Image.Image:
-    """The image in a file's bytes, its header read.
+    """The image in a file's bytes; only its header is read.
 
     Args:
         data: the bytes.
         formats: Pillow's names of those to try; by default all.
 
     Raises:
-        RejectedImageError: it has more pixels than `Image.MAX_IMAGE_PIXELS`. Up to twice as many, Pillow warns only,
-            and does not know of which file.
-        OSError: Pillow reads no such image in it.
+        RejectedImageError: it has more pixels than `Image.MAX_IMAGE_PIXELS`. Up to twice as many, Pillow only warns,
+            and cannot name the file.
+        OSError: Pillow finds no such image in it.
     """
     try:
         with _opening, warnings.catch_warnings():
@@ -127,7 +127,7 @@ def open_image(data, formats=None) -> Image.Image:
 
 
 def read_file(path, offset=0, size=None) -> bytes:
-    """A whole file, or `size` bytes of it from `offset` on.
+    """A whole file, or `size` bytes of it from `offset`.
 
     Raises:
         RejectedImageError: unreadable, empty, or shorter.
@@ -151,11 +151,11 @@ def read_file(path, offset=0, size=None) -> bytes:
 
 
 def _plain_jpeg(data):
-    """(height, width, channels) of a whole JPEG that nothing is to be done to, as nearly all are; else None.
+    """(height, width, channels) of a whole JPEG that needs no change, as nearly all do; else None.
 
-    Pillow sees more, but takes as long as the rest of what becomes of such a file before it is written. One that ends
-    with the end-of-image marker need not be searched for it behind the header of its first scan: compressed data holds
-    no markers.
+    Pillow sees more, but takes as long as all other work on such a file before it is written. In a file that ends with
+    the end-of-image marker, there is no need to search for it after the header of the first scan: compressed data
+    holds no markers.
     """
     if not (data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9")):
         return None
@@ -188,9 +188,9 @@ def _is_complete_jpeg(data):
 
 
 def jpeg_damage(data) -> tuple[str, bool] | None:
-    """What libjpeg warns of in a JPEG's compressed data, and whether it may be harmless; None: nothing.
+    """The warning of libjpeg about a JPEG's compressed data, and whether it may be harmless; None: no warning.
 
-    What keeps a JPEG from being decoded at all is for the decoders to say, Pillow's or the pipeline's.
+    Damage that prevents decoding is reported by the decoders, Pillow's or the pipeline's.
     """
     try:
         simplejpeg.decode_jpeg(data, "GRAY")
@@ -224,13 +224,13 @@ def orientation(image) -> int:
         return 1
     try:
         value = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # a damaged EXIF block, for which Pillow has many errors, says nothing of rotation
+    except Exception:  # a damaged EXIF block, for which Pillow has many errors, says nothing about rotation
         return 1
     return value if value in range(1, 9) else 1
 
 
 def _reencode(image, kind):
-    """(bytes, image): upright, 8 bits, grey or RGB; PNG also with transparency, which JPEG has not: white is behind."""
+    """(bytes, image): upright, 8 bits, grey or RGB; PNG also with transparency. JPEG has none: there, over white."""
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):

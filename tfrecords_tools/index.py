@@ -41,22 +41,22 @@ FEATURES = feature_spec((LABEL, FORMAT, HEIGHT, WIDTH)) | {SYNSET: NAME, TEXT: N
 def index(directory, *, label_offset=None, class_names=None, workers=None, overwrite=False) -> Manifest:
     """Writes `manifest.json` for the shards `<split>-00000-of-0000N` in a folder, or in its folder of the split's name.
 
-    Every record is read. Class names are the records' synsets, or if they have none their texts.
+    The function reads every record. Class names are the records' synsets, or if they have none their texts.
 
     Args:
         directory: where the shards are.
-        label_offset: stored label of the first class, 0 or 1. Known without being given where a record has label 0,
-            or `class_names` are given and a record has the label of that number.
+        label_offset: stored label of the first class, 0 or 1. Not needed if a record has label 0, or if
+            `class_names` are given and a record has their number as its label.
         class_names: in the order of the labels; for records without names, or when not every class has a record.
-        workers: shards read at a time, by default one a processor.
-        overwrite: replace a manifest that is there.
+        workers: shards read at a time, by default one per processor.
+        overwrite: replace an existing manifest.
 
     Returns:
         The manifest.
 
     Raises:
         RecordsError: no shards, an incomplete split, damaged records or records of another schema, labels out of
-            range, an unknown label offset, or class names that contradict each other. Nothing is written then.
+            range, an unknown label offset, or class names that contradict each other. Then nothing is written.
     """
     directory = Path(directory)
     if label_offset not in (None, 0, 1):
@@ -75,7 +75,7 @@ def index(directory, *, label_offset=None, class_names=None, workers=None, overw
         scanned = dict(zip(paths, scans, strict=True))
     claims = _merge(claims for _, claims in scanned.values())
     if problems := contradictions(claims):
-        raise RecordsError(f"labels of {directory} have no one meaning: {some(problems)}")
+        raise RecordsError(f"labels of {directory} contradict each other: {some(problems)}")
     if not claims:
         raise RecordsError(f"{directory} has no record with a label: there is nothing to train on or to evaluate")
     label_offset = _label_offset(directory, claims, class_names, label_offset)
@@ -93,13 +93,13 @@ def read_class_names(path) -> tuple[str, ...]:
     """The lines of a text file.
 
     Raises:
-        RecordsError: no UTF-8 text, or an empty line or a name that an earlier line has.
+        RecordsError: not UTF-8 text, an empty line, or a name that an earlier line has.
         OSError: it cannot be read.
     """
     try:
         names = tuple(line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines())
     except UnicodeDecodeError as error:
-        raise RecordsError(f"{path} is no UTF-8 text ({error}): it must have one class name a line") from error
+        raise RecordsError(f"{path} is not UTF-8 text ({error}): it must have one class name a line") from error
     for number, name in enumerate(names, 1):
         if not name:
             raise RecordsError(f"line {number} of {path} is empty: it must have one class name a line")
@@ -151,7 +151,7 @@ def _check_complete(split, paths):
 
 
 def _scan(directory, path) -> tuple[Shard, dict[ClassClaim, str]]:
-    """The shard, and what its records claim."""
+    """The shard, and the classes that its records claim."""
     values = read_features(path, FEATURES)
     claims = {}
     for number, (label, synset, text) in enumerate(zip(values[LABEL], values[SYNSET], values[TEXT], strict=True)):
@@ -172,7 +172,7 @@ def _merge(parts) -> dict[ClassClaim, str]:
 
 
 def _label_offset(directory, claims, class_names, label_offset):
-    """Checks the labels' range, too."""
+    """Also checks the range of the labels."""
     labels = {claim.label: place for claim, place in reversed(claims.items())}
     if label_offset is None:
         if 0 in labels:

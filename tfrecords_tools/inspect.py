@@ -32,7 +32,7 @@ from .progress import image_progress
 from .reading import read_features
 
 FEATURES = feature_spec((LABEL, HEIGHT, WIDTH, FORMAT)) | {MASK: tf.io.FixedLenFeature((), tf.string, default_value="")}
-CLASSES_SHOWN = 40  # of more classes, the fullest and the emptiest
+CLASSES_SHOWN = 40  # of more classes, the largest and the smallest
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ class SplitReport:
 
 
 def inspect(directory, *, workers=None) -> list[SplitReport]:
-    """Reads every record of every split but for its image, and checks checksums and labels on the way.
+    """Reads every record of every split except for its image, and checks checksums and labels on the way.
 
     Args:
         directory: of the shards and the manifest.
-        workers: shards read at a time, by default one a processor.
+        workers: shards read at a time, by default one per processor.
 
     Raises:
-        RecordsError: no such set; or damaged shards, all of which are named.
+        RecordsError: no such set; or damaged shards, all of which the message names.
     """
     manifest, directory = read_manifest(directory), Path(directory)
     if workers is not None and workers < 1:

@@ -18,8 +18,8 @@ _UPRIGHT = {  # EXIF orientations that exchange width and height, and what undoe
 def encode_mask(data, mask_ids, image_data) -> bytes:
     """An 8-bit grey PNG of the size of the record's image: classes 0, 1, ..., and 255 where a pixel has none.
 
-    A mask of an image that EXIF says is rotated is turned as the image is if it has the size of the stored pixels, and
-    kept if it has the size of the upright image; a size that fits both does not tell, and is rejected.
+    If EXIF says that the image is rotated, the mask is turned like the image if it has the size of the stored pixels,
+    and kept if it has the size of the upright image; a size that fits both is ambiguous and rejected.
 
     Args:
         data: the mask file's bytes, a PNG of one channel; of a palette the indices count, not the colours.
@@ -27,7 +27,7 @@ def encode_mask(data, mask_ids, image_data) -> bytes:
         image_data: bytes of the image file that the mask belongs to, as it is stored.
 
     Raises:
-        RejectedImageError: not such a PNG, of another size than the image, or with ids that have no class.
+        RejectedImageError: not such a PNG, not of the image's size, or with ids that have no class.
     """
     image = open_image(image_data)
     try:
@@ -35,7 +35,7 @@ def encode_mask(data, mask_ids, image_data) -> bytes:
         verify_png(data)
         mask.load()
     except Image.UnidentifiedImageError:
-        raise RejectedImageError(f"its mask is no PNG: it begins with {data[:8]!r}") from None
+        raise RejectedImageError(f"its mask is not a PNG: it begins with {data[:8]!r}") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise RejectedImageError(f"its mask: {error}") from error
     except RejectedImageError as error:
@@ -50,8 +50,8 @@ def encode_mask(data, mask_ids, image_data) -> bytes:
     unknown = [str(number) for number in stored.tolist() if number not in mask_ids]
     if unknown:
         raise RejectedImageError(
-            f"its mask has ids that the layout gives no class, {', '.join(unknown[:10])}: add them to its classes or "
-            "to void_label"
+            f"its mask has ids to which the layout gives no class, {', '.join(unknown[:10])}: add them to its "
+            "classes or to void_label"
         )
     classes = np.array([mask_ids[number] for number in stored.tolist()], np.uint8)
     file = io.BytesIO()
@@ -70,7 +70,7 @@ def _upright(mask, image):
         return mask
     if fits_stored and fits_upright:
         raise RejectedImageError(
-            "EXIF says that it is rotated, and its mask does not tell by its size whether it is, too: turn the image "
+            "EXIF says that it is rotated, and the size of its mask does not show whether that is too: turn the image "
             "upright, or remove the tag"
         )
     return mask.transpose(_UPRIGHT[turn]) if fits_stored else mask

@@ -1,4 +1,4 @@
-"""The folder of a conversion: what lies in it, whose it is, and that one conversion at a time is at work there."""
+"""The folder of a conversion: what lies in it, who wrote it, and the lock that admits one conversion at a time."""
 
 import contextlib
 import fcntl
@@ -13,16 +13,16 @@ from .progress import note
 from .shards import PARTIAL
 
 REJECTS = "rejects.json"
-LEFT_OUT = "left_out.json"  # names below the source that are no part of it
+LEFT_OUT = "left_out.json"  # names below the source that are not part of it
 BEGUN = "source_sha256"  # in .partial: what is being converted
-LOCK = "lock"  # in .partial: held while a conversion is at work
-OVERWRITING = "overwriting"  # in .partial: what is being converted was begun with --overwrite
+LOCK = "lock"  # in .partial: held while a conversion runs
+OVERWRITING = "overwriting"  # in .partial: this conversion was begun with --overwrite
 LISTS = (MANIFEST, REJECTS, LEFT_OUT)
 SHARD_NAME = re.compile(r"(train|validation|test)-\d{5,}-of-\d{5,}")
 
 
 def check_place(source, output):
-    """Refuses what can be no folder of a conversion of this source."""
+    """Refuses what cannot be the folder of a conversion of this source."""
     if os.path.islink(output) and not output.exists():
         raise RecordsError(f"output {output} is a symbolic link that leads nowhere: remove it")
     if output.exists() and not output.is_dir():
@@ -32,10 +32,10 @@ def check_place(source, output):
 
 
 def existing(output, digest, overwrite) -> Manifest | None:
-    """The manifest if this very conversion is already there, complete; None if it is to be begun or continued.
+    """The manifest if the folder already holds this conversion, complete; None if it has to begin or continue.
 
     Raises:
-        RecordsError: `output` holds something else, which is not to be overwritten, or which no conversion wrote.
+        RecordsError: `output` holds something else, without `overwrite` or not written by a conversion.
     """
     _check_foreign_files(output)
     if overwrite and not is_overwriting(output, digest):
@@ -66,13 +66,13 @@ def existing(output, digest, overwrite) -> Manifest | None:
 
 
 def is_overwriting(output, digest):
-    """Whether this very conversion was begun with --overwrite and interrupted: again with --overwrite, it continues."""
+    """Whether this conversion was begun with --overwrite and interrupted: --overwrite then continues it."""
     begun = output / PARTIAL / BEGUN
     return (output / PARTIAL / OVERWRITING).exists() and begun.exists() and begun.read_text() == digest
 
 
 def _check_foreign_files(output):
-    """Refuses a folder where files have names that a conversion writes and deletes, and no conversion wrote them."""
+    """Refuses a folder with files whose names a conversion writes and deletes, but that no conversion wrote."""
     if not output.is_dir() or (output / PARTIAL / BEGUN).exists():
         return
     ours = re.compile(rf"{LOCK}|{OVERWRITING}|{SHARD_NAME.pattern}\.json|plan\.jsonl")  # a killed run leaves these
@@ -100,9 +100,9 @@ def _shards(output):
 
 
 def old_files(output):
-    """What conversions have written, in the order in which it may go.
+    """Files that conversions wrote, in the order in which they may be deleted.
 
-    First what says that the rest is to be kept; last what says that a conversion wrote it.
+    First those that tell others to keep the rest; last those that show that a conversion wrote it.
     """
     partial = output / PARTIAL
     reports = [path for path in partial.iterdir() if path.name not in (OVERWRITING, BEGUN, LOCK)]
@@ -112,7 +112,7 @@ def old_files(output):
 
 
 def clear_partial(output):
-    """Removes what an unfinished conversion leaves, but for the lock, which `locked` removes."""
+    """Removes what an unfinished conversion leaves, except for the lock, which `locked` removes."""
     for path in sorted((output / PARTIAL).iterdir(), key=lambda path: path.name == BEGUN):
         if path.name != LOCK:
             path.unlink()
@@ -141,7 +141,7 @@ def _lock(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock = open(path, "w")  # noqa: SIM115 - closed by the caller
-        except FileNotFoundError:  # the folder went with a conversion that has just ended
+        except FileNotFoundError:  # a conversion that has just ended removed the folder
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -153,11 +153,11 @@ def _lock(path):
             ) from None
         except OSError as error:  # some network file systems
             note(
-                f"{path.parent.parent} cannot be locked ({error.strerror}): see to it that no other conversion writes "
+                f"{path.parent.parent} cannot be locked ({error.strerror}): make sure that no other conversion writes "
                 "there"
             )
             return lock
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
                 return lock
-        lock.close()  # that of a conversion which has just ended and removed it
+        lock.close()  # that of a conversion that has just ended and removed it

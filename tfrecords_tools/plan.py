@@ -1,4 +1,4 @@
-"""What goes into which shard: decided before the first byte is written, so that who writes it makes no difference."""
+"""What goes into which shard: decided before the first byte is written, so that the writer makes no difference."""
 
 import hashlib
 from itertools import pairwise
@@ -19,7 +19,7 @@ def plan_shards(source: Source, shards=None) -> list[ShardPlan]:
 
     Args:
         source: the images.
-        shards: files a split, at most one an image; by default what the source asks for, or one per 128 MiB.
+        shards: files per split, at most one per image; by default what the source requires, or one per 128 MiB.
     """
     plan = []
     for split, images in source.splits.items():
@@ -45,7 +45,7 @@ def _permutation(size, seed):
 
 
 def source_digest(source: Source, plan: list[ShardPlan], label_offset) -> str:
-    """Hash of all that decides the shards' bytes, but for the contents of files whose size stayed the same."""
+    """Hash of all that decides the shards' bytes, except for the contents of files whose size stayed the same."""
     digest = hashlib.sha256(repr((SCHEMA_VERSION, label_offset, source.settings)).encode())
     for shard in plan:
         digest.update(f"\n{shard.name}\n".encode())

@@ -1,4 +1,4 @@
-"""What is said while work goes on, on standard error, so that standard output keeps to results."""
+"""Messages and progress during work, on standard error, so that standard output holds only results."""
 
 import sys
 
@@ -19,7 +19,7 @@ class _RateColumn(ProgressColumn):
 
 
 def image_progress() -> Progress:
-    """One bar for everything that goes over many images: done, rate, time left."""
+    """One bar for all work on many images: done, rate, time left."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

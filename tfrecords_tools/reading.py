@@ -15,22 +15,23 @@ from .shards import masked_crc32c
 GZIP = "is gzip-compressed TFRecord, which tfvt does not read: uncompress it with gunzip, and keep the shard's name"
 FRAMING = 16  # bytes of a record beside its data: length, checksum of the length; checksum of the data
 
-# The second where TensorFlow puts a record's bytes into its error message.
+# The second matches where TensorFlow puts a record's bytes into its error message.
 _UNPARSABLE = (tf.errors.InvalidArgumentError, UnicodeDecodeError)
 
 
 def read_features(path, spec) -> dict[str, np.ndarray]:
-    """Features of a shard's records, feature name -> values in order, without the image bytes being copied.
+    """Features of a shard's records, feature name -> values in order, without a copy of the image bytes.
 
     Args:
         path: the shard.
         spec: feature name -> `tf.io.FixedLenFeature`, all scalars.
 
     Raises:
-        RecordsError: naming the first record that is damaged or lacks a feature, or the shard if it is compressed.
+        RecordsError: a record is damaged or lacks a feature, or the shard is compressed; the message names the first
+            such record, or the shard.
         OSError: the shard cannot be opened.
     """
-    if is_gzip(path):  # this opens it: what cannot be opened, `ignore_errors` would try to open for ever
+    if is_gzip(path):  # this opens the shard: `ignore_errors` would try for ever to open one that cannot be opened
         raise RecordsError(f"{path} {GZIP}")
     size = os.path.getsize(path)
     parts, count, covered = [], 0, 0
@@ -39,7 +40,7 @@ def read_features(path, spec) -> dict[str, np.ndarray]:
             parts.append({name: value.numpy() for name, value in tf.io.parse_example(batch, spec).items()})
         except _UNPARSABLE:
             number, problem = _first_unparsable(batch, spec)
-            raise RecordsError(f"record {count + number} of {path} has not the schema: {problem}") from None
+            raise RecordsError(f"record {count + number} of {path} does not match the schema: {problem}") from None
         count += len(batch)
         covered += FRAMING * len(batch) + int(tf.reduce_sum(tf.strings.length(batch)))
     if covered != size:
@@ -56,7 +57,7 @@ def is_gzip(path) -> bool:
     """
     with open(path, "rb") as file:
         begin = file.read(12)
-    # A record's length may begin with gzip's bytes, too; then its checksum follows.
+    # A record's length may begin with gzip's bytes as well; then its checksum follows.
     return begin.startswith(b"\x1f\x8b\x08") and masked_crc32c(begin[:8]) != begin[8:]
 
 
@@ -78,12 +79,12 @@ def parse_features(serialized, required, optional) -> dict[str, bytes | int]:
     """A record's features of those names; of the optional ones those that it has.
 
     Raises:
-        RecordsError: it is no record, or one of the features is missing, or has another type or number of values.
+        RecordsError: it is not a record, or one of the features is missing, or has another type or number of values.
     """
     try:
         features = tf.train.Example.FromString(serialized).features.feature
     except DecodeError:
-        raise RecordsError("it is no tf.train.Example") from None
+        raise RecordsError("it is not a tf.train.Example") from None
     values = {}
     for name, feature in feature_spec((*required, *optional)).items():
         if name not in features:
@@ -120,10 +121,10 @@ def read_records(path) -> Iterator[bytes | None]:
 
 
 def read_record(path, number) -> bytes:
-    """One record of a shard, without those before it being read.
+    """One record of a shard, without reading those before it.
 
     Raises:
-        RecordsError: there is none of that number, or it is damaged.
+        RecordsError: no record has that number, or it is damaged.
         OSError: the shard cannot be opened.
     """
     for serialized in _records_from(path, number).take(1).as_numpy_iterator():
@@ -132,7 +133,7 @@ def read_record(path, number) -> bytes:
 
 
 def _count(path) -> int | None:
-    """Records in a file whose lengths lead to its very end; None if they do not."""
+    """Number of records in a file whose lengths lead exactly to its end; None if they do not."""
     count = position = 0
     with open(path, "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size

@@ -37,10 +37,10 @@ class Finished:
 
 
 class RecordWriter:
-    """Records in TFRecord's framing: length, its checksum, the record, its checksum.
+    """Writes records in TFRecord's framing: length, its checksum, the record, its checksum.
 
-    It writes what `tf.io.TFRecordWriter` writes, and has the CRC-32 of the whole file ready when that one would have
-    it read again: an eighth of a conversion's time. What goes wrong is an `OSError` with its number.
+    It writes the same bytes as `tf.io.TFRecordWriter`, and computes the CRC-32 of the whole file on the way. To read
+    the file again for it would take an eighth of a conversion's time. Failures are `OSError`s with their number.
     """
 
     def __init__(self, file):
@@ -55,7 +55,7 @@ class RecordWriter:
 
 
 def masked_crc32c(data):
-    """TFRecord's checksum: rotated and moved, so that data which holds checksums has none that look like its own."""
+    """TFRecord's checksum: rotated and offset, so that it differs from any plain checksum inside the data."""
     checksum = google_crc32c.value(data)
     return struct.pack("<I", ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
@@ -74,7 +74,7 @@ def write_shard(settings, output, label_offset, advance, planned: ShardPlan) -> 
         planned: the shard.
 
     Raises:
-        OSError: the shard cannot be written; nothing is left of it.
+        OSError: the shard cannot be written; nothing of it stays.
     """
     output = Path(output)
     temporary = output / PARTIAL / temporary_name(planned.name)
@@ -102,7 +102,7 @@ def write_shard(settings, output, label_offset, advance, planned: ShardPlan) -> 
 
 
 def read_finished(output, planned: ShardPlan, *, checksum=True) -> Finished | None:
-    """What `write_shard` wrote, if it is there and whole: its size and, unless not wanted, its checksum."""
+    """What `write_shard` wrote, if it exists and is whole: checks its size and, if asked, its checksum."""
     report, path = _report(output, planned), output / planned.name
     if not (report.exists() and path.exists()):
         return None

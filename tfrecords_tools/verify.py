@@ -1,4 +1,4 @@
-"""Whether a set is what its manifest says, and fit to train on: every byte, record, image and label of it."""
+"""Checks that a set is what its manifest says, and fit to train on: every byte, record, image and label."""
 
 import dataclasses
 import hashlib
@@ -59,8 +59,8 @@ class Finding:
     Attributes:
         file: what it is in, relative to the set's folder.
         record: number of the record in that shard, or None where it concerns the file.
-        text: what it is.
-        warning: whether a set may be like this, as some published ones are.
+        text: what is wrong.
+        warning: whether a sound set may have this, as some published ones do.
     """
 
     file: str
@@ -74,7 +74,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was read, split name -> records, and everything that was found."""
+    """What was read, split name -> records, and all findings."""
 
     records: dict[str, int]
     findings: tuple[Finding, ...]
@@ -94,7 +94,7 @@ class _ShardResult:
     name: str
     findings: list[Finding] = field(default_factory=list)
     claims: dict[ClassClaim, str] = field(default_factory=dict)
-    # Of each record that could be read: its number, the start of its image's hash, its label.
+    # Of each readable record: its number, the start of its image's hash, its label.
     numbers: array = field(default_factory=lambda: array("q"))
     hashes: array = field(default_factory=lambda: array("Q"))
     labels: array = field(default_factory=lambda: array("q"))
@@ -114,12 +114,12 @@ def verify(directory, *, split=None, workers=None, decode=True) -> Verification:
 
     Args:
         directory: of the shards and the manifest.
-        split: look at this one only.
-        workers: shards read at a time, by default one a processor.
-        decode: decode the images. Without it only their headers are looked at, which takes a fifth of the time.
+        split: check only this one.
+        workers: shards read at a time, by default one per processor.
+        decode: decode the images. Without it the check reads only their headers, which takes a fifth of the time.
 
     Raises:
-        RecordsError: no set there, a manifest that cannot be read, or no such split.
+        RecordsError: there is no set, its manifest cannot be read, or there is no such split.
     """
     manifest, directory = read_manifest(directory), Path(directory)
     if split is not None and split not in manifest.splits:
@@ -173,7 +173,7 @@ def _verify_shard(directory, manifest, split, shard: Shard, decode, stop, advanc
         if size != shard.bytes:
             result.add(None, f"has {counted(size, 'byte')}, the manifest says {shard.bytes:,}")
         elif checksum != shard.crc32:
-            result.add(None, f"is not the file of the manifest: its CRC-32 is {checksum}, there it is {shard.crc32}")
+            result.add(None, f"is not the file of the manifest: its CRC-32 is {checksum}, not {shard.crc32}")
         if is_gzip(path):
             result.add(None, GZIP)
             return result
@@ -239,7 +239,7 @@ def _image_findings(values, decode) -> Iterator[tuple[str, bool]]:
         if decode and kind == "PNG":
             tf.io.decode_png(encoded)
         elif decode:
-            tf.io.decode_jpeg(encoded)  # the pipeline's decoder, which does not tell what libjpeg warns of
+            tf.io.decode_jpeg(encoded)  # the pipeline's decoder, which does not pass on libjpeg's warnings
             if damage := jpeg_damage(encoded):
                 text, warning = damage
                 yield f"its image {text}", warning
@@ -275,7 +275,7 @@ def _without_context(error):
 
 
 def _duplicates(results) -> Iterator[Finding]:
-    """A warning at each record whose image an earlier one has."""
+    """A warning for each record whose image an earlier one has."""
     if not results:
         return
     hashes = np.concatenate([np.array(result.hashes, np.uint64) for result in results])
@@ -297,7 +297,7 @@ def _duplicates(results) -> Iterator[Finding]:
 
 
 def print_verification(verification: Verification, console: Console):
-    """The findings, first the problems, as many as one may want to read; and what there is of each kind."""
+    """The findings, problems first, up to a readable number; and the count of each kind."""
     for kind, findings in (("problem", verification.problems), ("warning", verification.warnings)):
         for finding in findings[:FINDINGS_SHOWN]:
             console.print(f"{kind}: {finding}", markup=False, highlight=False, soft_wrap=True)

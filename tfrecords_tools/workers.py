@@ -14,8 +14,8 @@ from tfvt.data.records import RecordsError
 
 from .shards import Finished, ShardPlan, write_shard
 
-# A worker process has to import TensorFlow, which takes as long as one thread takes for half as many JPEGs. Threads are
-# there at once, but share Python's lock: they help where disks are slow and where images are re-encoded.
+# A worker process has to import TensorFlow, which takes as long as one thread takes for half as many JPEGs. Threads
+# start at once, but share Python's lock: they help where disks are slow and where images are re-encoded.
 IMAGES_WORTH_PROCESSES = 100_000
 SECONDS_BETWEEN_REPORTS = 0.1
 
@@ -31,7 +31,7 @@ class Shared:
         """One more image.
 
         Raises:
-            InterruptedError: the parent wants no more.
+            InterruptedError: the parent has asked to stop.
         """
         if self.stop.value:
             raise InterruptedError("stopped before the shard was finished")
@@ -48,13 +48,13 @@ def write_shards(settings, plan: list[ShardPlan], output, label_offset, workers,
         output: folder of the conversion.
         label_offset: stored label of the first class.
         workers: shards at a time.
-        report: called now and then with the number of images that are done.
+        report: called now and then with the number of finished images.
 
     Raises:
         OSError: a shard cannot be written.
         RecordsError: a worker was killed.
     """
-    context = multiprocessing.get_context("spawn")  # a process that has TensorFlow imported does not survive a fork
+    context = multiprocessing.get_context("spawn")  # a process that has imported TensorFlow does not survive a fork
     shared = Shared(done=context.Value("q", 0), stop=context.Value("b", False, lock=False))
     if workers == 1 or sum(len(planned.images) for planned in plan) < IMAGES_WORTH_PROCESSES:
         pool = ThreadPoolExecutor(workers)
@@ -74,7 +74,7 @@ def write_shards(settings, plan: list[ShardPlan], output, label_offset, workers,
             "a worker process was killed, perhaps because memory ran out: run the same command again, which continues "
             f"from here, with fewer than {workers} workers"
         ) from None
-    finally:  # also Ctrl-C: shards at work are left unfinished, and take their temporary files with them
+    finally:  # also Ctrl-C: shards in progress stay unfinished, and their temporary files go
         shared.stop.value = True
         pool.shutdown(cancel_futures=True)
     return [future.result() for future in futures]

@@ -224,7 +224,7 @@ def test_other_datasets_are_refused(tmp_path, features, message):
         ("tfds:", r"cannot open tfds:"),
         (
             "tfds:mnist",
-            r"mnist:[\d.]+ is not in .*: name its place with --data-dir, or prepare it with `tfds build",
+            r"mnist:[\d.]+ is not in .*: give its folder with --data-dir, or prepare it with `tfds build",
         ),
     ],
 )

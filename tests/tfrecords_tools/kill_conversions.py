@@ -60,7 +60,7 @@ def main():
         expected = contents(folder / "expected")
         kills, ends, differences = 0, 0, 0
         unfinished = True
-        while kills < arguments.kills or unfinished:  # the last one is left to come to its end
+        while kills < arguments.kills or unfinished:  # the last one runs to its end
             output = folder / f"records{ends}"
             if arguments.overwrite and not output.exists():
                 shutil.copytree(folder / "old", output)

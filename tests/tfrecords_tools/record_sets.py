@@ -8,7 +8,7 @@ from tfvt.tfrecords_tools.files import crc32
 
 
 def example(index=0, **changed) -> bytes:
-    """A good record of class "a" or "b", but for what is changed."""
+    """A good record of class "a" or "b", except for the changes."""
     label = index % 2
     values = {
         "encoded": encode(picture(index)),

@@ -188,7 +188,7 @@ def test_damaged_finished_conversion_is_named(tmp_path):
         ({"workers": 0}, "workers must be at least 1"),
         ({"max_rejects": -1}, "max_rejects must be at least 0"),
         ({"label_offset": 2}, "label_offset must be 0 or 1, not 2"),
-        ({"workers": 2, "beam": []}, "workers are of this machine: say in the options of Beam's runner"),
+        ({"workers": 2, "beam": []}, "workers are of this machine: set the number of Beam's workers in the options"),
     ],
 )
 def test_bad_settings_are_named(tmp_path, options, message):

@@ -30,7 +30,7 @@ def convert_and_die(*arguments):
 
 
 def ends(pid, seconds=60):
-    """Whether a process, of whoever, ends in time."""
+    """Whether a process, not necessarily a child, ends in time."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -320,7 +320,7 @@ def test_folder_that_cannot_be_locked_is_noted(source, expected, tmp_path, monke
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     convert(source, tmp_path / "records", shards=5)
-    assert "cannot be locked (No locks available): see to it that no other" in capsys.readouterr().err
+    assert "cannot be locked (No locks available): make sure that no other" in capsys.readouterr().err
     assert hashes(tmp_path / "records") == expected
 
 
@@ -369,7 +369,7 @@ def test_what_cannot_fit_is_refused_before_the_first_byte(source, expected, tmp_
     size = sum(path.stat().st_size for path in source.rglob("*.jpg"))
     usage = convert_module.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(convert_module.shutil, "disk_usage", lambda _: usage._replace(free=size - 1))
-    with pytest.raises(RecordsError, match=r"other has 0 MiB free, and 10 shards to be written take some 0 MiB"):
+    with pytest.raises(RecordsError, match=r"other has 0 MiB free, and 10 shards to be written take about 0 MiB"):
         convert(source, tmp_path / "other", shards=5)
     assert contents(tmp_path / "other") == {}
     before = contents(output)

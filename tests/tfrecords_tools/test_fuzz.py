@@ -27,7 +27,7 @@ BEGINS = [*itertools.accumulate((len(record) + 16 for record in RECORDS), initia
 
 
 class Fuzzed:
-    """A set whose one shard is written anew for each example; the graph that reads it is built once."""
+    """A set whose one shard is rewritten for each example; the graph that reads it is built once."""
 
     def __init__(self, directory):
         self.directory = write_set(directory, {"train": RECORDS})

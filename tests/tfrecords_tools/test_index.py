@@ -249,7 +249,7 @@ def flip(directory):
         (lambda directory: (directory / ".partial").mkdir(), r"holds an unfinished conversion: run .* convert"),
         (
             lambda directory: write_shards(directory, "train", [change(0), change(1, **{"image/height": None})], 2),
-            r"record 0 of .*train-00001-of-00002 has not the schema: .*image/height",
+            r"record 0 of .*train-00001-of-00002 does not match the schema: .*image/height",
         ),
         (lambda directory: write_shards(directory, "train", [b"\x0a\xff", change(1)]), "record 0 of .*schema"),
         (lambda directory: write_shards(directory, "train", [], 2), "has no record with a label"),
@@ -291,7 +291,7 @@ def test_command_line(tmp_path, capsys):
     for text, message in (
         (b"a\n\nb", f"line 2 of {names} is empty"),
         (b"a\nb\na\n", f"line 3 of {names} has the name of line 1, 'a'"),
-        (b"\xff", f"{names} is no UTF-8 text"),
+        (b"\xff", f"{names} is not UTF-8 text"),
     ):
         names.write_bytes(text)
         assert main(["index", str(tmp_path), "--class-names", str(names), "--overwrite"]) == 2

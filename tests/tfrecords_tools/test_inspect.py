@@ -137,7 +137,7 @@ def test_label_minus_1_of_a_training_image_is_refused(tmp_path):
 def test_first_record_of_another_schema_is_named(tmp_path):
     write_set(tmp_path, {"train": [example(0), example(1), b"\x0a\xff", example(3)]})
     with pytest.raises(
-        RecordsError, match=r"record 2 of .*00000-of-00001 has not the schema: it is no tf.train.Example"
+        RecordsError, match=r"record 2 of .*00000-of-00001 does not match the schema: it is not a tf.train.Example"
     ):
         inspect(tmp_path)
 
@@ -202,14 +202,14 @@ def test_contact_sheet_lays_masks_over_their_images(tmp_path):
     ("spoilt", "path", "options", "message"),
     [
         (example(encoded=b"none"), "sheet.png", {}, r"record 0 of .*00000-of-00001 cannot be shown: cannot identify"),
-        (b"\x0a\xff", "sheet.png", {}, r"record 0 of .*00000-of-00001 cannot be shown: it is no tf.train.Example"),
+        (b"\x0a\xff", "sheet.png", {}, r"record 0 of .*00000-of-00001 cannot be shown: it is not a tf.train.Example"),
         (
             example(mask=encode(np.full((16, 24), 7, np.uint8), "PNG")),
             "sheet.png",
             {},
             "record 0 of .* cannot be shown",
         ),
-        (example(), "sheet.jpg", {}, "a contact sheet is a PNG, .*sheet.jpg has not that ending"),
+        (example(), "sheet.jpg", {}, "a contact sheet is a PNG: .*sheet.jpg does not end in .png"),
         (example(), "sheet.png", {"count": 0}, "needs at least one record, not 0"),
     ],
 )

@@ -62,7 +62,7 @@ def test_official_models_read_our_shards(tmp_path, label_offset):
 
 @pytest.mark.parity
 def test_official_models_train_on_our_shards(tmp_path):
-    """Their parser goes on to decode, crop and normalise; labels are those of a 1001-way head."""
+    """Their parser continues to decode, crop and normalise; labels are those of a 1001-way head."""
     from official.vision.dataloaders.classification_input import Decoder, Parser
 
     convert(write_folder(tmp_path / "images", splits=("train",)), tmp_path / "records", label_offset=1, shards=1)

@@ -136,11 +136,11 @@ def test_packed_and_unpacked_kits_are_the_same(tmp_path):
         (tar({**devkit_files(), "data/meta.mat": b"x" * 200}.items()), "meta.mat of .* is damaged or of another form"),
         (
             tar({**devkit_files(), "data/ILSVRC2012_validation_ground_truth.txt": b"1\n4\n9\n"}.items()),
-            "has ids that data/meta.mat has not: 4, 9",
+            "has ids that data/meta.mat does not have: 4, 9",
         ),
         (
             tar({**devkit_files(), "data/ILSVRC2012_validation_ground_truth.txt": b"one"}.items()),
-            "does not hold numbers only",
+            "must hold only numbers",
         ),
     ],
 )
@@ -200,10 +200,10 @@ def train_tar(extra=(), skip=()):
     [
         (replace_tar(TRAIN, lambda data: data[: len(data) // 2]), rf"ILSVRC2012_img_train.tar.*{CUT_OFF}"),
         (replace_tar(TRAIN, lambda data: data[: 512 * 3]), rf"ILSVRC2012_img_train.tar.*{CUT_OFF}"),
-        (replace_tar(TRAIN, lambda data: b""), r"ILSVRC2012_img_train.tar is cut off or no tar \(empty file\)"),
+        (replace_tar(TRAIN, lambda data: b""), r"ILSVRC2012_img_train.tar is cut off or not a tar \(empty file\)"),
         (replace_tar(VALIDATION, lambda data: data[: len(data) // 2]), rf"ILSVRC2012_img_val.tar is {CUT_OFF}"),
         (replace_tar(VALIDATION, gzip.compress), "ILSVRC2012_img_val.tar is compressed: .* gunzip it first"),
-        (replace_tar(VALIDATION, lambda data: b"\x01" * 2000), "ILSVRC2012_img_val.tar is cut off or no tar"),
+        (replace_tar(VALIDATION, lambda data: b"\x01" * 2000), "ILSVRC2012_img_val.tar is cut off or not a tar"),
         (
             write(TRAIN, train_tar([("n01440764.tar", b"x" * 3000)], skip=["n01440764"])),
             "train.tar:n01440764.tar is cut",
@@ -217,12 +217,12 @@ def train_tar(extra=(), skip=()):
         (write(TRAIN, train_tar([("other/n01440764.tar", EXTRA[0][1])])), "train.tar holds the tar of n01440764 twice"),
         (
             write(TRAIN, train_tar([("n01440764.tar", tar([("a", b"1"), ("a", b"2")]))], skip=["n01440764"])),
-            "train.tar:n01440764.tar holds a twice: which of them is meant cannot be known",
+            "train.tar:n01440764.tar holds a twice, and it is unclear which one is right",
         ),
-        (write(TRAIN, train_tar(skip=["n01440764"])), "validation has n01440764, train has not"),
+        (write(TRAIN, train_tar(skip=["n01440764"])), "validation has n01440764, train does not"),
         (write(TRAIN, train_tar([("n01440764.tar", tar([]))], skip=["n01440764"])), "n01440764.tar .* holds no images"),
-        (write(TRAIN, train_tar([("n09999999.tar", tar([("a", b"a")]))])), "train has n09999999, validation has not"),
-        (remove(KIT), rf"img_val.tar says nothing of its labels: put {KIT} or imagenet_2012_validation_synset_labels"),
+        (write(TRAIN, train_tar([("n09999999.tar", tar([("a", b"a")]))])), "train has n09999999, validation does not"),
+        (remove(KIT), rf"img_val.tar has no labels in it: put {KIT} or imagenet_2012_validation_synset_labels"),
         (remove(TRAIN, VALIDATION, KIT), "holds test images only: put ILSVRC2012_devkit_t12.tar.gz beside them"),
         (lambda root: (root / "val").mkdir(), r"has validation images twice, ILSVRC2012_img_val.tar and val: move one"),
         (
@@ -241,7 +241,7 @@ def train_tar(extra=(), skip=()):
         ),
         (
             write(VALIDATION, tar([("cat.jpg", b"a")])),
-            "img_val.tar:cat.jpg is not named as validation images are: ILSVRC2012_val_00000001.JPEG",
+            "img_val.tar:cat.jpg is not named like a validation image .ILSVRC2012_val_00000001.JPEG",
         ),
     ],
 )
@@ -315,7 +315,7 @@ def test_strangers_are_left_out_and_named(tmp_path):
     ("files", "message"),
     [
         (["other/file"], "holds nothing of ImageNet; expected a folder with ILSVRC2012_img_train.tar"),
-        (["train/cat/1.jpg", "train/dog/1.jpg"], "holds folders that are no synsets such as n01440764: cat, dog"),
+        (["train/cat/1.jpg", "train/dog/1.jpg"], "holds folders that are not synsets such as n01440764: cat, dog"),
     ],
 )
 def test_other_folders_are_refused(tmp_path, files, message):

@@ -163,7 +163,7 @@ def test_mask_is_turned_as_its_image_is(orientation):
 @pytest.mark.parametrize("image", [rotated(3), rotated(2), rotated(6, 16, 16)])
 def test_mask_that_does_not_tell_how_it_lies_is_rejected(image):
     size = Image.open(io.BytesIO(image)).size
-    with pytest.raises(RejectedImageError, match="does not tell by its size whether it is, too: turn the image"):
+    with pytest.raises(RejectedImageError, match="does not show whether that is too: turn the image"):
         encode_mask(encode(mask(0, *size[::-1]), "PNG"), IDENTITY, image)
 
 
@@ -209,11 +209,11 @@ PNG = encode(mask(1), "PNG")
 @pytest.mark.parametrize(
     ("png", "message"),
     [
-        (encode(picture(0)), r"its mask is no PNG: it begins with b'\\xff\\xd8"),
+        (encode(picture(0)), r"its mask is not a PNG: it begins with b'\\xff\\xd8"),
         (encode(picture(0), "PNG"), r"its mask has colours \(RGB\) instead of one id a pixel"),
         (encode(mask(0, 15, 24), "PNG"), r"its mask has 24x15 pixels, the image 24x16"),
         (encode(mask(0, 24, 16), "PNG"), r"its mask has 16x24 pixels, the image 24x16"),
-        (encode(mask(0) // 9 + 100, "PNG"), r"its mask has ids that the layout gives no class, 100, .*add them to its"),
+        (encode(mask(0) // 9 + 100, "PNG"), r"its mask has ids to which the layout gives no class, 100, .*add them"),
         (PNG[:-20], r"its mask: PNG is cut off"),
         (PNG[:60] + b"x" + PNG[61:], r"its mask: .*(PNG is cut off or damaged|broken)"),
     ],
@@ -245,7 +245,7 @@ def test_bad_pairs_fail_the_conversion_and_are_listed(tmp_path, layout, capsys):
 def test_other_folders_are_refused(tmp_path, layout):
     root = write_pairs(tmp_path / "pairs")
     (root / "images" / "training" / "0.png").write_bytes(b"")
-    with pytest.raises(RecordsError, match=r"training/0.jpg and images/training/0.png differ in their suffix only"):
+    with pytest.raises(RecordsError, match=r"training/0.jpg and images/training/0.png differ only in their suffix"):
         open_source(root, layout=layout)
     (root / "images" / "training" / "0.png").unlink()
     shutil.rmtree(root / "annotations" / "validation")
@@ -267,21 +267,21 @@ SPLITS = "splits: {train: {images: a, masks: b}}\n"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [", r"layout.yaml is no YAML: expected .* in line 1, column 5$"),
-        ("splits:\n\ttrain: 1", r"layout.yaml is no YAML: found character .* in line 2, column 1$"),
-        ("a: \x07", r"layout.yaml is no YAML: unacceptable character #x0007"),
+        ("a: [", r"layout.yaml is not YAML: expected .* in line 1, column 5$"),
+        ("splits:\n\ttrain: 1", r"layout.yaml is not YAML: found character .* in line 2, column 1$"),
+        ("a: \x07", r"layout.yaml is not YAML: unacceptable character #x0007"),
         ("[" * 5000, r"layout.yaml is nested too deeply"),
         ("- a", r"expected the keys splits, classes and perhaps void_label"),
         ("clases: {}", r"unknown key clases; expected splits"),
         ("classes: {1: a, 2: b}", r"splits must have one or more of the keys train, validation, test"),
         ("splits: {val: {images: a, masks: b}}", r"splits must have one or more of the keys train, validation"),
         ("splits: {train: {images: a}}", r"splits: train must have the keys images and masks"),
-        (SPLITS, r"classes must give ids of the masks their names"),
-        (SPLITS + "classes: [a, b]", r"classes must give ids"),
-        (SPLITS + "classes: {one: a, 2: b}", r"classes must give ids"),
-        (SPLITS + "classes: {1: a, 2: no}", r"classes must give ids of the masks their names"),
+        (SPLITS, r"classes must map ids of the masks to names"),
+        (SPLITS + "classes: [a, b]", r"classes must map ids"),
+        (SPLITS + "classes: {one: a, 2: b}", r"classes must map ids"),
+        (SPLITS + "classes: {1: a, 2: no}", r"classes must map ids of the masks to names"),
         (SPLITS + "classes: {1: a, 1: b}", r"1 is given twice, again in line 2"),
-        (SPLITS + "classes: {1: a, 2: b}\nvoid_label: 2", r"the id 2 is a class and void_label"),
+        (SPLITS + "classes: {1: a, 2: b}\nvoid_label: 2", r"the id 2 is both a class and void_label"),
         (SPLITS + "classes: {1: a, 2: b}\nvoid_label: none", r"void_label must be an id of the masks, or a list"),
         (SPLITS + "classes: {1: a}", r"1 class: a mask of 8 bits holds 2 to 255"),
         (SPLITS + "classes: {" + ", ".join(f"{n}: c{n}" for n in range(256)) + "}", r"256 classes: a mask of 8 bits"),

@@ -109,13 +109,13 @@ def test_numbers_keep_their_value(tmp_path):
             "path,label,split\na.jpg,cat,train\nb.jpg,dog,dev\n",
             r"line 3: the split is 'dev': expected train, valid",
         ),
-        ("a.jpg,cat\nb.jpg,dog\n./a.jpg,dog\n", r"line 3: .*a.jpg is in line 1, too"),
-        ("a.jpg,cat\na.jpg,cat\nnone.jpg,dog\n", r"2 in all:\n  line 2: .* in line 1, too\n  line 3: .*No such file"),
+        ("a.jpg,cat\nb.jpg,dog\n./a.jpg,dog\n", r"line 3: .*a.jpg is also in line 1"),
+        ("a.jpg,cat\na.jpg,cat\nnone.jpg,dog\n", r"2 in all:\n  line 2: .* also in line 1\n  line 3: .*No such file"),
         ('a.jpg,"cat\nb.jpg,dog\n', r"line 2 of .*table.csv cannot be read: unexpected end of data"),
         ("a.jpg,cat\nb.jpg,cat\n", r"has one class only \(cat\)"),
         ("a.jpg,0\nb.jpg,2\n", r"labels of .* are numbers, but not 0, 1, 2, ... without gaps \(0, 2\)"),
         ("a.jpg,1\nb.jpg,2\n", r"are numbers, but not 0, 1, 2"),
-        ("a.jpg,cat,train\nb.jpg,dog,val\n", r"has classes in validation that it has not in train: dog"),
+        ("a.jpg,cat,train\nb.jpg,dog,val\n", r"has classes in validation that are not in train: dog"),
     ],
 )
 def test_wrong_lines_are_named(tmp_path, text, message):
@@ -152,7 +152,7 @@ def test_utf_16_is_read_by_its_mark(tmp_path, encoding):
             "a.jpg,cat\nb.jpg,dog\n".encode("utf-16-le"),
             "is neither UTF-8 nor UTF-16 with a byte order mark: save it as",
         ),
-        (b"\xff\xfea", r"begins as UTF-16 does, and is none \(.*\): save it as UTF-8"),
+        (b"\xff\xfea", r"begins like UTF-16 but is not \(.*\): save it as UTF-8"),
     ],
 )
 def test_other_encodings_are_named_in_one_line(tmp_path, content, message):

@@ -58,7 +58,7 @@ PNG = encode(picture(0), "PNG")
 @pytest.mark.parametrize(
     ("spoilt", "problem"),
     [
-        (b"\x0a\xff", "it is no tf.train.Example"),
+        (b"\x0a\xff", "it is not a tf.train.Example"),
         (b"", "it lacks image/encoded"),
         (without("image/height"), "it lacks image/height"),
         (with_features(**TWO_LABELS), "its image/class/label is not one value of type int64"),

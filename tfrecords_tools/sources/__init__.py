@@ -1,4 +1,4 @@
-"""What can be converted to records: each kind of source is a module, `open_source` finds out which one it is."""
+"""Sources of images for conversion: each kind is a module, and `open_source` finds out which one it is."""
 
 import dataclasses
 import os
@@ -17,18 +17,18 @@ _OPTIONS = {"imagenet": "ground_truth", "tfds": "data_dir", "segmentation": "lay
 
 
 def open_source(location, format="auto", *, ground_truth=None, data_dir=None, layout=None, jpeg=False) -> Source:
-    """The images at a location, listed and not opened.
+    """The images at a location, listed but not opened.
 
     Args:
         location: a folder, a table or `tfds:NAME`.
-        format: one of `FORMATS`; "auto" sees it from the location.
-        ground_truth: ImageNet: development kit or list of synsets, if it does not lie in the folder.
+        format: one of `FORMATS`; "auto" detects it from the location.
+        ground_truth: ImageNet: development kit or list of synsets, if it is not in the folder.
         data_dir: TFDS: where it keeps its datasets.
         layout: segmentation: YAML file, or the name of one that comes with tfvt.
         jpeg: whether PNG, WebP, BMP and GIF files become JPEGs.
 
     Raises:
-        RecordsError: there is no such source, it is not as it must be, or an option is not for it.
+        RecordsError: there is no such source, something is wrong with it, or an option does not apply to it.
     """
     location = os.fspath(location)
     options = {"ground_truth": ground_truth, "data_dir": data_dir, "layout": layout}

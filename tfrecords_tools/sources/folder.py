@@ -14,7 +14,7 @@ def image_folder(root) -> Source:
     """The source `root/<split>/<class>/<file>`; names that begin with a dot are left out.
 
     Raises:
-        RecordsError: the folder has not that form, lacks classes or images, or its splits differ in their classes.
+        RecordsError: the folder has another form, lacks classes or images, or its splits differ in their classes.
     """
     root = os.fspath(root)
     if not os.path.isdir(root):
@@ -46,13 +46,13 @@ def image_folder(root) -> Source:
 
 
 def class_folders(root, split_folder, left_out) -> dict[str, str]:
-    """Class name -> folder; what is left out goes to that list."""
+    """Class name -> folder; names of all else go to `left_out`."""
     found = _visible(root, split_folder, left_out)
     files = [printable(entry.name) for entry in found if not is_folder(entry)]
     if files:
         raise RecordsError(
             f"{split_folder} holds files outside class folders: {some(files)}; move each into the folder of "
-            "its class, or away"
+            "its class, or elsewhere"
         )
     if not found:
         raise RecordsError(f"{split_folder} is empty; {LAYOUT}")
@@ -102,7 +102,7 @@ def same_classes(root, classes) -> tuple[str, ...]:
             missing = sorted(set(one_names) - set(two_names))
             if missing:
                 raise RecordsError(
-                    f"the splits of {root} differ in their classes: {one} has {some(missing)}, {two} has not; "
+                    f"the splits of {root} differ in their classes: {one} has {some(missing)}, {two} does not; "
                     "labels would not mean the same in both"
                 )
     if len(names) < 2:

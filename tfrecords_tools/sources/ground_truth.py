@@ -11,7 +11,7 @@ from tfvt.data.records import RecordsError
 from .source import some
 
 DEVKIT = "ILSVRC2012_devkit_t12"
-SYNSET_LIST = "imagenet_2012_validation_synset_labels.txt"  # as slim has it
+SYNSET_LIST = "imagenet_2012_validation_synset_labels.txt"  # the name that slim gives it
 SYNSET = re.compile(r"n\d{8}")
 META = "data/meta.mat"
 IDS = "data/ILSVRC2012_validation_ground_truth.txt"
@@ -19,12 +19,12 @@ IDS = "data/ILSVRC2012_validation_ground_truth.txt"
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What labels the validation images.
+    """The labels of the validation images.
 
     Attributes:
-        path: the file or folder that it was read from.
+        path: the file or folder from which they were read.
         synsets: of the images, in the order of their numbers.
-        texts: synset -> its name for human readers, for every class; empty when only the list of synsets is known.
+        texts: synset -> its name for human readers, for every class; empty if only the list of synsets is known.
     """
 
     path: str
@@ -36,7 +36,7 @@ def read_ground_truth(path) -> GroundTruth:
     """From the development kit, packed or unpacked, or from a text file with a synset a line.
 
     Raises:
-        RecordsError: it is none of them; in particular plain numbers, which do not say what they count.
+        RecordsError: it is none of them, in particular a list of plain numbers, which do not say what they count.
     """
     path = os.fspath(path)
     try:
@@ -54,10 +54,10 @@ def read_ground_truth(path) -> GroundTruth:
     try:
         ids = [int(line) for line in files[IDS].split()]
     except ValueError as error:
-        raise RecordsError(f"{IDS} of {path} does not hold numbers only: {error}") from error
+        raise RecordsError(f"{IDS} of {path} must hold only numbers: {error}") from error
     unknown = sorted(set(ids) - set(texts))
     if unknown:
-        raise RecordsError(f"{IDS} of {path} has ids that {META} has not: {some(map(str, unknown))}")
+        raise RecordsError(f"{IDS} of {path} has ids that {META} does not have: {some(map(str, unknown))}")
     return GroundTruth(path=path, synsets=tuple(texts[number][0] for number in ids), texts=dict(texts.values()))
 
 
@@ -95,7 +95,7 @@ def _classes(path, content) -> dict[int, tuple[str, str]]:
             for row in synsets
             if int(row["num_children"]) == 0
         }
-    except Exception as error:  # SciPy has many errors for files that are none
+    except Exception as error:  # SciPy has many errors for files of another kind
         raise RecordsError(f"{META} of {path} is damaged or of another form ({error!r}): download it again") from error
 
 

@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012) as it is distributed: tars that are read in place, or the folders that they unpack to."""
+"""ImageNet (ILSVRC 2012) as distributed: tars, read in place, or the folders that they unpack to."""
 
 import dataclasses
 import os
@@ -29,7 +29,7 @@ LAYOUT = (
 
 
 def looks_like_imagenet(root) -> bool:
-    """Whether a folder holds a tar of ImageNet's, or its validation images outside class folders."""
+    """Whether a folder holds one of ImageNet's tars, or its validation images outside class folders."""
     names = [entry.name for entry in entries(root)]
     if any(name.startswith("ILSVRC2012_img_") and name.endswith(".tar") for name in names):
         return True
@@ -38,20 +38,20 @@ def looks_like_imagenet(root) -> bool:
 
 
 def imagenet(root, ground_truth=None) -> Source:
-    """ImageNet below a folder: train, validation and test, those of them that are there.
+    """ImageNet below a folder: those of train, validation and test that exist there.
 
-    Classes are the synsets in sorted order; validation labels come from the development kit, which lies in the folder
-    or is given, or from a list of synsets. PNG and CMYK files become RGB JPEGs. Test images are unlabelled.
+    Classes are the synsets in sorted order. Validation labels come from the development kit, in the folder or given,
+    or from a list of synsets. PNG and CMYK files become RGB JPEGs. Test images are unlabelled.
 
     Raises:
-        RecordsError: nothing of ImageNet is there, a tar is cut off, or classes and ground truth do not fit together.
+        RecordsError: the folder holds nothing of ImageNet, a tar is cut off, or classes and ground truth do not match.
     """
     root = os.fspath(root)
     if not os.path.isdir(root):
         raise RecordsError(f"{root} is not a folder; {LAYOUT}")
     parts, left_out = _parts(root)
     truth = _ground_truth(root, ground_truth, left_out)
-    found = {}  # split -> synset -> images, yet without labels
+    found = {}  # split -> synset -> images, without labels as yet
     if "train" in parts:
         found["train"] = _train(root, parts["train"], left_out)
     if "validation" in parts:
@@ -114,7 +114,7 @@ def _train(root, path, left_out) -> dict[str, list[SourceImage]]:
         folders = class_folders(root, path, left_out)
         strangers = [name for name in folders if not SYNSET.fullmatch(name)]
         if strangers:
-            raise RecordsError(f"{path} holds folders that are no synsets such as n01440764: {some(strangers)}")
+            raise RecordsError(f"{path} holds folders that are not synsets such as n01440764: {some(strangers)}")
         return {name: class_images(root, folder, UNLABELLED, left_out) for name, folder in folders.items()}
     synsets = {}
     with TarIndex(path) as tar:
@@ -134,21 +134,21 @@ def _train(root, path, left_out) -> dict[str, list[SourceImage]]:
 
 
 def _validation(root, path, truth, left_out) -> dict[str, list[SourceImage]]:
-    """From class folders, or from a tar or folder of files that only the ground truth gives labels to."""
+    """From class folders, or from a tar or folder of files that get their labels from the ground truth only."""
     if os.path.isdir(path) and any(SYNSET.fullmatch(entry.name) for entry in entries(path)):
         return _train(root, path, left_out)
     if truth is None:
         raise RecordsError(
-            f"{path} says nothing of its labels: put {DEVKIT}.tar.gz or {SYNSET_LIST} into {root}, or name the "
+            f"{path} has no labels in it: put {DEVKIT}.tar.gz or {SYNSET_LIST} into {root}, or name the "
             "ground truth with --ground-truth"
         )
     numbered = {}
     for image in _files(root, path, left_out):
         match = VALIDATION_FILE.fullmatch(os.path.basename(image.member or image.path))
         if not match:
-            raise RecordsError(f"{image.printable} is not named as validation images are: ILSVRC2012_val_00000001.JPEG")
+            raise RecordsError(f"{image.printable} is not named like a validation image (ILSVRC2012_val_00000001.JPEG)")
         if int(match[1]) in numbered:
-            raise RecordsError(f"{path} holds two files {match[0]}: which of them is meant cannot be known")
+            raise RecordsError(f"{path} holds two files {match[0]}: keep the right one")
         numbered[int(match[1])] = image
     missing = sorted(set(range(1, len(truth.synsets) + 1)) - set(numbered))
     if missing or len(numbered) > len(truth.synsets):

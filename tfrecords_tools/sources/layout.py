@@ -1,4 +1,4 @@
-"""The small YAML file that says where the images and masks of a segmentation set lie, and what their ids mean."""
+"""The small YAML file that says where the images and masks of a segmentation set are, and what their ids mean."""
 
 import os
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where images and masks lie, and what the ids in the masks mean.
+    """Where images and masks are, and what the ids in the masks mean.
 
     Attributes:
         splits: split -> (folder of the images, folder of the masks), relative to the source.
@@ -30,10 +30,10 @@ class Layout:
 
 
 def read_layout(layout) -> Layout:
-    """A layout from a YAML file, or from one that comes with tfvt by its name, as in `ade20k`.
+    """A layout from a YAML file, or by the name of one that comes with tfvt, such as `ade20k`.
 
     Raises:
-        RecordsError: there is no such file, or a key of it is not as it must be.
+        RecordsError: there is no such file, or one of its keys is wrong.
     """
     ready = {path.stem: path for path in sorted(LAYOUTS.glob("*.yaml"))}
     path = ready.get(os.fspath(layout), Path(layout))
@@ -46,9 +46,9 @@ def read_layout(layout) -> Layout:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise RecordsError(f"layout {path} is no YAML: {error.problem}{place}") from error
+        raise RecordsError(f"layout {path} is not YAML: {error.problem}{place}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecordsError(f"layout {path} is no YAML: {' '.join(str(error).split())}") from error
+        raise RecordsError(f"layout {path} is not YAML: {' '.join(str(error).split())}") from error
     except RecursionError:
         raise RecordsError(f"layout {path} is nested too deeply, expected the keys splits and classes") from None
 
@@ -73,13 +73,13 @@ def read_layout(layout) -> Layout:
         )
     require(
         isinstance(classes, dict) and all(_is_id(number) and isinstance(name, str) for number, name in classes.items()),
-        "classes must give ids of the masks their names, such as 1: wall",
+        "classes must map ids of the masks to names, such as 1: wall",
     )
     void = content.get("void_label", [])
     void = void if isinstance(void, list) else [void]
     require(all(map(_is_id, void)), "void_label must be an id of the masks, or a list of them")
     both = [str(number) for number in void if number in classes]
-    require(not both, f"the id {some(both)} is a class and void_label")
+    require(not both, f"the id {some(both)} is both a class and void_label")
     names = tuple(dict.fromkeys(classes.values()))  # ids of one name are one class
     require(2 <= len(names) <= VOID, f"{counted(len(names), 'class')}: a mask of 8 bits holds 2 to {VOID}")
     return Layout(
@@ -94,7 +94,7 @@ def _is_id(number):
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML takes the last of two equal keys; an id that is given twice is a mistake."""
+    """Refuses equal keys, of which PyYAML takes the last; an id that is given twice is a mistake."""
 
     def construct_mapping(self, node, deep=False):
         keys = set()

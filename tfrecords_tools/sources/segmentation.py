@@ -16,13 +16,13 @@ def segmentation(root, layout) -> Source:
         layout: a YAML file, or the name of one that comes with tfvt.
 
     Raises:
-        RecordsError: the layout is wrong, a folder is not there, or two files of a folder have one name.
+        RecordsError: the layout is wrong, a folder does not exist, or two files of a folder have the same name.
     """
     if layout is None:
         raise RecordsError("the format segmentation needs --layout: a YAML file, or ade20k, coco_stuff or lip")
     root, described = os.fspath(root), read_layout(layout)
     if not os.path.isdir(root):
-        raise RecordsError(f"{root} is not a folder; the layout {layout} wants folders below it")
+        raise RecordsError(f"{root} is not a folder; the layout {layout} expects folders below it")
     left_out = _unnamed(root, "", {os.path.normpath(folder) for pair in described.splits.values() for folder in pair})
     splits = {}
     for split, folders in described.splits.items():
@@ -33,7 +33,7 @@ def segmentation(root, layout) -> Source:
                 f"{split} of {root}: no image in {folders[0]} ({counted(len(images), 'file')}) has a mask of its name "
                 f"in {folders[1]} ({counted(len(masks), 'file')})"
             )
-        # Where there is no mask, the image is rejected when its turn comes: a file of this name is missing.
+        # An image without a mask is rejected when its turn comes: a file of this name is missing.
         expected = os.path.join(root, folders[1])
         splits[split] = tuple(
             _pair(path, masks.get(stem, os.path.join(expected, f"{stem}.png"))) for stem, path in images.items()
@@ -47,7 +47,7 @@ def _pair(image, mask) -> SourceImage:
 
 
 def _unnamed(root, folder, named) -> list[str]:
-    """What no split's folder holds."""
+    """Names that belong to no split's folder."""
     found = []
     for entry in entries(os.path.join(root, folder)):
         path = os.path.join(folder, entry.name)
@@ -67,8 +67,8 @@ def _by_stem(root, folder, left_out) -> dict[str, str]:
             left_out.append(_relative(root, entry.path))
         elif stem in files:
             raise RecordsError(
-                f"{_relative(root, files[stem])} and {_relative(root, entry.path)} differ in their suffix only: which "
-                "of them is meant cannot be known"
+                f"{_relative(root, files[stem])} and {_relative(root, entry.path)} differ only in their suffix: keep "
+                "the right one"
             )
         else:
             files[stem] = entry.path

@@ -1,4 +1,4 @@
-"""What every kind of source gives: images that are listed and not opened, and what their records have in common."""
+"""What every kind of source gives: images, listed but not opened, and what their records have in common."""
 
 import os
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from tfvt.data.records import RecordsError
 
 @dataclass(frozen=True, slots=True)
 class SourceImage:
-    """One image, by where its bytes lie.
+    """One image, by the place of its bytes.
 
     Attributes:
         path: the file: the image itself, or a tar that holds it.
@@ -34,7 +34,7 @@ class SourceImage:
 
     @property
     def printable(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return printable(f"{self.path}:{self.member}" if self.member else self.path)
 
     def identity(self, root) -> bytes:
@@ -49,7 +49,7 @@ class TfdsFeatures:
     """A prepared TFDS dataset, and the names of its features.
 
     Attributes:
-        directory: of the dataset's version; not compared, for it may move.
+        directory: of the dataset's version; not compared, since it may move.
         name: `name/config:version`, as in `imagenet2012:5.1.0`.
         image, label: features.
         filename: feature with the file's name, None if the dataset has none.
@@ -64,14 +64,14 @@ class TfdsFeatures:
 
 @dataclass(frozen=True)
 class RecordSettings:
-    """What the records of a set have in common: small, for it travels to every worker.
+    """What the records of a set have in common: small, since it travels to every worker.
 
     Attributes:
         class_names: in the order of the labels; of the pixels' classes if the set has masks.
         class_texts: the classes for human readers, in the same order.
         jpeg: whether PNG, WebP, BMP and GIF files become JPEGs.
         mask_ids: segmentation: stored id -> class of a pixel, `VOID` for none; None without masks.
-        tfds: where the images are read from if not from files of their own.
+        tfds: the dataset that holds the images, if they are not files of their own.
     """
 
     class_names: tuple[str, ...]
@@ -86,13 +86,13 @@ class Source:
     """Images by split.
 
     Attributes:
-        root: what was asked for; names in the source's hash are relative to it.
+        root: the location given; names in the source's hash are relative to it.
         settings: what the records have in common.
         splits: split name -> images, in a fixed order.
-        left_out: names of files and folders below the root that are no part of it.
-        shards: split name -> files that it is written as, where custom names a number.
-        keeps_order: whether shards are spans of the splits as they are, for what can only be read in sequence; else
-            the images are shuffled.
+        left_out: names of files and folders below the root that are not part of it.
+        shards: split name -> its number of files, where custom sets one.
+        keeps_order: whether shards are spans of the splits as they are, for sources that allow only reading in
+            sequence; otherwise the images are shuffled.
     """
 
     root: str
@@ -104,7 +104,7 @@ class Source:
 
 
 def printable(name) -> str:
-    """A file name as text that can be printed and stored; bytes that are not UTF-8 are written in hexadecimal."""
+    """A file name as text that can be printed and stored; bytes that are not UTF-8 appear in hexadecimal."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
@@ -128,7 +128,7 @@ def entries(folder) -> list[os.DirEntry]:
 
 
 def is_folder(entry) -> bool:
-    """Whether an entry is a folder; a symbolic link that leads in a circle is none, and no error here."""
+    """Whether an entry is a folder; a symbolic link that leads in a circle is not one, and raises no error here."""
     try:
         return entry.is_dir()
     except OSError:
@@ -136,7 +136,7 @@ def is_folder(entry) -> bool:
 
 
 def file_size(path) -> int:
-    """In bytes; 0 for what is not there: reading it will say so, and put it on the rejects list."""
+    """In bytes; 0 for a file that does not exist: reading it later reports that and puts it on the rejects list."""
     try:
         return os.stat(path).st_size
     except OSError:

@@ -32,13 +32,14 @@ class _WrongLineError(Exception):
 def image_table(path) -> Source:
     """The images that a table names.
 
-    With a first line of `path` and `label`, and perhaps `split`, in any order, further columns are left out. Without
-    it the columns are path, label and, if there is a third, split. Paths are relative to the table's folder. Without
-    splits every image is for training. Labels are class names, sorted; labels that are all numbers must be 0, 1, 2, ...
+    The first line may name the columns `path` and `label`, and perhaps `split`, in any order; other columns do not
+    count. Without it the columns are path, label and, if there is a third, split. Paths are relative to the table's
+    folder. Without splits every image is for training. Labels are class names, sorted; labels that are all numbers must
+    be 0, 1, 2, ...
 
     Raises:
-        RecordsError: naming every line (up to 20) with another number of columns, a missing file, an empty label, an
-            unknown split or a file that an earlier line has; or classes that do not fit together.
+        RecordsError: lines with another number of columns, a missing file, an empty label, an unknown split or a file
+            that an earlier line has (the message names up to 20 of them); or classes that do not match.
     """
     path = os.fspath(path)
     if os.path.splitext(path)[1].lower() not in DELIMITERS:
@@ -56,7 +57,7 @@ def image_table(path) -> Source:
             row = _row(os.path.dirname(path), line, cells, columns, width)
             earlier = rows.setdefault(os.path.abspath(row.path), row)
             if earlier is not row:
-                raise _WrongLineError(f"{printable(row.path)} is in line {earlier.line}, too")
+                raise _WrongLineError(f"{printable(row.path)} is also in line {earlier.line}")
         except _WrongLineError as error:
             problems.append(f"  line {line}: {error}")
     if problems:
@@ -83,7 +84,7 @@ def _lines(path) -> list[tuple[int, list[str]]]:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except UnicodeDecodeError as error:
-        raise RecordsError(f"{path} begins as UTF-16 does, and is none ({error}): save it as UTF-8") from error
+        raise RecordsError(f"{path} begins like UTF-16 but is not ({error}): save it as UTF-8") from error
     except OSError as error:
         raise RecordsError(f"{path} cannot be read: {error.strerror}") from error
     except csv.Error as error:
@@ -91,7 +92,7 @@ def _lines(path) -> list[tuple[int, list[str]]]:
 
 
 def _columns(path, line, first):
-    """(name -> index, and under "header" whether the first line names them; names of columns that have no meaning)."""
+    """(name -> index, and under "header" whether the first line names them; names of columns without meaning)."""
     names = [cell.strip().lower() for cell in first]
     header = "path" in names and "label" in names
     if not header:
@@ -145,7 +146,7 @@ def _source(path, rows, left_out) -> Source:
     for split in splits[1:]:
         strange = sorted(classes[split] - classes[splits[0]])
         if splits[0] == "train" and strange:
-            raise RecordsError(f"{path} has classes in {split} that it has not in train: {some(strange)}")
+            raise RecordsError(f"{path} has classes in {split} that are not in train: {some(strange)}")
     if len(names) < 2:
         raise RecordsError(f"{path} has one class only ({names[0]}): classification needs at least two")
     labels = {name: label for label, name in enumerate(names)}

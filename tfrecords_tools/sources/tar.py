@@ -1,4 +1,4 @@
-"""Where in a tar the bytes of each member lie: what is in a tar is read in place, never unpacked."""
+"""Where in a tar the bytes of each member are: tars are read in place, never unpacked."""
 
 import os
 import tarfile
@@ -28,7 +28,7 @@ class TarIndex:
     """The members of an uncompressed tar, and of tars that are members of it.
 
     Raises:
-        RecordsError: not there, compressed, cut off or damaged, or two members have one name.
+        RecordsError: the tar is missing, compressed, cut off or damaged, or two members have the same name.
     """
 
     def __init__(self, path):
@@ -61,7 +61,7 @@ class TarIndex:
                         continue
                     if info.name in found:
                         raise RecordsError(
-                            f"{name} holds {printable(info.name)} twice: which of them is meant cannot be known; {HINT}"
+                            f"{name} holds {printable(info.name)} twice, and it is unclear which one is right; {HINT}"
                         )
                     found[info.name] = Member(info.name, begin + info.offset_data, info.size)
                 end = tar.offset
@@ -69,7 +69,7 @@ class TarIndex:
             span.seek(0)
             if span.read(2) == b"\x1f\x8b":
                 raise RecordsError(f"{name} is compressed: images are read in place, so gunzip it first") from None
-            raise RecordsError(f"{name} is cut off or no tar ({error}): {HINT}") from error
+            raise RecordsError(f"{name} is cut off or not a tar ({error}): {HINT}") from error
         # The index also ends, without an error, where a header is damaged, or where the file ends between members.
         span.seek(end)
         if span.read(tarfile.BLOCKSIZE) != b"\0" * tarfile.BLOCKSIZE:

@@ -1,4 +1,4 @@
-"""Any prepared dataset of TensorFlow Datasets: the images' bytes as they are stored, never decoded on the way."""
+"""Any prepared dataset of TensorFlow Datasets: the images' bytes as stored, never decoded on the way."""
 
 import dataclasses
 import os
@@ -18,15 +18,15 @@ FILENAMES = ("file_name", "filename", "image/filename")
 def tfds_dataset(location, data_dir=None) -> Source:
     """A dataset of TFDS that is prepared on this disk; nothing is downloaded.
 
-    Records can only be read in sequence, so that shards are spans of the splits in the order in which TFDS stored them.
+    Its records allow only reading in sequence, so shards are spans of the splits in the order in which TFDS has them.
 
     Args:
         location: `tfds:NAME[/CONFIG][:VERSION]`, or the folder of a dataset's version.
         data_dir: where TFDS keeps its datasets, by default `~/tensorflow_datasets`.
 
     Raises:
-        RecordsError: TensorFlow Datasets is not installed, the dataset is not prepared, or it is not one of images
-            with a label each.
+        RecordsError: TensorFlow Datasets is not installed, the dataset is not prepared, or it does not hold images with
+            one label each.
     """
     tfds = _import()
     builder = _builder(tfds, os.fspath(location), data_dir)
@@ -41,7 +41,7 @@ def tfds_dataset(location, data_dir=None) -> Source:
         if name not in SPLITS or not split.num_examples:
             left_out.append(f"split {name} ({counted(split.num_examples, 'example')})")
             continue
-        size = split.num_bytes // split.num_examples  # on average: what each has, only reading would tell
+        size = split.num_bytes // split.num_examples  # the average: only reading would tell the size of each
         path = os.path.join(directory, name)
         splits[name] = tuple(SourceImage(path, size, UNLABELLED, index) for index in range(split.num_examples))
     if not splits:
@@ -61,7 +61,7 @@ def read_span(described: TfdsFeatures, images) -> Iterator[tuple[SourceImage, by
     """(image with its label and file name, bytes) of images that follow one another in a split.
 
     Raises:
-        RecordsError: fewer can be read, or a label is none of the dataset's classes.
+        RecordsError: fewer can be read, or a label is not one of the dataset's classes.
     """
     tfds = _import()
     split, first, count = os.path.basename(images[0].path), images[0].offset, len(images)
@@ -102,18 +102,18 @@ def _builder(tfds, location, data_dir):
             return tfds.builder_from_directory(location)
         builder = tfds.builder(location.removeprefix(PREFIX), **({"data_dir": data_dir} if data_dir else {}))
     except Exception as error:  # TFDS has many errors for names, versions and folders that it does not know
-        summary = str(error).strip().split("\n")[0]  # what follows may list every dataset there is
+        summary = str(error).strip().split("\n")[0]  # the rest may list every dataset that exists
         raise RecordsError(f"TensorFlow Datasets cannot open {location}: {summary}") from error
     if not builder.is_prepared():
         raise RecordsError(
-            f"{builder.name}:{builder.version} is not in {builder.data_path}: name its place with --data-dir, or "
+            f"{builder.name}:{builder.version} is not in {builder.data_path}: give its folder with --data-dir, or "
             f"prepare it with `tfds build {builder.name}`"
         )
     return builder
 
 
 def _feature(builder, kind, place):
-    """The name of the one feature of a kind; of several, that which the dataset names for supervised training."""
+    """The name of the only feature of a kind; of several, the one that the dataset names for supervised training."""
     names = [name for name, feature in builder.info.features.items() if isinstance(feature, kind)]
     keys = builder.info.supervised_keys or ()
     if len(names) > 1 and len(keys) == 2 and keys[place] in names:
