@@ -1,4 +1,4 @@
-"""Package mapping: what stands beside `tfvt/` in the repository installs as its subpackages.
+"""Package mapping: the folders beside `tfvt/` in the repository install as its subpackages.
 
 `trainers`, `configs` and `tfrecords_tools` would be too generic as top-level names in site-packages.
 """

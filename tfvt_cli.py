@@ -10,9 +10,9 @@ import sys
 
 
 def main():
-    # Ctrl-C during the seconds of imports: extension modules would make all sorts of errors of a KeyboardInterrupt.
+    # Ctrl-C during the seconds of imports: extension modules would turn a KeyboardInterrupt into all sorts of errors.
     before = signal.signal(signal.SIGINT, _leave)
-    # TensorFlow's C++ side writes pages about the processor and the absence of a GPU; its errors raise.
+    # TensorFlow's C++ side logs pages about the processor and the missing GPU; real errors raise exceptions anyway.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from tfvt.trainers.cli import main
 

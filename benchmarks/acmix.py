@@ -54,7 +54,7 @@ def local_attention_forms():
     print(f"{'form':40}  {'forward':>16}  {'forward + backward':>16}")
     print_times({name: attention_step(form) for name, form in FORMS.items()}, "tiles with a halo")
     peaks = {}
-    for name in FORMS:  # a process each: memory that one form has used is not given back
+    for name in FORMS:  # a process each: memory that one form has used is not returned
         command = [sys.executable, "-m", "benchmarks.acmix", "--peak", name]
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         peaks[name] = float(output)
@@ -111,7 +111,7 @@ def shift_every_channel(path, maps):
 
 
 def shift_modules():
-    """Table 7's comparison on whole models."""
+    """The comparison of Table 7 on whole models."""
     images = tf.constant(np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3)).astype("float32"))
     every_channel = "tensor shifts of every output channel"
     shifts = {
@@ -141,7 +141,7 @@ def shift_modules():
 
 
 def parts_of_resnet50():
-    """Where the time of ACmix goes, at the sizes of ResNet-50's four stages."""
+    """How ACmix spends its time, at the sizes of ResNet-50's four stages."""
     print(f"\nACmix in ResNet-50's stages, batch {BATCH}: ms forward, ms forward + backward")
     for side, channels in ((56, 64), (28, 128), (14, 256), (7, 512)):
         layers = {

@@ -41,10 +41,10 @@ def one_thread(elements, function):
     options = tf.data.Options()
     options.threading.private_threadpool_size = 1
     options.threading.max_intra_op_parallelism = 1
-    options.autotune.enabled = False  # nothing is worked out while nobody asks for it
+    options.autotune.enabled = False  # compute nothing before it is needed
     dataset = tf.data.Dataset.from_tensor_slices(elements).repeat().enumerate()
     dataset = dataset.map(lambda index, element: function(element, index)).with_options(options)
-    # One iterator for all rounds: a new one prepares the graph anew.
+    # One iterator for all rounds: a new one would prepare the graph again.
     iterator = iter(dataset)
 
     def run():

@@ -2,9 +2,9 @@
 
 python -m benchmarks.convert [--folder FOLDER] [--images 20000] [--rounds 5]
 
-Makes an ImageNet-shaped tree of JPEGs, 2 GB, in FOLDER or in a temporary folder; what was temporary is deleted at the
-end. The first table is of one processor core, to which the process is bound, and of a part of the tree; the rest is
-of the whole tree and all cores. FOLDER on /dev/shm shows the processor's share, without the disk.
+Makes an ImageNet-shaped tree of JPEGs, 2 GB, in FOLDER or in a temporary folder, which is deleted at the end. The first
+table is for one processor core, to which the process is bound, and for a part of the tree; the rest is for the whole
+tree and all cores. FOLDER on /dev/shm shows the processor's share, without the disk.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def _example(data, height, width, channels, synset, filename):
 
 
 def copy(images, output):
-    """Every file into one folder, and all of it onto the disk."""
+    """Copies every file into one folder, and flushes all of it to the disk."""
     for path in images:
         shutil.copyfile(path, output / os.path.basename(path))
     folder = os.open(output, os.O_RDONLY)
@@ -117,7 +117,7 @@ def one_core(tree, scratch, rounds):
 
 
 def all_cores(tree, scratch, cores):
-    """Conversions of the whole tree by threads and by processes, which have TensorFlow to import."""
+    """Conversions of the whole tree by threads and by processes, which have to import TensorFlow."""
     os.sched_setaffinity(0, cores)
     for kind, least in (("threads", 10**9), ("processes", 0)):
         workers.IMAGES_WORTH_PROCESSES = least
@@ -131,7 +131,7 @@ def all_cores(tree, scratch, cores):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, help="where the tree is, or shall be made and kept")
+    parser.add_argument("--folder", type=Path, help="where the tree is, or where to make and keep it")
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()

@@ -3,9 +3,8 @@
 python -m benchmarks.imagenet_shaped FOLDER [--images 20000]
 
 ImageNet's training images are about 400 x 350 pixels and 110 kB on average, most of them 500 pixels wide. Here a few
-hundred textured pictures are drawn and encoded to such sizes; every file is one of them with a comment of its own
-behind the start marker, so that no two files are equal and making 20,000 of them takes seconds. Same arguments, same
-bytes.
+hundred textured pictures are drawn and encoded to such sizes. Every file is one of them with a comment of its own after
+the start marker, so that no two files are equal and making 20,000 of them takes seconds. Same arguments, same bytes.
 """
 
 import argparse
@@ -27,7 +26,7 @@ MEDIAN_BYTES, SPREAD = 105_000, 0.35  # of a log-normal distribution
 def write_imagenet_shaped(root, images=20_000) -> Path:
     """Write `root/train/n<synset>/n<synset>_<number>.JPEG`, `images` files over 1,000 classes; returns `root`.
 
-    A folder that an earlier call filled with as many images is left as it is.
+    A folder that an earlier call filled with as many images stays as it is.
     """
     root = Path(root)
     done = root.with_name(f"{root.name}.complete")
@@ -47,7 +46,7 @@ def write_imagenet_shaped(root, images=20_000) -> Path:
 
 
 def _picture(seed) -> bytes:
-    """One encoded picture: blots of every scale, as rough as its share of bytes asks for."""
+    """One encoded picture: blots of every scale, as rough as its share of bytes requires."""
     rng = np.random.default_rng(seed)
     width, height = SIZES[rng.choice(len(SIZES), p=SIZE_SHARES)]
     target = MEDIAN_BYTES * np.exp(SPREAD * rng.standard_normal()) * width * height / (500 * 375)

@@ -1,8 +1,8 @@
-"""The input pipeline: rate beside bare decoding and other loaders, and how soon a resumed run has its first batch.
+"""The input pipeline: rate beside bare decoding and other loaders, and the time to a resumed run's first batch.
 
 python -m benchmarks.input [FOLDER]
 
-FOLDER keeps the made-up images and records for the next call; without it they go to a temporary one.
+FOLDER keeps the made-up images and records for the next call; without it they go into a temporary one.
 """
 
 import os
@@ -35,7 +35,7 @@ from tfvt.data.records import ENCODED, LABEL, MANIFEST, Manifest, Shard, feature
 from tfvt.tfrecords_tools.cli import main as records_command
 
 IMAGES, BATCH, ROUNDS = 3000, 100, 7
-UNTIMED, TIMED = 12, 40  # batches: what was made ahead before the clock started is as much as when it stops
+UNTIMED, TIMED = 12, 40  # batches: as many are ready ahead when the clock starts as when it stops
 PREPROCESSING = TrainPreprocessing()
 IMAGENET_SHARDS, IMAGENET_IMAGES = 1024, 1_281_167
 AUTOTUNE = tf.data.AUTOTUNE
@@ -56,7 +56,7 @@ def bare(records):
 
 
 def ours(records):
-    """A block is a third of the set, as there are many blocks in a large one."""
+    """A block is a third of the set, since a large set has many blocks."""
     settings = StreamSettings(BATCH, block_size=IMAGES // 3)
     return train_stream(records, ClassificationSamples.of(records, PREPROCESSING), settings)
 
@@ -83,7 +83,7 @@ def official(records):
 
 
 def tfds(records, folder):
-    """The same bytes as a TFDS dataset, with our decoding behind TFDS' reading and shuffling."""
+    """The same bytes as a TFDS dataset: TFDS reads and shuffles, tfvt decodes."""
     import tensorflow_datasets
 
     skip = {"image": tensorflow_datasets.decode.SkipDecoding()}
@@ -133,12 +133,12 @@ def throughput(folder):
     print(f"\n{IMAGES} made-up images like ImageNet's to 224x224, {os.cpu_count()} cores, {ROUNDS} rounds")
     print("pipeline          images/s   rate beside bare   processor ms an image, and beside bare")
     print_rates({"ours": ours(records), "bare": bare(records)})
-    # Apart, for their buffers and threads weigh on whatever runs after them in a process.
+    # In processes of their own: their buffers and threads slow down whatever runs after them in a process.
     print_rates({"bare": bare(records)} | others)
 
 
 def print_rates(datasets):
-    """Steady rates, one after the other, to and fro: what one leaves behind shall not always meet the same one."""
+    """Steady rates, one after the other, in alternating order: leftovers of one must not always hit the same one."""
     wall, work = ({name: [] for name in datasets} for _ in range(2))
     for round_number in range(ROUNDS):
         for name in list(datasets)[:: -1 if round_number % 2 else 1]:

@@ -1,7 +1,7 @@
 """What the training loop costs: an epoch of the loop beside the same compiled steps bare.
 
-`python -m benchmarks.training`. Both alternate in one process, on one batch that is there already: what is left of the
-difference is the loop's own work, the same for any model. A step takes some 20 ms on two CPU cores.
+`python -m benchmarks.training`. Both alternate in one process, on one ready batch, so the difference is the loop's own
+work, the same for any model. A step takes about 20 ms on two CPU cores.
 """
 
 import os

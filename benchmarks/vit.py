@@ -118,7 +118,7 @@ def matmul_limit(tokens=197, channels=768, mlp=3072, heads=12, layers=12):
             nonlocal last
             with tf.control_dependencies([last]):
                 outputs = tf.matmul(*arguments, **transposed)
-            last += tf.reshape(outputs, [-1])[0]  # a product that nothing reads would be left out
+            last += tf.reshape(outputs, [-1])[0]  # TensorFlow would drop a product that nothing reads
 
         product(rows[channels][:-BATCH], embedding)
         for layer in matrices:
@@ -154,7 +154,7 @@ def peers():
 
 
 def memory():
-    """Peak resident memory of a process that does one thing, above what it held when its code was loaded."""
+    """Peak resident memory of a process that does one thing, above its memory once its code was loaded."""
     print(f"\nPeak memory above the loaded libraries, MiB, batch {BATCH}\n{'':28}{'inference':>16}{'training':>16}")
     context = multiprocessing.get_context("spawn")
     for name in PEERS:

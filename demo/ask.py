@@ -1,4 +1,4 @@
-"""Ask a SavedModel about image files, as a server would: TensorFlow alone, nothing of this project.
+"""Ask a SavedModel about image files, as a server would: with TensorFlow only, without this project's code.
 
 python -m demo.ask SAVED_MODEL IMAGE...
 """

@@ -1,6 +1,6 @@
 """`make demo`: handwritten digits over photographs -> TFRecords -> VT-ResNet -> SavedModel -> answers and a picture.
 
-Every step but the drawing is a command that works on a user's own images in the same way.
+Every step except the drawing is a command that works on a user's own images in the same way.
 """
 
 import csv
@@ -47,7 +47,7 @@ def main():
 
 
 def command(*words):
-    """Show a command and run it, from the environment that this process runs in."""
+    """Print a command and run it, in this process's environment."""
     words = [str(word) for word in words]
     console.print(f"\n[bold]$ {shlex.join(words)}[/bold]", soft_wrap=True)
     result = subprocess.run([Path(sys.executable).with_name(words[0]), *words[1:]], check=False)
@@ -75,7 +75,7 @@ def look_at_tokens(run, held_out, examples):
 
 
 def summarize(run, summary, seconds):
-    """Print what was reached and where everything lies; returns validation top-1."""
+    """Print the results and the place of every file; returns validation top-1."""
     with open(run / "metrics.csv", newline="") as file:
         epochs = list(csv.DictReader(file))
     top1 = float(epochs[-1]["validation_top1"])

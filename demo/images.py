@@ -1,4 +1,4 @@
-"""Images to classify, from what scikit-learn carries: handwritten digits on patches of photographs.
+"""Images to classify, made from scikit-learn's data: handwritten digits on patches of photographs.
 
 Each of the 1,797 scanned digits is placed several times, at a random position and scale (half to three quarters
 of the frame), on a softened and dimmed patch of one of two photographs: something to find, something to ignore.
@@ -44,7 +44,7 @@ def samples(seed=0):
 
 
 def place(digit, rng):
-    """A digit (8, 8) in 0..1, enlarged smoothly and put somewhere into an empty frame."""
+    """A digit (8, 8) in 0..1, enlarged smoothly and placed at random in an empty frame."""
     side = int(rng.integers(FRAME // 2, FRAME * 3 // 4 + 1))
     large = Image.fromarray((digit * 255).astype("uint8")).resize((side, side), Image.Resampling.BICUBIC)
     y, x = rng.integers(0, FRAME - side + 1, 2)
@@ -62,7 +62,7 @@ def patch(photograph, rng):
 
 
 def write_folders(folder: Path):
-    """Write `folder/<split>/<digit>/<file>` for every sample and return the samples that are held out."""
+    """Write `folder/<split>/<digit>/<file>` for every sample and return the held-out samples."""
     held_out = []
     for sample in track(samples(), description="Drawing images", total=num_samples()):
         path = folder / sample.split / str(sample.label) / sample.file

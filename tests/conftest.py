@@ -29,7 +29,7 @@ collect_ignore = [] if keras.backend.backend() == "tensorflow" else ONLY_ON_TENS
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
-    """Every test draws from its own start, whatever ran before it."""
+    """Every test draws from its own seed, whatever ran before it."""
     keras.utils.set_random_seed(0)
 
 

@@ -93,7 +93,7 @@ def arrays(outputs):
 
 
 def check_gradients(model, inputs):
-    """Every weight gets a gradient, finite and not all zero, but for the listed set."""
+    """Every weight gets a gradient, finite and not all zero, except for the listed set."""
     values = gradients(model, inputs)
     assert len(values) == len(model.trainable_variables), "two weights share one path"
     broken = [path for path, value in values.items() if value is not None and not np.isfinite(value).all()]
@@ -162,7 +162,7 @@ def check_model(name, **options):
 
 
 def check_profile(model):
-    """What the rows say adds up, and no weight is forgotten."""
+    """The rows add up, and no weight is missing."""
     profile = tfvt.profile(model)
     assert profile.params == sum(row.params for row in profile.rows) == _count(model.trainable_variables)
     assert 0 < profile.params_without_norms < profile.params

@@ -9,11 +9,11 @@ from jsonargparse import ArgumentError, ArgumentParser
 from .errors import UsageError, one_line, parser_error, unknown_key
 
 USAGE_STATUS = 2
-BROKEN_PIPE_STATUS = 141  # what a shell reports of a command that SIGPIPE ended
+BROKEN_PIPE_STATUS = 141  # the status that a shell reports for a command that SIGPIPE ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit status: 0, 2 for a mistake of the user's, 128 + n for a signal n."""
+    """Run one command line and return its exit status: 0, 2 for a user's mistake, 128 + n for a signal n."""
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help"):
         print(_overview())
@@ -22,16 +22,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name not in COMMANDS:
             raise UsageError(f"there is no command {name!r}; `tfvt --help` lists them")
         status = COMMANDS[name](rest)
-        sys.stdout.flush()  # here, where a reader that has gone is noticed quietly
+        sys.stdout.flush()  # here, so that a reader that has gone causes no traceback
         return status
     except ArgumentError as error:
         return _complain(name, parser_error(error))
     except UsageError as error:
         return _complain(name, error)
     except BrokenPipeError:  # `tfvt models | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
         return BROKEN_PIPE_STATUS
-    except OSError as error:  # a place that cannot be written to, a full disk
+    except OSError as error:  # a folder that is not writable, a full disk
         place = f"{error.filename}: " if error.filename else ""
         return _complain(name, UsageError(f"{place}{error.strerror or error}"))
     except KeyboardInterrupt:
@@ -85,7 +85,7 @@ def _visualize(arguments: Sequence[str]) -> int:
 
 
 def _recipes(arguments: Sequence[str]) -> int:
-    """The recipes that tfvt brings along, for `tfvt train --config NAME`"""
+    """The recipes that come with tfvt, for `tfvt train --config NAME`"""
     from .recipes.files import packaged_recipes
 
     parser = ArgumentParser(prog="tfvt recipes", description=_recipes.__doc__, exit_on_error=False)

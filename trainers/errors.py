@@ -5,7 +5,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
-# What other programs, or the abbreviations of the field, call a key. The values are last parts of keys.
+# Other programs' names and common abbreviations for keys. The values are last parts of keys.
 SYNONYMS = {
     "augment": "auto_augment",
     "batch": "batch_size",
@@ -33,11 +33,11 @@ SYNONYMS = {
 
 
 class UsageError(Exception):
-    """A mistake of the user's making: the message says what is wrong, where, and what to do about it."""
+    """A user's mistake: the message says what is wrong, where, and what to do about it."""
 
 
 class LineParser(argparse.ArgumentParser):
-    """A parser of plain arguments, such as paths in any encoding, whose complaint is a `UsageError` too."""
+    """A parser of plain arguments, such as paths in any encoding, that raises `UsageError` as well."""
 
     def __init__(self, **settings):
         super().__init__(allow_abbrev=False, **settings)
@@ -49,7 +49,7 @@ class LineParser(argparse.ArgumentParser):
 def unknown_key(key: str, known: Iterable[str]) -> UsageError:
     """An error that names `key` and those of the `known` keys that look like it."""
     known = sorted(known)
-    # By the last part first: a shared beginning such as `model.options.` would make all of them look alike.
+    # Match the last part first: a shared beginning such as `model.options.` would make all of them look alike.
     last_parts = [known_key.rpartition(".")[2] for known_key in known]
     wanted = key.rpartition(".")[2]
     synonym = SYNONYMS.get(wanted)
@@ -62,7 +62,7 @@ def unknown_key(key: str, known: Iterable[str]) -> UsageError:
 
 
 def parser_error(error: Exception) -> UsageError:
-    """What jsonargparse found wrong, on one line and in words that need no Python."""
+    """The error of jsonargparse, on one line and in words that need no knowledge of Python."""
     text = one_line(error).replace("typing.Literal", "one of ").replace("Expected a one", "Expected one")
     return UsageError(re.sub(r"<class '(\w+)'>", r"\1", text))
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that exist whole or not at all."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a small file, whole or not at all.
 
     Raises:
-        UsageError: the disk is full, or the place cannot be written to.
+        UsageError: the disk is full, or the folder is not writable.
     """
     partial = path.with_suffix(".partial")
     try:
@@ -23,7 +23,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def publish(partial: Path, path: Path) -> None:
-    """Give the finished file `partial` its name `path`, so that a power cut leaves the old file or the new."""
+    """Rename the finished file `partial` to `path`, so that a power cut leaves the old file or the new one."""
     _fsync(partial)
     os.replace(partial, path)
     _fsync(path.parent)

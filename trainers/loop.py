@@ -1,6 +1,6 @@
 """The loop of a training run: epochs, evaluation, log, checkpoints, resume, stop.
 
-It decides what happens when. What is learned, the task knows; how a step runs on the devices, the engine knows.
+The loop decides what happens when. The task knows what the model learns; the engine knows how a step runs on devices.
 """
 
 import math
@@ -29,7 +29,7 @@ MOST_STEPS = 999_999_999  # the nine digits in the names of checkpoints
 
 
 class Rate:
-    """Steps per second over the time spent in training steps alone."""
+    """Steps per second, over the time of training steps only."""
 
     def __init__(self):
         self.steps = 0
@@ -56,9 +56,9 @@ def epoch_steps(task: Task, recipe: Recipe) -> int:
     """Steps of an epoch: the whole batches of the training records.
 
     Raises:
-        UsageError: records that are not there, not one batch, or more steps in all than checkpoints can be named.
+        UsageError: there are no records, not enough for one batch, or more steps than checkpoint names can hold.
     """
-    _ = task.validation_records  # before a model is built for a run that cannot evaluate
+    _ = task.validation_records  # check this before building a model for a run that cannot evaluate
     try:
         steps = steps_per_epoch(task.train_records, recipe.data.batch_size)
     except RecordsError as error:
@@ -88,14 +88,14 @@ def _figures(task: Task, sums: dict[str, np.ndarray], rows: list[dict[str, np.nd
 
 
 class Loop:
-    """One training run: `train` takes it to its end.
+    """One training run: `train` runs it to its end.
 
     Args:
         recipe: of the run.
         run: its folder.
         task: what is learned.
         engine: how a step runs.
-        console: where lines go.
+        console: where lines are printed.
         saved: the checkpoint to continue from; None: from the start.
 
     Attributes:
@@ -126,7 +126,7 @@ class Loop:
         """Train to the end and keep the model.
 
         Raises:
-            Interrupted: after Ctrl-C or SIGTERM, when the step at hand is done and the state is saved.
+            Interrupted: after Ctrl-C or SIGTERM, once the current step is done and the state is saved.
             UsageError: loss, weights or state are not finite, a record is damaged, or the disk is full.
         """
         self._resume()
@@ -142,7 +142,7 @@ class Loop:
             except (Interrupted, ServersGoneError):
                 self._save(self._finite_state())
                 raise
-            self._finite_state()  # also that of a run which was at its end when this call began
+            self._finite_state()  # also that of a run that had already ended when this call began
             if self.engine.is_chief:
                 write_model(self.run, self.engine.inference_model)
 
@@ -153,7 +153,7 @@ class Loop:
         rate = Rate()
         while self.step < end:
             self.log.show(self.step, f"epoch {self.epoch + 1}/{self.recipe.epochs}")
-            # A call ends where the state is to be saved, so that a resumed run makes the same calls from there.
+            # A call ends where the state is saved, so that a resumed run makes the same calls from there.
             next_save = min(end, (self.step // every + 1) * every) if every else end
             count = min(self.recipe.steps_per_call, next_save - self.step)
             started = time.perf_counter()
@@ -170,7 +170,7 @@ class Loop:
         """Evaluate, log and save at the end of an epoch."""
         started = time.perf_counter()
         train = _figures(self.task, self.engine.read_sums("train"), [])
-        rate.add(0, since=started)  # reading waits for the steps that the devices have yet to finish
+        rate.add(0, since=started)  # reading waits for the steps that the devices have not finished
         self._check("training", train)
         validation = None
         if self.epoch + 1 == self.recipe.epochs or (self.epoch + 1) % self.recipe.evaluate_every == 0:
@@ -211,9 +211,9 @@ class Loop:
         return eval_stream(self.task.validation_records, self.task.samples(False), self.settings, share)
 
     def _finite_state(self) -> dict[str, np.ndarray]:
-        """The state to save; never one that has diverged, which would push the good ones out."""
+        """The state to save; never one that has diverged, since that would replace the good ones."""
         figures = _figures(self.task, self.engine.read_sums("train"), [])
-        if figures.num_images:  # else the mean of nothing
+        if figures.num_images:  # otherwise this would be the mean of nothing
             self._check("training", figures)
         state = self.engine.state()
         try:
@@ -228,11 +228,11 @@ class Loop:
             save_checkpoint(self.run.checkpoints, checkpoint, self.recipe.checkpoints.keep)
 
     def _digests(self) -> dict[str, str]:
-        """Of each split's records, wherever they lie."""
+        """The digest of each split's records, independent of their folder."""
         return {"training": self.task.train_records.digest, "validation": self.task.validation_records.digest}
 
     def _resume(self) -> None:
-        """Take up the checkpoint, if there is one."""
+        """Continue from the checkpoint, if there is one."""
         if self.saved is None:
             return
         checkpoint = load_checkpoint(self.saved)

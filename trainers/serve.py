@@ -1,6 +1,6 @@
-"""`tfvt evaluate`, `predict` and `export`: what a finished run's model is used for.
+"""`tfvt evaluate`, `predict` and `export`: the uses of a finished run's model.
 
-Model, task and what serving needs come from the run's folder; nothing is said twice.
+Model, task and what serving needs come from the run's folder, so the user does not have to repeat them.
 """
 
 import dataclasses
@@ -31,9 +31,9 @@ def evaluate(arguments: Sequence[str]) -> int:
     """Run `tfvt evaluate ARGUMENTS` and return its exit status."""
     parser = LineParser(prog="tfvt evaluate")
     parser.add_argument("run", type=Path, help="folder of a finished run")
-    parser.add_argument("--records", default=None, help="other records than those of the run's recipe")
-    parser.add_argument("--split", default=None, help="another split than the recipe's validation split")
-    parser.add_argument("--batch_size", type=int, default=None, help="another size than the recipe's")
+    parser.add_argument("--records", default=None, help="records other than those of the run's recipe")
+    parser.add_argument("--split", default=None, help="a split other than the recipe's validation split")
+    parser.add_argument("--batch_size", type=int, default=None, help="a batch size other than the recipe's")
     call = parser.parse_args(list(arguments))
     _, recipe, model, serving = _open(call.run)
     data = recipe.data
@@ -65,7 +65,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 
 def predict(arguments: Sequence[str]) -> int:
-    """Run `tfvt predict ARGUMENTS` and return its exit status: 1 when a file could not be read as an image."""
+    """Run `tfvt predict ARGUMENTS` and return its exit status: 1 if a file could not be read as an image."""
     parser = LineParser(prog="tfvt predict")
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("images", nargs="+", type=Path, help="image files")
@@ -90,7 +90,7 @@ def export(arguments: Sequence[str]) -> int:
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("output", nargs="?", type=Path, default=None, help="folder to write; default RUN/saved_model")
     parser.add_argument(
-        "--max_pixels", type=int, default=MAX_PIXELS, help=f"largest image that is served, default {MAX_PIXELS}"
+        "--max_pixels", type=int, default=MAX_PIXELS, help=f"largest image that the model accepts, default {MAX_PIXELS}"
     )
     call = parser.parse_args(list(arguments))
     run, _, model, serving = _open(call.run)
@@ -104,7 +104,7 @@ def export(arguments: Sequence[str]) -> int:
 
 
 def _open(folder: Path) -> tuple[Run, Recipe, keras.Model, Serving]:
-    """A finished run: all that is needed to use it."""
+    """A finished run: everything needed to use it."""
     check_backend()
     run = open_run(folder)
     model = read_model(run)
@@ -124,7 +124,7 @@ def _read(path: Path) -> bytes:
         RejectedImageError: conversion would leave the file out, or `tfvt records verify` would name its image.
     """
     data = read_file(path)
-    # What conversion takes with --jpeg alone; JPEG and PNG stay what they are.
+    # Formats that conversion takes only with --jpeg; JPEG and PNG stay as they are.
     encoded = read_image(data, jpeg=not data.startswith((b"\xff\xd8", b"\x89PNG"))).encoded
     damage, may_be_harmless = jpeg_damage(encoded) or (None, True)
     if not may_be_harmless:

@@ -27,7 +27,7 @@ class StopRequest:
         self._restore()
 
     def check(self) -> None:
-        """Raise `Interrupted` if a signal has come."""
+        """Raise `Interrupted` if a signal has arrived."""
         if self.signal_number is not None:
             raise Interrupted(self.signal_number)
 

@@ -56,13 +56,13 @@ def train(arguments: Sequence[str]) -> int:
     check_weights_outside(run, recipe)
     check_vacant(run, call.overwrite)
     loop = _loop(recipe, run, resume=False)
-    with locked(run.folder):  # now that records and model are known to be good
+    with locked(run.folder):  # now that records and model are checked
         start_run(run, recipe, call.overwrite)
         return _train(loop)
 
 
 def _loop(recipe: Recipe, run: Run, resume: bool) -> Loop:
-    """The run, ready to begin or to be continued from the newest checkpoint in its folder."""
+    """The run, ready to begin, or to continue from the newest checkpoint in its folder."""
     configure_process(recipe)
     for server in recipe.data.servers:
         try:
@@ -71,7 +71,7 @@ def _loop(recipe: Recipe, run: Run, resume: bool) -> Loop:
             raise UsageError(f"data: {error}") from error
     saved = max(list_checkpoints(run.checkpoints), default=None) if resume else None
     model = recipe.model
-    if saved:  # it holds all weights: the file that the run began with may be gone
+    if saved:  # it holds all weights: the file with which the run began may be gone
         model = dataclasses.replace(model, weights=None)
     task = task_class(model.name)(dataclasses.replace(recipe, model=model))
     engine = make_engine(recipe, task, epoch_steps(task, recipe))
@@ -79,7 +79,7 @@ def _loop(recipe: Recipe, run: Run, resume: bool) -> Loop:
 
 
 def _add_call_arguments(parser: argparse.ArgumentParser) -> None:
-    """What belongs to this call and not to the recipe."""
+    """Flags of this call that are not part of the recipe."""
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="the run's folder")
     parser.add_argument(
         "--init",
@@ -92,7 +92,7 @@ def _add_call_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _initial_weights(source: Path) -> Path:
-    """The file that `--init` means: a checkpoint, or the trained model in a run's folder."""
+    """The file that `--init` names: a checkpoint, or the trained model in a run's folder."""
     if not source.is_dir():
         return source
     if not Run(source).final_model.is_file():

@@ -41,7 +41,7 @@ def _rates(call) -> int:
             raise UsageError(f"{printable(folder)}: {error}") from error
     for name, rates in shown.items():
         print(f"{name}: {rates.model}\n{rates}\n")
-    partial = call.output.with_suffix(f".partial{call.output.suffix}")  # matplotlib looks at the ending
+    partial = call.output.with_suffix(f".partial{call.output.suffix}")  # matplotlib checks the ending
     draw_path_rates(shown, partial)
     publish(partial, call.output)
     print(f"picture: {printable(call.output)}")
@@ -49,7 +49,7 @@ def _rates(call) -> int:
 
 
 def _check_picture(path: Path) -> None:
-    """Refuse a picture that cannot be written, before models are read."""
+    """Refuse a picture that cannot be written, before reading models."""
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise UsageError(f"--output {printable(path)}: expected a name that ends in .png, .svg or .pdf")
     if not path.parent.is_dir():

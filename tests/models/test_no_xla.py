@@ -1,4 +1,4 @@
-"""Nothing in a model may switch XLA on behind the user's back (Keras does so for grouped convolutions)."""
+"""Nothing in a model may switch XLA on unasked (Keras does so for grouped convolutions)."""
 
 import keras
 import pytest

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.parity
 NAMES = list(augment.operations(translate_pixels=100.0))
 TWO_SIDED = {"Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"}
 GREY = [128, 128, 128]  # what theirs fills with, where nothing is reflected
-# A policy's levels, and one that the table of tests would not think of.
+# A policy's levels, and one that the table of tests does not have.
 LEVELS = (0.0, 3.0, 9.37, 10.0)
 
 

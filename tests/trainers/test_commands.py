@@ -130,7 +130,9 @@ def test_a_folder_is_taken_only_when_everything_is_there(fails, config, tmp_path
     with socket.create_server(("localhost", 0)) as free:
         server = f"grpc://localhost:{free.getsockname()[1]}"
     assert f"data: no server at {server}" in fails(*train, f"--data.servers=[{server}]")
-    assert "servers: 'grpc://localhost:99999' is no address" in fails(*train, "--data.servers=[grpc://localhost:99999]")
+    assert "servers: 'grpc://localhost:99999' is not an address" in fails(
+        *train, "--data.servers=[grpc://localhost:99999]"
+    )
     assert "epochs 2147483647: the run would have 12884901882 steps" in fails(*train, "--epochs", 2**31 - 1)
     assert "model: width=1000000000: expected an integer of at least 1" in fails(*train, "--model.options.width", 10**9)
     assert not folder.exists()
@@ -408,7 +410,7 @@ def test_evaluate_gives_the_figures_of_the_last_epoch(finished_run, fails, capsy
     unfinished = tmp_path / "unfinished"
     shutil.copytree(finished_run, unfinished)
     (unfinished / "final.keras").unlink()
-    assert "training has not come to its end" in fails("evaluate", unfinished)
+    assert "training has not ended" in fails("evaluate", unfinished)
     (unfinished / "final.keras").write_bytes(b"no model")
     assert f"{unfinished / 'final.keras'} cannot be read" in fails("evaluate", unfinished)
 

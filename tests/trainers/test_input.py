@@ -75,7 +75,7 @@ def test_a_run_with_everything_on_counts_what_it_skips(config, records, tmp_path
     copy = damaged(records, tmp_path)
     rows = train(config, tmp_path / "run", f"--data.records={copy}", *EVERYTHING)
     assert all(np.isfinite(float(row["train_loss"])) for row in rows)
-    # With three samples of a record, an epoch of 48 draws on 16 of the 48 records.
+    # With three samples of a record, an epoch of 48 uses 16 of the 48 records.
     assert all(int(row["train_skipped"]) in (0, 3) for row in rows)
     assert [row["validation_skipped"] for row in rows] == ["0", "0"]
     rows = train(config, tmp_path / "once", f"--data.records={copy}", "--data.skip_damaged=true", "--epochs=2")

@@ -18,7 +18,7 @@ HOLDER = f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def snapshot(folder):
-    """Every file with its bytes, but for the lock."""
+    """Every file with its bytes, except for the lock."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
 
 
@@ -27,7 +27,7 @@ def test_the_lock_is_one_process_and_ends_with_it(tmp_path):
     with locked(run.folder):
         assert run.lock.read_text().strip() == HOLDER
         with (
-            pytest.raises(UsageError, match=rf"^{HOLDER} trains in {run.folder}: wait for its end"),
+            pytest.raises(UsageError, match=rf"^{HOLDER} is training in {run.folder}: wait until it ends"),
             locked(run.folder),
         ):
             pass
@@ -51,7 +51,7 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):
 
 def test_a_run_that_came_meanwhile_is_not_deleted_without_overwrite(config, tmp_path):
     run, recipe = Run(tmp_path / "run"), parse_recipe(["--config", str(config)])
-    check_vacant(run, overwrite=False)  # a slow start: another run begins and ends after this look
+    check_vacant(run, overwrite=False)  # a slow start: another run begins and ends after this check
     run.folder.mkdir()
     run.final_model.write_bytes(b"work of hours")
     before = snapshot(run.folder)
@@ -59,7 +59,7 @@ def test_a_run_that_came_meanwhile_is_not_deleted_without_overwrite(config, tmp_
         start_run(run, recipe)
     assert snapshot(run.folder) == before
     with locked(run.folder):
-        with pytest.raises(UsageError, match=f"{HOLDER} trains in"):
+        with pytest.raises(UsageError, match=f"{HOLDER} is training in"):
             check_vacant(run, overwrite=True)
         start_run(run, recipe, overwrite=True)
     assert run.contents() == [run.recipe]
@@ -115,7 +115,7 @@ def test_two_processes_never_share_a_folder(config, tmp_path):
     before = snapshot(folder)
     errors = slow.communicate("\n")[1]
     assert (slow.returncode, len(errors.splitlines())) == (2, 1), errors
-    assert f"process {first.pid} on {socket.gethostname()} trains in {folder}: wait for its end" in errors
+    assert f"process {first.pid} on {socket.gethostname()} is training in {folder}: wait until it ends" in errors
     assert snapshot(folder) == before
     first.kill()
     first.communicate()
@@ -127,7 +127,7 @@ def test_two_processes_never_share_a_folder(config, tmp_path):
     second = process(resume)
     errors = second.communicate()[1]
     assert (second.returncode, len(errors.splitlines())) == (2, 1), errors
-    assert f"process {first.pid} on {socket.gethostname()} trains in {folder}: wait for its end" in errors
+    assert f"process {first.pid} on {socket.gethostname()} is training in {folder}: wait until it ends" in errors
     assert first.communicate("\n" * 9)[0].splitlines()[-1].startswith("Next: ")
     assert first.returncode == 0
     assert (folder / "final.keras").is_file()

@@ -36,7 +36,7 @@ def state_of(folder):
 
 @pytest.fixture
 def colour_net(monkeypatch):
-    """A registered model of a task that tfvt has not."""
+    """A registered model of a task that tfvt does not have."""
     monkeypatch.setitem(TASKS, "mean_colour", MeanColour)
     variant = registry.get_variant("resnet18")
     monkeypatch.setitem(registry._VARIANTS, "colour_net", registry.Variant(variant.builder, variant.row, "mean_colour"))
@@ -179,7 +179,7 @@ def run_loop(engine_class, recipe, run, saved=None, stop_at=None):
 
 
 def test_another_engine_runs_the_same_loop(config, tmp_path):
-    """It resumes bit-equal, and logs what TensorFlow's engine logs but for rounding."""
+    """It resumes bit-equal, and logs what TensorFlow's engine logs, except for rounding."""
     flags = ["--epochs=2", "--ema_decay=null", "--model.options.dropout_rate=0", "--model.options.drop_path_rate=0"]
     recipe = parse_recipe(["--config", str(config), *flags])
     eager = run_loop(EagerEngine, recipe, Run(tmp_path / "eager"))

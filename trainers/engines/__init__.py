@@ -1,1 +1,1 @@
-"""How a step runs on devices: one file a tensor library."""
+"""How a step runs on devices: one file for each tensor library."""

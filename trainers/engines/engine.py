@@ -1,4 +1,4 @@
-"""What the loop asks of an engine. NumPy arrays and iterables cross this line, no tensor of a library."""
+"""The engine's interface to the loop. It passes NumPy arrays and iterables, never a library's tensors."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, Protocol
@@ -22,7 +22,7 @@ class Evaluator(Protocol):
     """A model on its devices, and the task's sums over batches.
 
     Attributes:
-        is_chief: whether this process writes and tells; one of all processes does.
+        is_chief: whether this process writes files and output; exactly one process does.
         inference_model: the model to evaluate and to keep, in training with averaged weights where the recipe asks
             for them.
     """
@@ -31,7 +31,7 @@ class Evaluator(Protocol):
     inference_model: keras.Model
 
     def eval_batches(self, make: Callable[[HostShare], Iterable]) -> Iterable:
-        """Evaluation batches on their way to the devices, `make` gives this host's; each iteration begins anew."""
+        """Evaluation batches for the devices; `make` gives this host's. Each iteration starts from the first batch."""
 
     def eval_step(self, batch: Any) -> dict[str, np.ndarray] | None:
         """Add a batch to the sums of "validation"; the task's rows of it, if it has any."""
@@ -40,44 +40,44 @@ class Evaluator(Protocol):
         """The task's sums over all devices and processes since the last reset, with "images" and "loss"."""
 
     def reset_sums(self, phase: Phase) -> None:
-        """Begin to count anew."""
+        """Set the sums to zero."""
 
 
 class Engine(Evaluator, Protocol):
-    """Also optimizer and averaged weights, and the steps that move them."""
+    """An evaluator with an optimizer, averaged weights, and the steps that update them."""
 
     def train_batches(self, make: Callable[[HostShare], Iterable], check_stop: Callable[[], None]) -> Iterator:
-        """Endless training batches on their way to the devices.
+        """Endless training batches for the devices.
 
         Args:
             make: gives this host's rows.
-            check_stop: called while this waits long for a batch; it raises what is to end the waiting.
+            check_stop: called during a long wait for a batch; it raises an exception to end the wait.
         """
 
     def train_steps(self, batches: Iterator, count: int) -> None:
-        """`count` updates, in one compiled call where the devices gain by it."""
+        """Run `count` updates, in one compiled call where the devices benefit."""
 
     def learning_rate(self, step: int) -> float:
-        """Of update number `step`, counted from 0."""
+        """The learning rate of update number `step`, counted from 0."""
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that the next step depends on, and the sums of the epoch so far. All processes call it."""
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take up a state that `state` gave."""
+        """Continue from a state that `state` returned."""
 
     def peak_memory(self) -> float:
-        """MiB that the first device's allocator held at most; on a CPU, the process's largest resident set."""
+        """The most MiB that the first device's allocator held; on a CPU, the process's largest resident set."""
 
     def agree(self, stop: bool) -> bool:
-        """Whether any process wants to stop, the same answer in all of them."""
+        """Whether any process has to stop; all processes get the same answer."""
 
 
 def make_engine(recipe: Recipe, task: Task, steps_per_epoch: int) -> Engine:
     """The engine of Keras' backend.
 
     Raises:
-        UsageError: there is none, or the recipe asks for devices that are not there.
+        UsageError: there is none, or the recipe names devices that do not exist.
     """
     check_backend()
     from .tensorflow import TensorFlowEngine
@@ -103,14 +103,14 @@ def check_backend() -> None:
     """Refuse to train or to use a run on a backend without an engine.
 
     Raises:
-        UsageError: Keras runs on another one than TensorFlow.
+        UsageError: Keras runs on a backend other than TensorFlow.
     """
     if keras.backend.backend() != "tensorflow":
         raise UsageError(f"this needs the TensorFlow backend; KERAS_BACKEND is {keras.backend.backend()!r}")
 
 
 def configure_process(recipe: Recipe) -> None:
-    """Set what Keras and its backend hold once a process: number format, seeds, reproducible operations."""
+    """Set what Keras and its backend hold once per process: number format, seeds, reproducible operations."""
     check_backend()
     from .tensorflow import make_deterministic
 

@@ -23,7 +23,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     step: peak * decay_factor ** (epoch // decay_epochs), epochs counted from the start of training;
     exponential: peak * decay_factor ** (whole epochs after the warm-up);
     cosine: half a period from the peak at the end of the warm-up to `final_learning_rate`, which
-    the step after the last would have.
+    the step after the last one would have.
     """
 
     def __init__(self, recipe: Recipe, steps_per_epoch: int):
@@ -76,14 +76,14 @@ def make_optimizer(settings: OptimizerRecipe, schedule: Schedule, variables: Seq
 
 
 def decays(variable, settings: OptimizerRecipe) -> bool:
-    """Whether weight decay acts on `variable`: on all, or on kernels alone.
+    """Whether weight decay acts on `variable`: on all variables, or only on kernels.
 
-    A layer says which of its weights are kernels by their names, `kernel` or `..._kernel`: matrices that features are
-    multiplied with. The others are norms' scales and offsets, biases, ACmix's rates, class tokens, tables of positions
+    A layer marks its kernels by name, `kernel` or `..._kernel`: matrices that multiply features. The others are norms'
+    scales and offsets, biases, ACmix's rates, class tokens, tables of positions
     (a Swin's bias tables too), a graph's adjacency and W_A of the filter tokenizer. DeiT and Swin spare the same
     (their `no_weight_decay`), so do TensorFlow official models (`include_in_weight_decay`: kernels); PVT's code spares
-    the class token, and remarks that sparing positions may be better. Nobody has published it for W_A, whose columns
-    are learned vectors that pixels are compared with, and the one linear of a VT that no norm follows.
+    the class token, and remarks that sparing positions may be better. There is no published choice for W_A: its columns
+    are learned vectors that the layer compares with pixels, and it is the only linear of a VT without a norm after it.
     """
     return settings.decay_norms_and_biases or variable.name.endswith("kernel")
 
@@ -92,7 +92,7 @@ def regularize(gradients: Sequence, variables: Sequence, settings: OptimizerReci
     """Gradients as the update takes them: clipped by their global norm, then with the L2 term added.
 
     `gradients` are sums over all devices, so that the norm is that of the whole batch. Clipping comes first,
-    as where PyTorch's `clip_grad_norm_` stands before an optimizer with `weight_decay`. adamw decays
+    as with PyTorch's `clip_grad_norm_` before an optimizer with `weight_decay`. adamw decays
     weights in its own update.
     """
     gradients = list(gradients)

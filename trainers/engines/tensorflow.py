@@ -24,7 +24,7 @@ from .tensorflow_batches import Batches, BatchIterator, readable, served_batches
 
 
 def make_deterministic() -> None:
-    """Keep TensorFlow to operations that give the same bits every time."""
+    """Limit TensorFlow to operations that give the same bits every time."""
     tf.config.experimental.enable_op_determinism()
 
 
@@ -51,7 +51,7 @@ def make_strategy(recipe: DistributionRecipe) -> tf.distribute.Strategy:
 
 
 class Sums:
-    """Sums over images by name, kept on the devices: reading them is the only moment the host waits."""
+    """Sums over images by name, kept on the devices: the host waits only to read them."""
 
     def __init__(self, task: Task):
         # Each device adds to its own copy; a read sums the copies. float64 counts any number of images.
@@ -72,7 +72,7 @@ class Sums:
             self.variables[name].assign_add(tf.cast(value, tf.float64))
 
     def reset(self) -> None:
-        """Begin to count anew."""
+        """Set the sums to zero."""
         self.assign({name: np.zeros(variable.shape) for name, variable in self.variables.items()})
 
     def read(self) -> dict[str, np.ndarray]:
@@ -80,7 +80,7 @@ class Sums:
         return {name: np.asarray(variable.read_value()) for name, variable in self.variables.items()}
 
     def assign(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Continue from sums that `read` gave."""
+        """Continue from sums that `read` returned."""
         for name, variable in self.variables.items():
             variable.assign(arrays[name])
 
@@ -99,7 +99,7 @@ class TensorFlowEvaluator:
             self.sums = {"validation": Sums(task)}
 
     def eval_batches(self, make: Callable[[HostShare], tf.data.Dataset]) -> Iterable:
-        """Evaluation batches, split over the devices; each iteration begins anew."""
+        """Evaluation batches, split over the devices; each iteration starts from the first batch."""
         return Batches(self._distribute(make))
 
     def _distribute(self, make):
@@ -132,11 +132,11 @@ class TensorFlowEvaluator:
         return self.task.rows(outputs, batch)
 
     def read_sums(self, phase: Phase) -> dict[str, np.ndarray]:
-        """The sums since the last reset: in training of images as augmented, with the weights of each step."""
+        """The sums since the last reset. Those of training are over augmented images, with the weights of each step."""
         return self.sums[phase].read()
 
     def reset_sums(self, phase: Phase) -> None:
-        """Begin to count anew."""
+        """Set the sums to zero."""
         self.sums[phase].reset()
 
 
@@ -158,9 +158,9 @@ class TensorFlowEngine(TensorFlowEvaluator):
         super().__init__(self.average or self.model, task, strategy, recipe.data.batch_size)
         with strategy.scope():
             self.sums["train"] = Sums(task)
-        # Keras would sum over the devices once more in `apply`; ours are summed before they are clipped.
+        # Keras would sum over the devices once more in `apply`; this engine sums before it clips.
         self.optimizer._all_reduce_sum_gradients = list
-        # A plain call otherwise: synchronised batch norms cannot reduce within a function of their own.
+        # Otherwise a plain call: synchronised batch norms cannot reduce within a function of their own.
         compiled = tf.function(self._local_gradients, jit_compile=True)
         self._gradients = compiled if recipe.jit_compile else self._local_gradients
 
@@ -188,7 +188,7 @@ class TensorFlowEngine(TensorFlowEvaluator):
         if count > 1 and not self.recipe.data.servers:
             with readable():
                 self._train_steps(batches.iterator, tf.constant(count))
-        else:  # batches of servers come one by one, so that waiting for them can end
+        else:  # fetch batches of servers one by one, so that the wait for them can end
             for _ in range(count):
                 self._train_step(next(batches))
 
@@ -208,7 +208,7 @@ class TensorFlowEngine(TensorFlowEvaluator):
     def state(self) -> dict[str, np.ndarray]:
         """Everything that the next step depends on, and the sums of the epoch so far."""
         average = self.average.weights if self.average else []
-        # `variables`, not `weights`: the seed generators' states are only in the former.
+        # `variables`, not `weights`: only the former include the seed generators' states.
         return {
             **name_arrays("model", self.model.variables),
             **name_arrays("optimizer", self.optimizer.variables),
@@ -217,7 +217,7 @@ class TensorFlowEngine(TensorFlowEvaluator):
         }
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take up a state that `state` gave."""
+        """Continue from a state that `state` returned."""
         assign_arrays("model", self.model.variables, arrays)
         assign_arrays("optimizer", self.optimizer.variables, arrays)
         assign_arrays("average", self.average.weights if self.average else [], arrays)
@@ -232,7 +232,7 @@ class TensorFlowEngine(TensorFlowEvaluator):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * bytes_per_unit / 2**20
 
     def agree(self, stop: bool) -> bool:
-        """One process agrees with itself."""
+        """The answer of this one process."""
         return stop
 
     def _replica_step(self, batch):
@@ -267,7 +267,7 @@ class TensorFlowEngine(TensorFlowEvaluator):
                 variable.assign(context.all_reduce(tf.distribute.ReduceOp.MEAN, tf.convert_to_tensor(variable)))
 
     def _update_average(self):
-        """Move the averaged weights; early on by a running mean, as TensorFlow's ExponentialMovingAverage."""
+        """Update the averaged weights; early on with a running mean, like TensorFlow's ExponentialMovingAverage."""
         updates = tf.cast(self.optimizer.iterations, tf.float32)
         decay = tf.minimum(self.recipe.ema_decay, (1 + updates) / (10 + updates))
         for average, weight in zip(self.average.weights, self.model.weights, strict=True):

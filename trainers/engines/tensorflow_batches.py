@@ -1,4 +1,4 @@
-"""Batches on their way from tf.data to the devices, with TensorFlow's pages of errors as one line."""
+"""Batches from tf.data to the devices, with TensorFlow's pages of errors shortened to one line."""
 
 import contextlib
 import queue
@@ -13,12 +13,12 @@ from tfvt.trainers.errors import UsageError, one_line
 
 from .engine import ServersGoneError
 
-SIGN_OF_LIFE_SECONDS = 1.0  # between two looks at the servers while they owe a batch
+SIGN_OF_LIFE_SECONDS = 1.0  # between two checks of the servers while a batch is due
 
 
 @contextlib.contextmanager
 def readable() -> Iterator[None]:
-    """Tell of a damaged record in one line.
+    """Report a damaged record in one line.
 
     Raises:
         UsageError: a record cannot be read; the message names it.
@@ -55,15 +55,15 @@ class Batches:
 
 
 def served_batches(batches: Iterable, servers: Sequence[str], check_stop: Callable[[], None]) -> Iterator:
-    """`batches`, which `servers` (`data.servers`) prepare, with an end to waiting for servers that have gone.
+    """`batches`, which `servers` (`data.servers`) prepare, without an endless wait for servers that have gone.
 
-    TensorFlow tries to reach a server for an hour, and nothing can interrupt it: a thread fetches the next batch.
+    TensorFlow tries to reach a server for an hour, and nothing can interrupt it: so a thread fetches the next batch.
 
     Args:
-        check_stop: called while this waits; it raises what is to end the waiting.
+        check_stop: called during the wait; it raises an exception to end the wait.
 
     Raises:
-        ServersGoneError: a server has stopped or was started anew; the message names it.
+        ServersGoneError: a server has stopped or restarted; the message names it.
         tf.errors.InvalidArgumentError, tf.errors.DataLossError: a record cannot be read.
     """
     fetched: queue.Queue = queue.Queue(maxsize=1)

@@ -1,4 +1,4 @@
-"""Recipe files: those that tfvt brings along, by name, and YAML that says every key once."""
+"""Recipe files: those that come with tfvt, by name, and YAML in which every key occurs once."""
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -12,7 +12,7 @@ from tfvt.trainers.errors import UsageError, one_line
 
 
 def packaged_recipes() -> dict[str, Path]:
-    """The recipes that tfvt brings along, by name."""
+    """The recipes that come with tfvt, by name."""
     found = (Path(str(file)) for file in files("tfvt.configs").iterdir())
     return {path.stem: path for path in sorted(found) if path.suffix == ".yaml"}
 
@@ -20,7 +20,7 @@ def packaged_recipes() -> dict[str, Path]:
 def find_recipes(arguments: Sequence[str]) -> list[str]:
     """`arguments` with a path in place of the name of a packaged recipe after `--config`.
 
-    A file that is there as given comes first.
+    An existing file of that name comes first.
 
     Raises:
         UsageError: neither a file nor a packaged recipe; the message names recipes like it.
@@ -44,14 +44,14 @@ def _find(name: str) -> str:
     if stem in packaged:
         return str(packaged[stem])
     near = get_close_matches(stem, packaged, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "`tfvt recipes` lists the recipes that tfvt brings along"
+    hint = f"did you mean {' or '.join(near)}?" if near else "`tfvt recipes` lists the recipes that come with tfvt"
     raise UsageError(f"--config: there is no file and no recipe {name!r}; {hint}")
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML whose keys are given once (plain YAML would silently take the last one), and without aliases.
+    """YAML without repeated keys (plain YAML would silently take the last one) and without aliases.
 
-    A few lines of aliases can stand for themselves, or for more values than any memory holds.
+    A few lines of aliases can refer to themselves, or stand for more values than any memory holds.
     """
 
     def compose_node(self, parent, index):
@@ -74,7 +74,7 @@ def read_recipe_file(path: str) -> Mapping[str, Any]:
     """The YAML file `path` as nested keys.
 
     Raises:
-        UsageError: it is no such file; the message names it.
+        UsageError: the file does not exist or is not such YAML; the message names it.
     """
     try:
         tree = yaml.load(Path(path).read_text(encoding="utf-8"), _PlainLoader)

@@ -10,7 +10,7 @@ from tfvt.trainers.errors import UsageError, parser_error, unknown_key
 
 
 def add_options(parser: ArgumentParser, name: str) -> None:
-    """Add a flag to `parser` for every option of the model `name`, its default that of the model."""
+    """Add a flag to `parser` for every option of the model `name`, with the model's default."""
     variant = registry.get_variant(name)
     parser.add_function_arguments(variant.builder, skip=set(registry.COMMON_ARGUMENTS), as_group=False)
     parser.set_defaults(variant.row)
@@ -20,7 +20,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """`options` of the model `name` as values of their types.
 
     Raises:
-        UsageError: an unknown model, a name that is no option of it, or a value of another type.
+        UsageError: an unknown model, a name that is not one of its options, or a value of another type.
     """
     try:
         known = registry.option_names(name)
@@ -39,7 +39,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """`value` with dicts in place of namespaces, which stand for dataclasses inside a tuple."""
+    """`value` with dicts in place of namespaces, which represent dataclasses inside a tuple."""
     if isinstance(value, Namespace):
         return value.as_dict()
     return tuple(_plain(entry) for entry in value) if isinstance(value, tuple) else value

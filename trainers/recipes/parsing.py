@@ -1,7 +1,7 @@
 """Recipes from YAML files and flags, and back.
 
-A flag overrides one key (`--optimizer.learning_rate 0.1`). A key that does not exist, a value of a wrong type or a
-choice that is not offered is an error that names the key.
+A flag overrides one key (`--optimizer.learning_rate 0.1`). A key that does not exist, a value of the wrong type or an
+unknown choice raises an error that names the key.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
     """The recipe that `--config FILE` (or the name of a packaged one) and flags describe.
 
     Raises:
-        UsageError: a key that does not exist, a wrong type, a bad choice, a file that is not there.
+        UsageError: a key or file that does not exist, a wrong type, or a bad choice.
     """
     arguments = find_recipes(arguments)
     given = _given_keys(arguments)

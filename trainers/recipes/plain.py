@@ -1,4 +1,4 @@
-"""Recipes as what YAML and JSON hold."""
+"""Recipes as plain values, which YAML and JSON can hold."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def as_plain(value: Any) -> Any:
-    """`value` (a dataclass, a tuple, ...) as what YAML and JSON hold: dicts, lists and scalars."""
+    """`value` (a dataclass, a tuple, ...) as plain values: dicts, lists and scalars."""
     if dataclasses.is_dataclass(value):
         return {part.name: as_plain(getattr(value, part.name)) for part in dataclasses.fields(value)}
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The rule for all numbers of a recipe, and the values that a key takes where its type allows others."""
+"""The rule for all numbers of a recipe, and the range of each key that does not take every number."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ SEED = (lambda value: 0 <= value < 2**32, "from 0 to 4294967295")
 SHARE = (lambda value: 0 <= value < 1, "at least 0 and below 1")
 UP_TO_100 = (lambda value: 0 <= value <= 100, "from 0 to 100")
 UP_TO_1000 = (lambda value: 0 <= value <= 1000, "from 0 to 1000")
-# Of a list, each entry. Sizes, shares and probabilities of `data` are checked where they are used, in `tfvt/data`.
+# Of a list, each entry. `tfvt/data`, which uses sizes, shares and probabilities of `data`, checks them itself.
 RANGES = {
     "data.batch_size": AT_LEAST_1,
     "data.repeats": AT_LEAST_1,

@@ -1,6 +1,6 @@
-"""Recipes: what a training run is, as frozen dataclasses whose fields are the keys of recipe files.
+"""Recipes: the description of a training run, as frozen dataclasses whose fields are the keys of recipe files.
 
-What is here, every task shares; a task adds its own keys beside itself. `parsing` reads and writes recipes.
+All tasks share these keys; each task defines further ones in its own module. `parsing` reads and writes recipes.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from .options import check_options
 from .plain import as_plain, flatten
 from .ranges import check_numbers
 
-# What each optimizer and each schedule takes beside the fields that all of them share, with its default.
+# The options of each optimizer and each schedule besides those that all of them share, with their defaults.
 OPTIMIZER_OPTIONS: dict[str, dict[str, Any]] = {
     "sgd": {"momentum": 0.9, "nesterov": False},
     "adam": {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8},
@@ -58,7 +58,7 @@ class DataRecipe:
         repeats: differently augmented samples of each training image that is drawn; an epoch keeps its length.
         skip_damaged: leave out, count and name records that cannot be read or decoded; false: stop at the first.
         servers: addresses (grpc://host:port) of `tfvt records serve` that prepare the training batches.
-        block_size: training records that are shuffled together; two blocks of encoded images are held in memory.
+        block_size: training records shuffled together; memory holds two blocks of encoded images.
     """
 
     records: str
@@ -77,13 +77,13 @@ class DataRecipe:
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """How weights move. A field that the named optimizer does not take must stay null.
+    """How weights are updated. A field that the named optimizer does not take must stay null.
 
     Args:
         name: the update rule; adamw decouples weight decay, the others add it to the gradient.
         learning_rate: the peak rate, which the schedule scales.
         weight_decay: factor of the L2 term (adamw: of the decoupled decay).
-        decay_norms_and_biases: false: kernels alone decay, not norms, biases, class tokens and tables of positions.
+        decay_norms_and_biases: false: only kernels decay, not norms, biases, class tokens or tables of positions.
         clip_global_norm: largest norm of all gradients together, after the sum over devices; null: no limit.
         momentum: sgd, rmsprop.
         nesterov: sgd.
@@ -113,7 +113,7 @@ class OptimizerRecipe:
 
 @dataclass(frozen=True)
 class ScheduleRecipe:
-    """How the learning rate moves. A field that the named schedule does not take must stay null.
+    """How the learning rate changes. A field that the named schedule does not take must stay null.
 
     Args:
         name: constant; step (times decay_factor every decay_epochs, counted from the start); exponential
@@ -148,7 +148,7 @@ class DistributionRecipe:
 
 @dataclass(frozen=True)
 class CheckpointRecipe:
-    """When the state of a run is saved, beside the end of every epoch.
+    """When the state of a run is saved, besides the end of every epoch.
 
     Args:
         every_steps: also after so many steps; null: at the ends of epochs only.
@@ -161,7 +161,7 @@ class CheckpointRecipe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training run, as far as all tasks agree.
+    """One training run: the keys that all tasks share.
 
     Args:
         model: which network.
@@ -216,7 +216,7 @@ class Recipe:
 
 
 def _fill(key: str, recipe, table: Mapping[str, Mapping[str, Any]]):
-    """The optimizer's or schedule's own options set to their defaults where null; foreign ones refused."""
+    """Set the optimizer's or schedule's own options to their defaults where null; refuse those of others."""
     own = table[recipe.name]
     for option in sorted({option for options in table.values() for option in options} - set(own)):
         if getattr(recipe, option) is not None:

@@ -26,7 +26,7 @@ FORMAT_1_SUMS = ("loss", "top1", "top5", "images")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state of a run after `step` updates, of which the first `epoch` epochs are evaluated and logged.
+    """The state of a run after `step` updates; its first `epoch` epochs are evaluated and logged.
 
     `records` is the digest of each split's records and `recipe` the recipe as plain values (None in files of format
     1): what a step trains on depends on them.
@@ -40,7 +40,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write `checkpoint` into `folder` and remove all but the `keep` newest ones and what a kill left.
+    """Write `checkpoint` into `folder`; keep only the `keep` newest ones and remove what a kill left.
 
     The file gets its name only when every byte is on the disk: a run killed at any moment leaves the earlier
     checkpoints as they were.
@@ -59,7 +59,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     }
     partial = path.with_suffix(".partial")
     try:
-        with partial.open("wb") as file:  # safetensors makes files that their owner alone can read
+        with partial.open("wb") as file:  # safetensors makes files that only their owner can read
             mode = os.fstat(file.fileno()).st_mode
         metadata = {"run": json.dumps(header | {"digest": _digest(header, checkpoint.arrays)})}
         save_file(checkpoint.arrays, partial, metadata=metadata)
@@ -85,7 +85,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         UsageError: the file is cut off, altered, of a later format or not a checkpoint; the message names it. An
-            older one is never taken silently: the work since it would be lost without a word.
+            older one never replaces it silently: that would lose the work since then without a word.
     """
     try:
         with safe_open(path, framework="numpy") as file:

@@ -1,4 +1,4 @@
-"""The folder of a run: what lies where, and who may write into it."""
+"""The folder of a run: its files, and who may write into it."""
 
 import dataclasses
 import shutil
@@ -54,17 +54,17 @@ class Run:
         return self.folder / "saved_model"
 
     def contents(self) -> list[Path]:
-        """What a run has written here, without its lock."""
+        """The files that a run has written here, without its lock."""
         files = (self.recipe, self.serving, self.metrics, self.final_model)
         folders = (self.tensorboard, self.checkpoints, self.saved_model)
         return [path for path in files + folders if path.exists()]
 
 
 def check_vacant(run: Run, overwrite: bool) -> None:
-    """Refuse a folder in which a run is at work, or one that holds a run unless it is to be replaced.
+    """Refuse a folder in which a run is active, or one that holds a run, unless `overwrite` replaces it.
 
     Raises:
-        UsageError: it is such a folder.
+        UsageError: the folder is such a one.
     """
     if not run.contents():
         return
@@ -84,7 +84,7 @@ def check_weights_outside(run: Run, recipe: Recipe) -> None:
     """Refuse to start from weights in the run's own folder: replacing what it holds would delete them.
 
     Raises:
-        UsageError: they are there.
+        UsageError: the weights are inside that folder.
     """
     weights = recipe.model.weights
     if weights and Path(weights).resolve().is_relative_to(run.folder.resolve()):
@@ -92,9 +92,9 @@ def check_weights_outside(run: Run, recipe: Recipe) -> None:
 
 
 def start_run(run: Run, recipe: Recipe, overwrite: bool = False) -> None:
-    """Make the folder of a new run, with its recipe in it and nothing of an earlier run. The caller holds the lock.
+    """Make the folder of a new run, with its recipe and without files of an earlier run. The caller holds the lock.
 
-    The recipe gets absolute paths: the run is later used from any working directory.
+    The recipe gets absolute paths, so that later commands work from any directory.
 
     Raises:
         UsageError: the folder holds a run, and `overwrite` is false.
@@ -114,7 +114,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
 
 
 def check_same_recipe(run: Run, recipe: Recipe) -> None:
-    """Refuse to continue a run with another recipe than that in its folder.
+    """Refuse to continue a run with a recipe other than the one in its folder.
 
     Raises:
         UsageError: the recipes differ; the message names the keys.
@@ -128,7 +128,7 @@ def check_same_recipe(run: Run, recipe: Recipe) -> None:
 
 
 def check_checkpoint_recipe(run: Run, began: Mapping[str, Any], recipe: Recipe) -> None:
-    """Refuse to continue a run whose recipe.yaml is not the one (`began`, of `plain_recipe`) that its checkpoint holds.
+    """Refuse to continue a run if its recipe.yaml differs from the one in its checkpoint (`began`, of `plain_recipe`).
 
     Raises:
         UsageError: the recipes differ; the message names the keys.
@@ -147,10 +147,10 @@ def plain_recipe(recipe: Recipe) -> dict[str, Any]:
 
 
 def _differences(began: Mapping[str, Any], recipe: Recipe) -> str:
-    """The keys whose values differ; empty if there is none.
+    """The keys whose values differ; empty if there are none.
 
-    The records may have moved, a checkpoint knows their digest; the stream is the same whichever servers prepare it.
-    A key that the run did not know, because it began with an earlier tfvt, had what is its default now.
+    The records may have moved, since a checkpoint holds their digest; the stream is the same for any servers. A key
+    that the run did not know, because it began with an earlier tfvt, had its present default.
     """
     defaults = flatten(as_plain(parse_recipe(["--model.name", recipe.model.name, "--data.records", ""])))
     began, now = flatten(began), flatten(plain_recipe(recipe))

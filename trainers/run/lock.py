@@ -15,9 +15,9 @@ LOCK = "lock"
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run's folder, which is made if it is missing: no other process trains in it meanwhile.
+    """Lock a run's folder, and make it if it is missing: no other process can train in it meanwhile.
 
-    The operating system lets go of the lock when the process ends, however it ends.
+    The operating system releases the lock when the process ends, for any reason.
 
     Raises:
         UsageError: another process holds it; the message says which one.
@@ -30,7 +30,7 @@ def locked(folder: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise UsageError(
-                f"{holder} trains in {folder}: wait for its end, stop it, or choose another --output"
+                f"{holder} is training in {folder}: wait until it ends, stop it, or choose another --output"
             ) from None
         except OSError as error:  # some network file systems have no locks
             print(

@@ -1,4 +1,4 @@
-"""What a run tells while it goes: metrics.csv, TensorBoard and the terminal."""
+"""The output of a run as it proceeds: metrics.csv, TensorBoard and the terminal."""
 
 import contextlib
 import csv
@@ -29,7 +29,7 @@ from .folder import Run
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured over `num_images` images: the mean loss, and the task's figures by name."""
+    """Measurements over `num_images` images: the mean loss, and the task's figures by name."""
 
     loss: float
     values: dict[str, float]
@@ -38,11 +38,11 @@ class Figures:
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One row of metrics.csv. What was not measured is None (an empty field).
+    """One row of metrics.csv. A missing measurement is None (an empty field).
 
     Training figures are means over the epoch's steps, on augmented images with the weights of each step and with
-    label smoothing in the loss. Validation figures are without either, with averaged weights where they are on.
-    Skipped are samples whose record was damaged.
+    label smoothing in the loss. Validation figures have no augmentation and no smoothing, and use averaged weights
+    if the recipe asks for them. Skipped samples are those whose record was damaged.
     """
 
     epoch: int
@@ -57,7 +57,7 @@ class EpochRow:
     peak_memory_mib: float
 
     def cells(self) -> dict[str, float | None]:
-        """By the names of `metric_names`; those of a validation that there was not are missing."""
+        """Figures by the names of `metric_names`, without those of validation if there was none."""
         values = {name: value for name, value in vars(self).items() if name not in ("train", "validation")}
         for phase, figures in (("train", self.train), ("validation", self.validation)):
             if figures is not None:
@@ -67,7 +67,7 @@ class EpochRow:
         return values
 
     def line(self, summary: Callable[[dict[str, float]], str]) -> str:
-        """The row for people; `summary` words the task's figures."""
+        """The row as text; `summary` words the task's figures."""
         text = f"epoch {self.epoch}: train loss {self.train.loss:.4f}, {summary(self.train.values)}"
         if self.validation is not None:
             text += f"; validation loss {self.validation.loss:.4f}, {summary(self.validation.values)}"
@@ -87,10 +87,10 @@ def metric_names(columns: Sequence[str]) -> tuple[str, ...]:
 
 
 class MetricsFile:
-    """metrics.csv, a row an epoch; an empty field where nothing was measured."""
+    """metrics.csv, one row per epoch; an empty field where there is no measurement."""
 
     def __init__(self, path: Path, names: Sequence[str], epochs_done: int):
-        """Keep the first `epochs_done` rows of an earlier part of the run: later ones will be run again.
+        """Keep the first `epochs_done` rows of an earlier part of the run: later epochs will run again.
 
         `lost` of them are not in the file.
         """
@@ -111,7 +111,7 @@ class MetricsFile:
             raise UsageError(_disk_full(self.path, str(error.strerror))) from error
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Do nothing: no file stays open."""
 
     def _read(self) -> list[list[str]]:
         if not self.path.exists():
@@ -153,7 +153,7 @@ class TensorBoard:
 
     def close(self) -> None:
         """Flush and end."""
-        with contextlib.suppress(tf.errors.OpError):  # `write` has flushed all, or has said why not
+        with contextlib.suppress(tf.errors.OpError):  # `write` has flushed everything, or reported why not
             self.writer.close()
 
 
@@ -173,7 +173,7 @@ class _ImageRate(ProgressColumn):
 
 
 class RunLog:
-    """All three, over one call of `tfvt train`: a context that shows a progress bar on a terminal.
+    """All three logs, over one call of `tfvt train`: a context that shows a progress bar on a terminal.
 
     Only the chief of a run's processes logs; in the others nothing is written or shown.
     """
@@ -199,7 +199,7 @@ class RunLog:
         self.writers: list[MetricsFile | TensorBoard] = []
 
     def begin(self, epochs_done: int) -> None:
-        """Open the files; metrics.csv keeps the rows of so many epochs."""
+        """Open the files; metrics.csv keeps the rows of the first `epochs_done` epochs."""
         if not self.is_chief:
             return
         metrics = MetricsFile(self.run.metrics, metric_names(self.task.columns), epochs_done)

@@ -1,4 +1,4 @@
-"""What a run leaves for serving: the trained model, and what stands beside it."""
+"""What a run leaves for serving: the trained model, and the file beside it."""
 
 import json
 from typing import TypeVar
@@ -16,12 +16,12 @@ S = TypeVar("S", bound=Serving)
 
 
 def write_serving(run: Run, serving: Serving) -> None:
-    """Keep beside the model what serving needs, for a classifier its class names and the evaluation's crop."""
+    """Save beside the model what serving needs: for a classifier, its class names and the evaluation's crop."""
     write_text(run.serving, json.dumps(as_plain(serving), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_serving(run: Run, serving_class: type[S]) -> S:
-    """What `write_serving` kept.
+    """Read what `write_serving` saved.
 
     Raises:
         UsageError: the file is missing or damaged.
@@ -35,12 +35,12 @@ def read_serving(run: Run, serving_class: type[S]) -> S:
 
 
 def write_model(run: Run, model: keras.Model) -> None:
-    """Keep `model` as `final.keras`.
+    """Save `model` as `final.keras`.
 
     Raises:
         UsageError: the disk is full, or a limit stops the file.
     """
-    partial = run.folder / "final.partial.keras"  # Keras looks at the ending
+    partial = run.folder / "final.partial.keras"  # Keras checks the ending
     try:
         model.save(partial)
         publish(partial, run.final_model)
@@ -56,16 +56,16 @@ def read_model(run: Run) -> keras.Model:
     """The trained model.
 
     Raises:
-        UsageError: training has not come to its end, or the file is damaged.
+        UsageError: training has not ended, or the file is damaged.
     """
     if not run.final_model.is_file():
         raise UsageError(
-            f"{run.folder} has no final.keras, training has not come to its end: "
+            f"{run.folder} has no final.keras, since training has not ended: "
             f"continue it with `tfvt train --resume --output {run.folder}`"
         )
     try:
         return keras.models.load_model(run.final_model, compile=False)
-    except Exception as error:  # zipfile, HDF5 and Keras each have their own for a file that is not whole
+    except Exception as error:  # zipfile, HDF5 and Keras each raise their own errors for a file that is not whole
         raise UsageError(
             f"{run.final_model} cannot be read, it is damaged or of another Keras ({one_line(error)[:200]}): "
             f"`tfvt train --resume --output {run.folder}` writes it again from the last checkpoint"

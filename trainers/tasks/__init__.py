@@ -1,4 +1,4 @@
-"""What can be learned: one file a task."""
+"""What a model can learn: one file for each task."""
 
 from tfvt import registry
 
@@ -12,5 +12,5 @@ def task_class(model_name: str) -> type[Task]:
     """The task that a registered model is for; classification where there is no such model."""
     try:
         return TASKS[registry.get_variant(model_name).task]
-    except ValueError:  # which the recipe's own check words
+    except ValueError:  # the recipe's own check reports it
         return Classification

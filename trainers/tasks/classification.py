@@ -22,7 +22,7 @@ from .task import open_split
 
 @dataclass(frozen=True)
 class ClassificationData(DataRecipe):
-    """Which images, and how they become batches.
+    """Which images to use, and how they become batches.
 
     Args:
         train: random crop, flip and other augmentation of training images.
@@ -57,7 +57,7 @@ class ClassificationRecipe(Recipe):
 
 
 class Classification:
-    """`Task` of telling which class an image shows."""
+    """`Task` of recognising the class that an image shows."""
 
     recipe_class = ClassificationRecipe
     serving_class = ClassificationServing
@@ -77,7 +77,7 @@ class Classification:
         return open_split(self.recipe.data, self.recipe.data.validation_split)
 
     def samples(self, training: bool) -> ClassificationSamples:
-        """Images with their class, in training augmented and mixed."""
+        """Images with their class; in training, augmented and mixed."""
         data = self.recipe.data
         if training:
             return ClassificationSamples.of(self.train_records, data.train, data.mixing)
@@ -87,7 +87,7 @@ class Classification:
         """The recipe's model for its records' classes and its image size.
 
         Raises:
-            UsageError: an option that it cannot take, or weights that do not fit.
+            UsageError: an option that the model does not take, or weights that do not fit.
         """
         model, data = self.recipe.model, self.recipe.data
         try:
@@ -109,7 +109,7 @@ class Classification:
         return cross_entropy(targets, outputs, self.recipe.label_smoothing)
 
     def no_sums(self) -> dict[str, np.ndarray]:
-        """Of the images whose label ranks first, and among the first five."""
+        """Zeros for the counts of images whose label ranks first, and among the first five."""
         return {"top1": np.zeros(()), "top5": np.zeros(())}
 
     def sums(self, outputs: Any, batch: Mapping[str, Any], weights: Any) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class Classification:
         return {name: ops.sum(hit * weights) for name, hit in hits.items()}
 
     def rows(self, outputs: Any, batch: Mapping[str, Any]) -> None:
-        """Nothing: counts say all."""
+        """None: counts are enough."""
         return None  # AutoGraph takes no body of a docstring alone
 
     def figures(self, sums: Mapping[str, np.ndarray], rows: list[dict[str, np.ndarray]]) -> dict[str, float]:

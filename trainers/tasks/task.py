@@ -1,4 +1,4 @@
-"""What the loop, the engines and the commands ask of a task. A registered model says which task it is for."""
+"""A task's interface to the loop, the engines and the commands. A registered model names its task."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -16,11 +16,11 @@ from tfvt.trainers.recipes.recipe import DataRecipe, Recipe
 class Task(Protocol):
     """Data, loss, figures and answers of one kind of learning.
 
-    No device and no loop: `loss` and `sums` are written in keras.ops and run on every engine.
+    A task knows no device and no loop: `loss` and `sums` use keras.ops and run on every engine.
 
     Attributes:
         recipe_class: the recipe of such a run, with the task's own keys.
-        serving_class: of what `serving` gives.
+        serving_class: the class of what `serving` returns.
         columns: names of its figures, as metrics.csv has them after `train_` and `validation_`.
         train_records, validation_records: the two splits.
     """
@@ -44,19 +44,19 @@ class Task(Protocol):
         """Zeros of the shapes of `sums`."""
 
     def sums(self, outputs: Any, batch: Mapping[str, Any], weights: Any) -> dict[str, Any]:
-        """What adds up over batches and devices, such as counts. `weights` (B,) are 0 for samples that do not count."""
+        """Values that add up over batches and devices. `weights` (B,) are 0 for samples that do not count."""
 
     def rows(self, outputs: Any, batch: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What nothing additive stands for, such as boxes: (B, ...) by name, which goes to the host; else None."""
+        """Values that do not add up, such as boxes: (B, ...) by name, sent to the host; None if there are none."""
 
     def figures(self, sums: Mapping[str, np.ndarray], rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
-        """The columns, from what was summed (with "images", their number, above 0) and the rows of all batches."""
+        """The columns, from the sums (with "images", their number, above 0) and the rows of all batches."""
 
     def summary(self, figures: Mapping[str, float]) -> str:
         """The figures on one line, for people."""
 
     def serving(self) -> Serving:
-        """From the bytes of an image to an answer, beside the model."""
+        """The steps around the model, from the bytes of an image to an answer."""
 
 
 def open_split(data: DataRecipe, split: str) -> RecordSet:
