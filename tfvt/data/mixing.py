@@ -1,7 +1,8 @@
 """Batches whose samples are mixed in pairs, and the soft targets that go with them: MixUp, CutMix, label smoothing.
 
-Mixing follows TensorFlow official models and timm: the partner of sample i of B is sample B - 1 - i, one draw a batch
-decides between MixUp and CutMix, and every sample has its own share lambda, from Beta(alpha, alpha).
+The partner of sample i of B is sample B - 1 - i, as in TensorFlow official models and timm. One draw per batch decides
+between MixUp and CutMix, and every sample has its own share lambda, from Beta(alpha, alpha), as in timm's mode "elem".
+timm's default mode "batch", which DeiT uses, has one lambda and one box per batch.
 """
 
 from dataclasses import dataclass

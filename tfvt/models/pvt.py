@@ -61,9 +61,10 @@ def pvt(
         features: levels to return as a dict level -> map (B, H, W, C), no head: "P2" to "P5" (strides 4 to 32), as
             the stages give them, without class token and last norm.
         pixel_mean, pixel_std: per channel, in pixel units; pixel_mean=None takes normalised floats.
-        dropout_rate: in every block and before the classifier.
+        dropout_rate: after the positions, in every block and before the classifier (the authors have none there).
         drop_path_rate: stochastic depth of the last block; the others rise linearly to it from 0.
-        layer_norm_epsilon: of every layer norm.
+        layer_norm_epsilon: of every layer norm. In the authors' code the norms of the patches and of the reduced map
+            have 1e-5, in transformers all have 1e-6.
         head_dim: channels of an attention head.
         shift, combine: of every ACmix, see `tfvt.layers.ACmix`; without attention no class token could classify.
         name: of the model.
