@@ -34,7 +34,15 @@ def main(argv) -> int:
 def _parser():
     parser = argparse.ArgumentParser(prog="tfvt records", description="Image files to TFRecord shards.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{convert,inspect,verify,index,serve}")
+    _add_convert(commands)
+    _add_inspect(commands)
+    _add_verify(commands)
+    _add_index(commands)
+    _add_serve(commands)
+    return parser
 
+
+def _add_convert(commands):
     convert = commands.add_parser(
         "convert",
         help="write images as records",
@@ -83,6 +91,8 @@ def _parser():
         "--runner=DataflowRunner",
     )
 
+
+def _add_inspect(commands):
     inspect = commands.add_parser(
         "inspect",
         help="check records and print what they hold",
@@ -97,6 +107,8 @@ def _parser():
     inspect.add_argument("-n", type=int, default=64, metavar="N", help="records in the picture (default: 64)")
     inspect.add_argument("--seed", type=int, default=0, metavar="N", help="which records it shows (default: 0)")
 
+
+def _add_verify(commands):
     verify = commands.add_parser(
         "verify",
         help="find everything that is wrong with records",
@@ -111,6 +123,8 @@ def _parser():
     verify.add_argument("--strict", action="store_true", help="exit status 1 for warnings as well")
     verify.add_argument("--json", type=_new_file, metavar="FILE", help="also write all findings as JSON")
 
+
+def _add_index(commands):
     index = commands.add_parser(
         "index",
         help="write the manifest of shards that have none",
@@ -126,6 +140,8 @@ def _parser():
     index.add_argument("--workers", type=int, metavar="N", help="shards at a time (default: one per processor)")
     index.add_argument("--overwrite", action="store_true", help="replace the manifest")
 
+
+def _add_serve(commands):
     serve = commands.add_parser(
         "serve",
         help="read, decode and augment on this machine for training on others",
@@ -139,7 +155,6 @@ def _parser():
     )
     serve.add_argument("--port", type=int, default=0, help="of the dispatcher (default: any free port)")
     serve.add_argument("--worker-port", type=int, default=0, help="of the worker (default: any free port)")
-    return parser
 
 
 def _new_file(text):

@@ -6,6 +6,8 @@ import uuid
 import zlib
 from pathlib import Path
 
+from tfvt.files import fsync
+
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.new")  # what a killed process may leave
 
 
@@ -33,15 +35,6 @@ def write_whole(path, content: bytes):
     finally:
         temporary.unlink(missing_ok=True)
     fsync(path.parent)
-
-
-def fsync(path):
-    """Makes sure that what was written to a file, or into a folder, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def crc32(path) -> int:

@@ -11,9 +11,10 @@ from pathlib import Path
 import google_crc32c
 
 from tfvt.data.records import Shard
+from tfvt.files import fsync
 
 from .examples import Reject, shard_examples
-from .files import crc32, fsync, temporary_name, write_whole
+from .files import crc32, temporary_name, write_whole
 from .sources import SourceImage
 
 PARTIAL = ".partial"  # below the output: what an unfinished conversion leaves for the next run

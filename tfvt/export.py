@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfvt.checks import check_numbers
 from tfvt.data.headers import checked_images
+from tfvt.files import fsync
 
 MAX_PIXELS = 2**26  # 8192 x 8192, as large as a phone's photographs; one such image takes up to 0.75 GB to decode
 
@@ -106,20 +107,12 @@ def export_saved_model(
             reason = re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", error.message)  # without the names of TensorFlow's nodes
             raise OSError(f"{directory} cannot be written: {reason}") from error
         for path in (*written.rglob("*"), written):
-            _fsync(path)
+            fsync(path)
         if directory.exists():
             directory.rmdir()  # it is empty, and rename needs it gone
         os.rename(written, directory)
-    _fsync(directory.parent)
+    fsync(directory.parent)
     return directory
-
-
-def _fsync(path):
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _check(model, directory, serving):

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from tfvt.files import fsync
+
 from .errors import UsageError
 
 
@@ -24,14 +26,6 @@ def write_text(path: Path, text: str) -> None:
 
 def publish(partial: Path, path: Path) -> None:
     """Rename the finished file `partial` to `path`, so that a power cut leaves the old file or the new one."""
-    _fsync(partial)
+    fsync(partial)
     os.replace(partial, path)
-    _fsync(path.parent)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    fsync(path.parent)
