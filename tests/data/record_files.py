@@ -23,6 +23,11 @@ def train_batches(records, *, mixing=None, share=WHOLE, start_step=0, **settings
     return train_stream(records, samples, StreamSettings(**settings), share, start_step)
 
 
+def batches(records, count, **options):
+    """The first batches of the training stream, as NumPy arrays."""
+    return list(train_batches(records, **options).take(count).as_numpy_iterator())
+
+
 def eval_batches(records, image_size=(8, 8), share=WHOLE, **settings):
     """The evaluation's batches."""
     samples = ClassificationSamples.of(records, EvalPreprocessing(image_size))

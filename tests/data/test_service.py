@@ -10,17 +10,13 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from record_files import record, train_batches, write_records
+from record_files import batches, record, train_batches, write_records
 
 from tfvt.data.mixing import Mixing
 from tfvt.data.order import HostShare
 from tfvt.data.records import RecordsError
 from tfvt.data.service import Server, _reserve
 from tfvt.tfrecords_tools.cli import main
-
-
-def batches(records, count, **options):
-    return list(train_batches(records, **options).take(count).as_numpy_iterator())
 
 
 def assert_equal_streams(found, expected):

@@ -6,6 +6,8 @@ import pytest
 from processes import train_command
 from small_records import write_small_records
 
+from tfvt.trainers.cli import main
+
 # A network of 10,000 parameters on 32x32 pixels, with every kind of state: batch norm, dropout, stochastic depth.
 SMALL_RECIPE = """
 model:
@@ -44,3 +46,17 @@ def finished_run(tmp_path_factory, config):
     folder = tmp_path_factory.mktemp("finished") / "run"
     subprocess.run(train_command(config, folder), check=True, capture_output=True, timeout=600)
     return folder
+
+
+@pytest.fixture
+def fails(capsys):
+    """Run a command that must fail with status 2 and one line on stderr; returns the line."""
+
+    def run(*arguments):
+        assert main([str(argument) for argument in arguments]) == 2
+        captured = capsys.readouterr()
+        (line,) = captured.err.splitlines()
+        assert line.startswith(f"tfvt {arguments[0]}: error: ")
+        return line
+
+    return run
