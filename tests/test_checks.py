@@ -11,7 +11,7 @@ from tests.contracts import SMALLEST
 from tests.layers.test_keras_contract import ROWS
 from tfvt import layers
 from tfvt.checks import check_numbers
-from tfvt.registry import get_builder
+from tfvt.registry import get_variant
 
 BAD = [float("nan"), float("inf"), float("-inf"), 10**12, -(10**9), True]
 
@@ -31,7 +31,7 @@ def numbers_of(builder):
 
 @pytest.mark.parametrize(
     ("name", "argument", "length"),
-    [(name, *found) for name in SMALLEST.values() for found in numbers_of(get_builder(name))],
+    [(name, *found) for name in SMALLEST.values() for found in numbers_of(get_variant(name).builder)],
 )
 def test_a_builder_refuses(name, argument, length, monkeypatch):
     monkeypatch.setattr(keras, "Input", lambda *_, **__: pytest.fail("the model is being built"))

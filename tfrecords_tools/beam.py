@@ -14,9 +14,9 @@ import threading
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from tfvt.data.records import RecordsError
+from tfvt.errors import UsageError
+from tfvt.files import write_whole
 
-from .files import write_whole
 from .shards import PARTIAL, Finished, ShardPlan, read_finished, write_shard
 from .sources import SourceImage, some
 
@@ -36,7 +36,7 @@ def write_shards(settings, plan: list[ShardPlan], output, label_offset, options,
         report: called now and then with the number of finished images.
 
     Raises:
-        RecordsError: the pipeline failed, or did not write into `output`.
+        UsageError: the pipeline failed, or did not write into `output`.
     """
     lines = [json.dumps(dataclasses.asdict(planned)) for planned in plan]
     write_whole(output / PARTIAL / PLAN, "".join(f"{line}\n" for line in lines).encode())
@@ -52,11 +52,11 @@ def write_shards(settings, plan: list[ShardPlan], output, label_offset, options,
         try:
             state = pipeline.run().wait_until_finish()
         except Exception as error:  # runners have their own kinds
-            raise RecordsError(f"the Beam pipeline failed: {error}") from error
+            raise UsageError(f"the Beam pipeline failed: {error}") from error
     finished = [read_finished(output, planned, checksum=False) for planned in plan]
     missing = [planned.name for planned, one in zip(plan, finished, strict=True) if one is None]
     if missing:
-        raise RecordsError(
+        raise UsageError(
             f"the Beam pipeline ended ({state}), and {some(missing)} are not in {output}: all workers must see "
             "that folder, and the input, under the same paths"
         )

@@ -7,6 +7,9 @@ import threading
 import time
 from pathlib import Path
 
+from tfvt.errors import UsageError, complain
+from tfvt.files import write_whole
+
 
 def main(argv) -> int:
     """Runs `tfvt records` with these arguments; the exit status.
@@ -14,17 +17,12 @@ def main(argv) -> int:
     0: all went well. 1: `verify` found problems. 2: a mistake, or something that the command could not do. 130: Ctrl-C.
     """
     arguments = _parser().parse_args(argv)
-    from tfvt.data.records import RecordsError  # TensorFlow takes seconds to import, which --help avoids
-
     try:
         return arguments.run(arguments) or 0
     except BrokenPipeError:  # `tfvt records inspect | head -1`: the caller handles it and ends quietly
         raise
-    except (RecordsError, OSError) as error:
-        if isinstance(error, OSError) and error.filename:
-            error = f"{error.filename}: {error.strerror}"
-        print(f"tfvt records {arguments.command}: error: {error}", file=sys.stderr)
-        return 2
+    except (UsageError, OSError) as error:
+        return complain(f"records {arguments.command}", error)
     except KeyboardInterrupt:
         hint = " The same command continues from here." if arguments.command == "convert" else ""
         print(f"\nInterrupted.{hint}", file=sys.stderr)
@@ -226,7 +224,6 @@ def _inspect(arguments):
 def _verify(arguments):
     from rich.console import Console
 
-    from .files import write_whole
     from .verify import print_verification, to_json, verify
 
     verification = verify(

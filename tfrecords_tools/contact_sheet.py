@@ -9,20 +9,10 @@ import numpy as np
 from matplotlib.colors import hsv_to_rgb
 from PIL import Image, ImageDraw, ImageFont
 
-from tfvt.data.records import (
-    ENCODED,
-    LABEL,
-    MASK,
-    SYNSET,
-    TEXT,
-    VOID,
-    Manifest,
-    RecordsError,
-    check_shards,
-    read_manifest,
-)
+from tfvt.data.records import ENCODED, LABEL, MASK, SYNSET, TEXT, VOID, Manifest, check_shards, read_manifest
+from tfvt.errors import UsageError
+from tfvt.files import write_whole
 
-from .files import write_whole
 from .images import RejectedImageError, open_image
 from .reading import parse_features, read_record
 
@@ -44,20 +34,20 @@ def contact_sheet(directory, path, *, count=64, seed=0):
         seed: decides which ones.
 
     Raises:
-        RecordsError: no such set, a drawn record that is damaged or whose image does not decode, or a path
+        UsageError: no such set, a drawn record that is damaged or whose image does not decode, or a path
             that does not end in .png.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise RecordsError(f"a contact sheet is a PNG: {path} does not end in .png")
+        raise UsageError(f"a contact sheet is a PNG: {path} does not end in .png")
     if count < 1:
-        raise RecordsError(f"a contact sheet needs at least one record, not {count}")
+        raise UsageError(f"a contact sheet needs at least one record, not {count}")
     manifest, directory = read_manifest(directory), Path(directory)
     shards = [shard for shards in manifest.splits.values() for shard in shards]
     check_shards(directory, shards)
     ends = np.cumsum([shard.records for shard in shards])
     if not len(ends) or not ends[-1]:
-        raise RecordsError(f"{directory} holds no records")
+        raise UsageError(f"{directory} holds no records")
     drawn = np.random.default_rng(seed).choice(ends[-1], min(count, ends[-1]), replace=False)
 
     columns = math.ceil(math.sqrt(len(drawn)))
@@ -89,8 +79,8 @@ def _picture(path, number, manifest: Manifest):
             mask = np.asarray(open_image(values[MASK]))
             return _overlaid(image, mask), _classes(mask, manifest.class_names)
         return image, _class_name(values, manifest)
-    except (RecordsError, RejectedImageError, OSError, SyntaxError, ValueError, IndexError) as error:
-        raise RecordsError(f"record {number} of {path} cannot be shown: {error}") from error
+    except (UsageError, RejectedImageError, OSError, SyntaxError, ValueError, IndexError) as error:
+        raise UsageError(f"record {number} of {path} cannot be shown: {error}") from error
 
 
 def _class_name(values, manifest):

@@ -17,10 +17,11 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tfvt.data.records import MANIFEST, UNLABELLED, Manifest, RecordsError, counted
+from tfvt.data.records import MANIFEST, UNLABELLED, Manifest, counted
+from tfvt.errors import UsageError
+from tfvt.files import write_whole
 
 from . import workers as local_workers
-from .files import write_whole
 from .output import (
     BEGUN,
     LEFT_OUT,
@@ -61,20 +62,20 @@ def convert(
         The manifest.
 
     Raises:
-        RecordsError: the source is wrong, `output` holds something else, another conversion writes into it or it is
+        UsageError: the source is wrong, `output` holds something else, another conversion writes into it or it is
             full, there are too many rejects, or a class or split has no image left.
     """
     for name, value, least in (("shards", shards, 1), ("workers", workers, 1), ("max_rejects", max_rejects, 0)):
         if value is not None and value < least:
-            raise RecordsError(f"{name} must be at least {least}, not {value}")
+            raise UsageError(f"{name} must be at least {least}, not {value}")
     if label_offset not in (0, 1):
-        raise RecordsError(f"label_offset must be 0 or 1, not {label_offset}")
+        raise UsageError(f"label_offset must be 0 or 1, not {label_offset}")
     if beam is not None and workers is not None:
-        raise RecordsError("workers are of this machine: set the number of Beam's workers in the options of its runner")
+        raise UsageError("workers are of this machine: set the number of Beam's workers in the options of its runner")
     if not isinstance(source, Source):
         source = open_source(source)
     if label_offset and source.settings.mask_ids:
-        raise RecordsError("label_offset is for images that have a class: the classes of a mask's pixels begin with 0")
+        raise UsageError("label_offset is for images that have a class: the classes of a mask's pixels begin with 0")
     output = Path(output)
     check_place(source, output)
     if source.left_out:
@@ -142,7 +143,7 @@ def _writer(workers, beam):
     try:
         from .beam import write_shards
     except ImportError as error:
-        raise RecordsError(f"Beam is not installed ({error}): pip install 'tfvt[beam]'") from None
+        raise UsageError(f"Beam is not installed ({error}): pip install 'tfvt[beam]'") from None
     return functools.partial(write_shards, options=beam)
 
 
@@ -162,7 +163,7 @@ def _check_space(output, settings, pending, old_files):
     needed = sum(image.size + image.mask_size for planned in pending for image in planned.images)
     free = shutil.disk_usage(output).free + sum(path.stat().st_size for path in old_files)
     if needed > free and not settings.jpeg:
-        raise RecordsError(
+        raise UsageError(
             f"{output} has {free / 2**20:,.0f} MiB free, and {counted(len(pending), 'shard')} to be written take about "
             f"{needed / 2**20:,.0f} MiB: make room, or choose another folder"
         )
@@ -177,7 +178,7 @@ def _room_needed(output):
         if error.errno not in DISK_FULL:
             raise
         free = shutil.disk_usage(output).free
-        raise RecordsError(
+        raise UsageError(
             f"{output} is full ({free / 2**20:,.0f} MiB free): make room and run the same command again, which keeps "
             "the shards that are finished and continues from there"
         ) from error
@@ -191,14 +192,14 @@ def _check_rejects(output, settings, plan, finished, max_rejects):
     if len(rejects) > max_rejects:
         (output / PARTIAL / OVERWRITING).unlink(missing_ok=True)  # it has ended: --overwrite begins again from nothing
         lines = [f"  {reject.file}: {reject.reason}" for reject in rejects[:20]]
-        raise RecordsError(
+        raise UsageError(
             f"{counted(len(rejects), 'image')} cannot be converted, and {max_rejects} are allowed:\n"
             + "\n".join(lines)
             + f"\n{output / REJECTS} has the whole list. Repair or remove them and run again with --overwrite, or "
             f"leave them out with --max-rejects {len(rejects)}, without --overwrite"
         )
     if emptied := _emptied(settings, plan, finished, {reject.file for reject in rejects}):
-        raise RecordsError(
+        raise UsageError(
             f"no image of {emptied} can be converted: repair some and run again with --overwrite; {output / REJECTS} "
             "says what is wrong with them"
         )

@@ -4,11 +4,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tfvt.data.records import UNLABELLED, RecordsError, counted, make_example
+from tfvt.data.records import UNLABELLED, counted, make_example
+from tfvt.errors import UsageError
+from tfvt.files import printable
 
 from .images import RejectedImageError, read_file, read_image
 from .masks import encode_mask
-from .sources import RecordSettings, printable
+from .sources import RecordSettings
 from .sources.tfds import read_span
 
 
@@ -29,7 +31,7 @@ def shard_examples(settings: RecordSettings, images, label_offset) -> Iterator[b
         label_offset: stored label of the first class, 0 or 1; unlabelled images get -1 and empty class names.
 
     Raises:
-        RecordsError: a label is not one of the classes, or a file that holds many images cannot be read further.
+        UsageError: a label is not one of the classes, or a file that holds many images cannot be read further.
     """
     found = read_span(settings.tfds, images) if settings.tfds else ((image, None) for image in images)
     for image, data in found:
@@ -49,7 +51,7 @@ def _example(settings, image, data, label_offset):
     if settings.mask_ids:
         mask = encode_mask(_read_mask(image.mask), settings.mask_ids, data)
     if not UNLABELLED <= image.label < len(settings.class_names):
-        raise RecordsError(
+        raise UsageError(
             f"{image.printable} has label {image.label}: there are {counted(len(settings.class_names), 'class')}"
         )
     labelled = image.label != UNLABELLED

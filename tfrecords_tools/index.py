@@ -20,16 +20,16 @@ from tfvt.data.records import (
     UNLABELLED,
     WIDTH,
     Manifest,
-    RecordsError,
     Shard,
     counted,
     feature_spec,
 )
+from tfvt.errors import UsageError
+from tfvt.files import write_whole
 
 from .classes import ClassClaim, contradictions, other_names
-from .files import crc32, write_whole
 from .reading import GZIP, read_features
-from .shards import PARTIAL
+from .shards import PARTIAL, crc32
 from .sources import some
 
 SPLITS = ("train", "validation", "test")
@@ -55,14 +55,14 @@ def index(directory, *, label_offset=None, class_names=None, workers=None, overw
         The manifest.
 
     Raises:
-        RecordsError: no shards, an incomplete split, damaged records or records of another schema, labels out of
+        UsageError: no shards, an incomplete split, damaged records or records of another schema, labels out of
             range, an unknown label offset, or class names that contradict each other. Then nothing is written.
     """
     directory = Path(directory)
     if label_offset not in (None, 0, 1):
-        raise RecordsError(f"label_offset must be 0 or 1, not {label_offset}")
+        raise UsageError(f"label_offset must be 0 or 1, not {label_offset}")
     if workers is not None and workers < 1:
-        raise RecordsError(f"workers must be at least 1, not {workers}")
+        raise UsageError(f"workers must be at least 1, not {workers}")
     shards = _find_shards(directory, overwrite)
     paths = [path for paths in shards.values() for path in paths]
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
@@ -75,16 +75,16 @@ def index(directory, *, label_offset=None, class_names=None, workers=None, overw
         scanned = dict(zip(paths, scans, strict=True))
     claims = _merge(claims for _, claims in scanned.values())
     if problems := contradictions(claims):
-        raise RecordsError(f"labels of {directory} contradict each other: {some(problems)}")
+        raise UsageError(f"labels of {directory} contradict each other: {some(problems)}")
     if not claims:
-        raise RecordsError(f"{directory} has no record with a label: there is nothing to train on or to evaluate")
+        raise UsageError(f"{directory} has no record with a label: there is nothing to train on or to evaluate")
     label_offset = _label_offset(directory, claims, class_names, label_offset)
     class_names = _class_names(directory, claims, class_names, label_offset)
     splits = {split: tuple(scanned[path][0] for path in paths) for split, paths in shards.items()}
     digest = hashlib.sha256(repr((label_offset, class_names, splits)).encode()).hexdigest()
     manifest = Manifest(class_names=class_names, label_offset=label_offset, splits=splits, source_sha256=digest)
     if problems := other_names(claims, manifest):
-        raise RecordsError(f"the class names given are not those of the records: {some(problems)}")
+        raise UsageError(f"the class names given are not those of the records: {some(problems)}")
     write_whole(directory / MANIFEST, manifest.to_json().encode())
     return manifest
 
@@ -93,41 +93,41 @@ def read_class_names(path) -> tuple[str, ...]:
     """The lines of a text file.
 
     Raises:
-        RecordsError: not UTF-8 text, an empty line, or a name that an earlier line has.
+        UsageError: not UTF-8 text, an empty line, or a name that an earlier line has.
         OSError: it cannot be read.
     """
     try:
         names = tuple(line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines())
     except UnicodeDecodeError as error:
-        raise RecordsError(f"{path} is not UTF-8 text ({error}): it must have one class name a line") from error
+        raise UsageError(f"{path} is not UTF-8 text ({error}): it must have one class name a line") from error
     for number, name in enumerate(names, 1):
         if not name:
-            raise RecordsError(f"line {number} of {path} is empty: it must have one class name a line")
+            raise UsageError(f"line {number} of {path} is empty: it must have one class name a line")
         if names.index(name) < number - 1:
-            raise RecordsError(f"line {number} of {path} has the name of line {names.index(name) + 1}, {name!r}")
+            raise UsageError(f"line {number} of {path} has the name of line {names.index(name) + 1}, {name!r}")
     return names
 
 
 def _find_shards(directory, overwrite) -> dict[str, list[Path]]:
     """Split name -> paths in order."""
     if not directory.is_dir():
-        raise RecordsError(f"no folder {directory}")
+        raise UsageError(f"no folder {directory}")
     if (directory / MANIFEST).exists() and not overwrite:
-        raise RecordsError(f"{directory} has a {MANIFEST} already: replace it with --overwrite")
+        raise UsageError(f"{directory} has a {MANIFEST} already: replace it with --overwrite")
     if (directory / PARTIAL).exists():
-        raise RecordsError(f"{directory} holds an unfinished conversion: run `tfvt records convert` again to finish it")
+        raise UsageError(f"{directory} holds an unfinished conversion: run `tfvt records convert` again to finish it")
     found = {}
     for split in SPLITS:
         paths = [path for folder in (directory, directory / split) for path in folder.glob(f"{split}-*")]
         for path in sorted(paths):
             if path.name.endswith(".gz") and SHARD_NAME.fullmatch(path.stem):
-                raise RecordsError(f"{path} {GZIP}")
+                raise UsageError(f"{path} {GZIP}")
         paths = sorted(path for path in paths if SHARD_NAME.fullmatch(path.name))
         if paths:
             _check_complete(split, paths)
             found[split] = paths
     if not found:
-        raise RecordsError(
+        raise UsageError(
             f"{directory} holds no shards: they are called train-00000-of-00008, validation-00000-of-00002, ..., and "
             "lie in it or in its folders train and validation"
         )
@@ -137,14 +137,14 @@ def _find_shards(directory, overwrite) -> dict[str, list[Path]]:
 def _check_complete(split, paths):
     folders = sorted({str(path.parent) for path in paths})
     if len(folders) > 1:
-        raise RecordsError(f"split {split} has shards both in {folders[0]} and in {folders[1]}: keep one set of them")
+        raise UsageError(f"split {split} has shards both in {folders[0]} and in {folders[1]}: keep one set of them")
     totals = sorted({SHARD_NAME.fullmatch(path.name)["total"] for path in paths})
     if len(totals) > 1:
-        raise RecordsError(f"split {split} in {folders[0]} has shards of {some(totals)} files: keep one set of them")
+        raise UsageError(f"split {split} in {folders[0]} has shards of {some(totals)} files: keep one set of them")
     expected = [f"{split}-{number:05d}-of-{totals[0]}" for number in range(int(totals[0]))]
     missing = sorted(set(expected) - {path.name for path in paths})
     if missing:
-        raise RecordsError(
+        raise UsageError(
             f"split {split} in {folders[0]} is incomplete: {len(missing)} of "
             f"{counted(len(expected), 'shard')} missing, {some(missing)}"
         )
@@ -180,14 +180,14 @@ def _label_offset(directory, claims, class_names, label_offset):
         elif class_names and len(class_names) in labels:
             label_offset = 1
         else:
-            raise RecordsError(
+            raise UsageError(
                 f"the labels of {directory} are {min(labels)} to {max(labels)}, which does not tell whether the first "
                 "class is 0 or 1: give --label-offset 1 (slim and imagenet_to_gcs count so) or --label-offset 0"
             )
     last = label_offset + len(class_names) - 1 if class_names else max(labels)
     for label, place in labels.items():
         if not label_offset <= label <= last:
-            raise RecordsError(f"{place} has label {label}, not one from {label_offset} to {last}")
+            raise UsageError(f"{place} has label {label}, not one from {label_offset} to {last}")
     return label_offset
 
 
@@ -200,11 +200,11 @@ def _class_names(directory, claims, class_names, label_offset):
             break
     else:
         place = next(place for claim, place in claims.items() if not claim.text)
-        raise RecordsError(f"{place} has no class name: give the names with --class-names FILE")
+        raise UsageError(f"{place} has no class name: give the names with --class-names FILE")
     labels = range(label_offset, max(names) + 1)
     if len(names) < len(labels):
         absent = next(label for label in labels if label not in names)
-        raise RecordsError(
+        raise UsageError(
             f"no record of {directory} has label {absent} ({len(labels) - len(names)} of "
             f"{counted(len(labels), 'label')} missing), so the names of these classes are unknown: give the names with "
             "--class-names FILE"
@@ -214,7 +214,7 @@ def _class_names(directory, claims, class_names, label_offset):
 
 def _distinct(directory, names):
     if doubles := sorted({name for name in names if names.count(name) > 1}):
-        raise RecordsError(
+        raise UsageError(
             f"classes of {directory} have the same name: {some(doubles)}; give others with --class-names FILE"
         )
     return names

@@ -20,13 +20,13 @@ from tfvt.data.records import (
     UNLABELLED,
     WIDTH,
     Manifest,
-    RecordsError,
     Shard,
     check_shards,
     counted,
     feature_spec,
     read_manifest,
 )
+from tfvt.errors import UsageError
 
 from .progress import image_progress
 from .reading import read_features
@@ -71,11 +71,11 @@ def inspect(directory, *, workers=None) -> list[SplitReport]:
         workers: shards read at a time, by default one per processor.
 
     Raises:
-        RecordsError: no such set; or damaged shards, all of which the message names.
+        UsageError: no such set; or damaged shards, all of which the message names.
     """
     manifest, directory = read_manifest(directory), Path(directory)
     if workers is not None and workers < 1:
-        raise RecordsError(f"workers must be at least 1, not {workers}")
+        raise UsageError(f"workers must be at least 1, not {workers}")
     for shards in manifest.splits.values():
         check_shards(directory, shards)
     reports, problems = [], []
@@ -84,7 +84,7 @@ def inspect(directory, *, workers=None) -> list[SplitReport]:
         def read(shard):
             try:
                 return _read_shard(directory, manifest, split, shard)
-            except RecordsError as error:
+            except UsageError as error:
                 return error
             finally:
                 progress.advance(task, shard.records)
@@ -92,11 +92,11 @@ def inspect(directory, *, workers=None) -> list[SplitReport]:
         for split, shards in manifest.splits.items():
             task = progress.add_task(f"reading {split}", total=sum(shard.records for shard in shards))
             results = list(pool.map(read, shards))
-            problems += [str(result) for result in results if isinstance(result, RecordsError)]
+            problems += [str(result) for result in results if isinstance(result, UsageError)]
             if not problems:
                 reports.append(_report(split, shards, manifest, results))
     if problems:
-        raise RecordsError("\n".join([f"{counted(len(problems), 'damaged shard')} in {directory}:", *problems]))
+        raise UsageError("\n".join([f"{counted(len(problems), 'damaged shard')} in {directory}:", *problems]))
     return reports
 
 
@@ -106,14 +106,14 @@ def _read_shard(directory, manifest: Manifest, split, shard: Shard) -> dict[str,
     values = read_features(path, FEATURES)
     count = len(values[LABEL])
     if count != shard.records:
-        raise RecordsError(f"{path} has {counted(count, 'record')}, the manifest says {shard.records:,}")
+        raise UsageError(f"{path} has {counted(count, 'record')}, the manifest says {shard.records:,}")
     first, last = manifest.label_offset, manifest.label_offset + len(manifest.class_names) - 1
     labels, masks = values[LABEL], values.pop(MASK)
     unlabelled = (labels == UNLABELLED) & ((split == "test") | (masks != b""))
     outside = np.flatnonzero(~unlabelled & ((labels < first) | (labels > last)))
     if len(outside):
         number = outside[0]
-        raise RecordsError(f"record {number} of {path} has label {labels[number]}, not one from {first} to {last}")
+        raise UsageError(f"record {number} of {path} has label {labels[number]}, not one from {first} to {last}")
     return values
 
 

@@ -6,9 +6,10 @@ import os
 import re
 from pathlib import Path
 
-from tfvt.data.records import MANIFEST, Manifest, RecordsError, check_shards, read_manifest
+from tfvt.data.records import MANIFEST, Manifest, check_shards, read_manifest
+from tfvt.errors import UsageError
+from tfvt.files import is_temporary
 
-from .files import is_temporary
 from .progress import note
 from .shards import PARTIAL
 
@@ -24,18 +25,18 @@ SHARD_NAME = re.compile(r"(train|validation|test)-\d{5,}-of-\d{5,}")
 def check_place(source, output):
     """Refuses what cannot be the folder of a conversion of this source."""
     if os.path.islink(output) and not output.exists():
-        raise RecordsError(f"output {output} is a symbolic link that leads nowhere: remove it")
+        raise UsageError(f"output {output} is a symbolic link that leads nowhere: remove it")
     if output.exists() and not output.is_dir():
-        raise RecordsError(f"output {output} is a file: choose a folder")
+        raise UsageError(f"output {output} is a file: choose a folder")
     if Path(os.path.realpath(output)).is_relative_to(os.path.realpath(source.root)):
-        raise RecordsError(f"output {output} lies inside the source {source.root}: choose a folder outside")
+        raise UsageError(f"output {output} lies inside the source {source.root}: choose a folder outside")
 
 
 def existing(output, digest, overwrite) -> Manifest | None:
     """The manifest if the folder already holds this conversion, complete; None if it has to begin or continue.
 
     Raises:
-        RecordsError: `output` holds something else, without `overwrite` or not written by a conversion.
+        UsageError: `output` holds something else, without `overwrite` or not written by a conversion.
     """
     _check_foreign_files(output)
     if overwrite and not is_overwriting(output, digest):
@@ -44,7 +45,7 @@ def existing(output, digest, overwrite) -> Manifest | None:
     if (output / MANIFEST).exists():
         manifest = read_manifest(output)
         if manifest.source_sha256 != digest:
-            raise RecordsError(
+            raise UsageError(
                 f"{output} holds another conversion (other images or settings): choose another folder, or replace "
                 "it with --overwrite"
             )
@@ -53,12 +54,12 @@ def existing(output, digest, overwrite) -> Manifest | None:
         return manifest
     if begun.exists():
         if begun.read_text() != digest:
-            raise RecordsError(
+            raise UsageError(
                 f"{output} holds an unfinished conversion of other images or with other settings: finish it as it was "
                 "begun, or replace it with --overwrite"
             )
     elif shards := _shards(output):
-        raise RecordsError(
+        raise UsageError(
             f"{output} holds shards without a manifest, such as {shards[0].name}: choose another folder, or "
             "replace them with --overwrite"
         )
@@ -82,7 +83,7 @@ def _check_foreign_files(output):
     if not (_shards(output) or _has_manifest(output)):
         foreign += [output / name for name in LISTS if (output / name).exists()]
     if foreign:
-        raise RecordsError(
+        raise UsageError(
             f"no conversion wrote {foreign[0]}, and this one would delete it: move it away, or choose another folder"
         )
 
@@ -90,7 +91,7 @@ def _check_foreign_files(output):
 def _has_manifest(output):
     try:
         read_manifest(output)
-    except RecordsError:
+    except UsageError:
         return False
     return True
 
@@ -147,7 +148,7 @@ def _lock(path):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.close()
-            raise RecordsError(
+            raise UsageError(
                 f"another conversion is writing into {path.parent.parent}: wait until it has ended, or choose another "
                 "folder"
             ) from None

@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from tfvt.data.records import RecordsError, feature_spec
+from tfvt.data.records import feature_spec
+from tfvt.errors import UsageError
 
 from .shards import masked_crc32c
 
@@ -27,12 +28,12 @@ def read_features(path, spec) -> dict[str, np.ndarray]:
         spec: feature name -> `tf.io.FixedLenFeature`, all scalars.
 
     Raises:
-        RecordsError: a record is damaged or lacks a feature, or the shard is compressed; the message names the first
+        UsageError: a record is damaged or lacks a feature, or the shard is compressed; the message names the first
             such record, or the shard.
         OSError: the shard cannot be opened.
     """
     if is_gzip(path):  # this opens the shard: `ignore_errors` would try for ever to open one that cannot be opened
-        raise RecordsError(f"{path} {GZIP}")
+        raise UsageError(f"{path} {GZIP}")
     size = os.path.getsize(path)
     parts, count, covered = [], 0, 0
     for batch in tf.data.TFRecordDataset(str(path)).ignore_errors().batch(1024):
@@ -40,11 +41,11 @@ def read_features(path, spec) -> dict[str, np.ndarray]:
             parts.append({name: value.numpy() for name, value in tf.io.parse_example(batch, spec).items()})
         except _UNPARSABLE:
             number, problem = _first_unparsable(batch, spec)
-            raise RecordsError(f"record {count + number} of {path} does not match the schema: {problem}") from None
+            raise UsageError(f"record {count + number} of {path} does not match the schema: {problem}") from None
         count += len(batch)
         covered += FRAMING * len(batch) + int(tf.reduce_sum(tf.strings.length(batch)))
     if covered != size:
-        raise RecordsError(f"record {count} of {path} is damaged or cut off")
+        raise UsageError(f"record {count} of {path} is damaged or cut off")
     empty = {name: np.zeros(0, feature.dtype.as_numpy_dtype) for name, feature in spec.items()}
     return {name: np.concatenate([part[name] for part in parts] or [empty[name]]) for name in spec}
 
@@ -69,7 +70,7 @@ def _first_unparsable(batch, spec):
         except _UNPARSABLE:
             try:
                 parse_features(serialized.numpy(), required, set(spec) - set(required))
-            except RecordsError as error:
+            except UsageError as error:
                 return number, error
             return number, "TensorFlow cannot parse it"
     raise AssertionError("a batch that does not parse has a record that does not")
@@ -79,22 +80,22 @@ def parse_features(serialized, required, optional) -> dict[str, bytes | int]:
     """A record's features of those names; of the optional ones those that it has.
 
     Raises:
-        RecordsError: it is not a record, or one of the features is missing, or has another type or number of values.
+        UsageError: it is not a record, or one of the features is missing, or has another type or number of values.
     """
     try:
         features = tf.train.Example.FromString(serialized).features.feature
     except DecodeError:
-        raise RecordsError("it is not a tf.train.Example") from None
+        raise UsageError("it is not a tf.train.Example") from None
     values = {}
     for name, feature in feature_spec((*required, *optional)).items():
         if name not in features:
             if name in required:
-                raise RecordsError(f"it lacks {name}")
+                raise UsageError(f"it lacks {name}")
             continue
         kind = "int64" if feature.dtype == tf.int64 else "bytes"
         content = getattr(features[name], f"{kind}_list").value
         if len(content) != 1:
-            raise RecordsError(f"its {name} is not one value of type {kind}")
+            raise UsageError(f"its {name} is not one value of type {kind}")
         values[name] = content[0]
     return values
 
@@ -103,7 +104,7 @@ def read_records(path) -> Iterator[bytes | None]:
     """A shard's records in order, None in the place of one that is damaged.
 
     Raises:
-        RecordsError: from the iterator, where a length is damaged or the file ends early, so that nothing tells how
+        UsageError: from the iterator, where a length is damaged or the file ends early, so that nothing tells how
             many records follow.
         OSError: the shard cannot be opened.
     """
@@ -114,7 +115,7 @@ def read_records(path) -> Iterator[bytes | None]:
             yield serialized
             number += 1
         if count is None:
-            raise RecordsError(f"record {number} of {path} is damaged or cut off, and so is all that follows it")
+            raise UsageError(f"record {number} of {path} is damaged or cut off, and so is all that follows it")
         if number < count:  # a damaged record ends the stream, and skipping does not look at what it passes over
             yield None
             number += 1
@@ -124,12 +125,12 @@ def read_record(path, number) -> bytes:
     """One record of a shard, without reading those before it.
 
     Raises:
-        RecordsError: no record has that number, or it is damaged.
+        UsageError: no record has that number, or it is damaged.
         OSError: the shard cannot be opened.
     """
     for serialized in _records_from(path, number).take(1).as_numpy_iterator():
         return serialized
-    raise RecordsError(f"record {number} of {path} is damaged or cut off")
+    raise UsageError(f"record {number} of {path} is damaged or cut off")
 
 
 def _count(path) -> int | None:

@@ -11,10 +11,9 @@ from pathlib import Path
 import google_crc32c
 
 from tfvt.data.records import Shard
-from tfvt.files import fsync
+from tfvt.files import fsync, temporary_name, write_whole
 
 from .examples import Reject, shard_examples
-from .files import crc32, temporary_name, write_whole
 from .sources import SourceImage
 
 PARTIAL = ".partial"  # below the output: what an unfinished conversion leaves for the next run
@@ -53,6 +52,15 @@ class RecordWriter:
         for part in (length + masked_crc32c(length), record, masked_crc32c(record)):
             self.file.write(part)
             self.crc32 = zlib.crc32(part, self.crc32)
+
+
+def crc32(path) -> int:
+    """CRC-32 (zlib's) of the whole file."""
+    checksum = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(2**20):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum
 
 
 def masked_crc32c(data):

@@ -33,17 +33,17 @@ from tfvt.data.records import (
     VOID,
     WIDTH,
     Manifest,
-    RecordsError,
     Shard,
     counted,
     read_manifest,
 )
+from tfvt.errors import UsageError
 
 from .classes import ClassClaim, contradictions, other_names
-from .files import crc32
 from .images import jpeg_damage
 from .progress import image_progress
 from .reading import GZIP, is_gzip, parse_features, read_records
+from .shards import crc32
 
 FINDINGS_SHOWN = 50  # of each kind
 SHARD_PATHS = ("*-?????-of-?????", "*/*-?????-of-?????")  # where shards may lie, listed or not
@@ -119,13 +119,13 @@ def verify(directory, *, split=None, workers=None, decode=True) -> Verification:
         decode: decode the images. Without it the check reads only their headers, which takes a fifth of the time.
 
     Raises:
-        RecordsError: there is no set, its manifest cannot be read, or there is no such split.
+        UsageError: there is no set, its manifest cannot be read, or there is no such split.
     """
     manifest, directory = read_manifest(directory), Path(directory)
     if split is not None and split not in manifest.splits:
-        raise RecordsError(f"{directory} has no split {split!r}; it has: {', '.join(manifest.splits)}")
+        raise UsageError(f"{directory} has no split {split!r}; it has: {', '.join(manifest.splits)}")
     if workers is not None and workers < 1:
-        raise RecordsError(f"workers must be at least 1, not {workers}")
+        raise UsageError(f"workers must be at least 1, not {workers}")
     shards = [(name, shard) for name in manifest.splits if split in (None, name) for shard in manifest.splits[name]]
     stop = threading.Event()
     with image_progress() as progress, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
@@ -186,7 +186,7 @@ def _verify_shard(directory, manifest, split, shard: Shard, decode, stop, advanc
                 _verify_record(result, manifest, serialized, decode)
             result.count += 1
             advance()
-    except RecordsError:
+    except UsageError:
         result.add(result.count, "damaged or cut off, and so is all that follows it")
     except OSError as error:
         result.add(None, f"cannot be read: {error.strerror}")
@@ -199,7 +199,7 @@ def _verify_record(result: _ShardResult, manifest: Manifest, serialized, decode)
     number = result.count
     try:
         values = parse_features(serialized, REQUIRED, OPTIONAL)
-    except RecordsError as error:
+    except UsageError as error:
         result.add(number, str(error))
         return
     label, encoded = values[LABEL], values[ENCODED]

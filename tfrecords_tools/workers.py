@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for_object
 
-from tfvt.data.records import RecordsError
+from tfvt.errors import UsageError
 
 from .shards import Finished, ShardPlan, write_shard
 
@@ -52,7 +52,7 @@ def write_shards(settings, plan: list[ShardPlan], output, label_offset, workers,
 
     Raises:
         OSError: a shard cannot be written.
-        RecordsError: a worker was killed.
+        UsageError: a worker was killed.
     """
     context = multiprocessing.get_context("spawn")  # a process that has imported TensorFlow does not survive a fork
     shared = Shared(done=context.Value("q", 0), stop=context.Value("b", False, lock=False))
@@ -70,7 +70,7 @@ def write_shards(settings, plan: list[ShardPlan], output, label_offset, workers,
             for future in finished:
                 future.result()  # raises what the worker raised
     except BrokenProcessPool:
-        raise RecordsError(
+        raise UsageError(
             "a worker process was killed, perhaps because memory ran out: run the same command again, which continues "
             f"from here, with fewer than {workers} workers"
         ) from None

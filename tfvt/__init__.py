@@ -10,7 +10,8 @@
 from tfvt import layers, models
 from tfvt.analysis.profile import Profile, profile
 from tfvt.checkpoints import LoadReport, load_checkpoint
-from tfvt.registry import create_model, list_models
+from tfvt.create import create_model
+from tfvt.registry import list_models
 
 __version__ = "0.1.0"
 __all__ = [

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -39,6 +40,31 @@ RANGES = {
     ("patch_size", "strides", "stride", "reduction"): _integers(1, 65536),
 }
 SEQUENCES = ("depths", "grid", "window", "input_shape", "pixel_mean", "pixel_std")
+
+
+def check_arguments(hints: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Raise a ValueError that names the first of `arguments` outside what its type and its range allow.
+
+    Args:
+        hints: name -> type, of a signature. `Literal` gives the choices.
+        arguments: name -> value. The check skips those without a type.
+    """
+    for argument, value in arguments.items():
+        if argument not in hints:
+            continue
+        kinds = (hints[argument], *typing.get_args(hints[argument]))
+        choices = next((typing.get_args(kind) for kind in kinds if typing.get_origin(kind) is typing.Literal), None)
+        if value is None:
+            if type(None) not in kinds:
+                raise ValueError(f"{argument}=None: expected a value")
+        elif choices:
+            check_choice(argument, value, choices)
+        elif bool in kinds and not isinstance(value, bool):
+            raise ValueError(f"{argument}={value!r}: expected True or False")
+        elif tuple in map(typing.get_origin, kinds) and not isinstance(value, tuple | list):
+            example = " of levels such as ('P3', 'P4')" if argument == "features" else ""
+            raise ValueError(f"{argument}={value!r}: expected a sequence{example}")
+    check_numbers(arguments)
 
 
 def check_numbers(arguments: Mapping[str, Any], prefix: str = "") -> None:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from .errors import UsageError, one_line, parser_error, unknown_key
+from tfvt.errors import USAGE_STATUS, UsageError, complain, one_line
 
-USAGE_STATUS = 2
+from .errors import parser_error, unknown_key
+
 BROKEN_PIPE_STATUS = 141  # the status that a shell reports for a command that SIGPIPE ended
 
 
@@ -25,23 +26,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, so that a reader that has gone causes no traceback
         return status
     except ArgumentError as error:
-        return _complain(name, parser_error(error))
+        return complain(name, parser_error(error))
     except UsageError as error:
-        return _complain(name, error)
+        return complain(name, one_line(error))
     except BrokenPipeError:  # `tfvt models | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
         return BROKEN_PIPE_STATUS
-    except OSError as error:  # a folder that is not writable, a full disk
-        place = f"{error.filename}: " if error.filename else ""
-        return _complain(name, UsageError(f"{place}{error.strerror or error}"))
+    except OSError as error:
+        return complain(name, error)
     except KeyboardInterrupt:
         print(f"tfvt {name}: interrupted", file=sys.stderr)
         return 130
-
-
-def _complain(name: str, error: UsageError) -> int:
-    print(f"tfvt {name}: error: {one_line(error)}", file=sys.stderr)
-    return USAGE_STATUS
 
 
 def _overview() -> str:

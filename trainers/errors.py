@@ -1,9 +1,11 @@
-"""The one exception that the command line turns into one line, and how its text is made."""
+"""How the text of a `UsageError` is made."""
 
 import argparse
 import difflib
 import re
 from collections.abc import Iterable
+
+from tfvt.errors import UsageError, one_line
 
 # Other programs' names and common abbreviations for keys. The values are last parts of keys.
 SYNONYMS = {
@@ -30,10 +32,6 @@ SYNONYMS = {
     "wd": "weight_decay",
     "xla": "jit_compile",
 }
-
-
-class UsageError(Exception):
-    """A user's mistake: the message says what is wrong, where, and what to do about it."""
 
 
 class LineParser(argparse.ArgumentParser):
@@ -65,8 +63,3 @@ def parser_error(error: Exception) -> UsageError:
     """The error of jsonargparse, on one line and in words that need no knowledge of Python."""
     text = one_line(error).replace("typing.Literal", "one of ").replace("Expected a one", "Expected one")
     return UsageError(re.sub(r"<class '(\w+)'>", r"\1", text))
-
-
-def one_line(error: Exception) -> str:
-    """The text of `error` without its line breaks."""
-    return " ".join(str(error).split())

@@ -12,11 +12,10 @@ import numpy as np
 from rich.console import Console
 
 from tfvt.data.order import HostShare
-from tfvt.data.records import RecordsError
 from tfvt.data.stream import StreamSettings, eval_stream, steps_per_epoch, train_stream
+from tfvt.errors import UsageError
 
 from .engines.engine import Engine, Evaluator, ServersGoneError
-from .errors import UsageError
 from .recipes.recipe import Recipe
 from .run.checkpoint import Checkpoint, check_finite, load_checkpoint, save_checkpoint
 from .run.folder import Run, check_checkpoint_recipe, plain_recipe
@@ -59,10 +58,7 @@ def epoch_steps(task: Task, recipe: Recipe) -> int:
         UsageError: there are no records, not enough for one batch, or more steps than checkpoint names can hold.
     """
     _ = task.validation_records  # check this before building a model for a run that cannot evaluate
-    try:
-        steps = steps_per_epoch(task.train_records, recipe.data.batch_size)
-    except RecordsError as error:
-        raise UsageError(f"data: {error}") from error
+    steps = steps_per_epoch(task.train_records, recipe.data.batch_size)
     if recipe.epochs * steps > MOST_STEPS:
         raise UsageError(
             f"epochs {recipe.epochs}: the run would have {recipe.epochs * steps} steps, {MOST_STEPS} at most"

@@ -11,14 +11,14 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from tfvt.data.records import RecordsError
 from tfvt.data.stream import StreamSettings, eval_stream
+from tfvt.errors import UsageError
 from tfvt.export import MAX_PIXELS, Serving, export_saved_model
+from tfvt.files import printable
 from tfvt.tfrecords_tools.images import RejectedImageError, jpeg_damage, read_file, read_image
-from tfvt.tfrecords_tools.sources import printable
 
 from .engines.engine import check_backend, make_evaluator
-from .errors import LineParser, UsageError
+from .errors import LineParser
 from .loop import evaluate as evaluate_model
 from .recipes.parsing import parse_recipe
 from .recipes.recipe import Recipe
@@ -52,10 +52,7 @@ def evaluate(arguments: Sequence[str]) -> int:
         )
     evaluator = make_evaluator(model, task, batch_size)
     settings, samples = StreamSettings(batch_size), task.samples(training=False)
-    try:
-        batches = evaluator.eval_batches(lambda share: eval_stream(records, samples, settings, share))
-    except RecordsError as error:
-        raise UsageError(str(error)) from error
+    batches = evaluator.eval_batches(lambda share: eval_stream(records, samples, settings, share))
     figures = evaluate_model(evaluator, task, batches, check_stop=lambda: None)
     print(
         f"{task.summary(figures.values)}, loss {figures.loss:.4f} on {figures.num_images} images "

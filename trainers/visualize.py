@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tfvt.analysis import draw_path_rates, path_rates
-from tfvt.tfrecords_tools.sources import printable
+from tfvt.errors import UsageError
+from tfvt.files import printable, whole_file
 
-from .errors import LineParser, UsageError
-from .files import publish
+from .errors import LineParser
 from .run.folder import open_run
 from .run.model import read_model
 
@@ -41,9 +41,8 @@ def _rates(call) -> int:
             raise UsageError(f"{printable(folder)}: {error}") from error
     for name, rates in shown.items():
         print(f"{name}: {rates.model}\n{rates}\n")
-    partial = call.output.with_suffix(f".partial{call.output.suffix}")  # matplotlib checks the ending
-    draw_path_rates(shown, partial)
-    publish(partial, call.output)
+    with whole_file(call.output, call.output.suffix) as path:  # matplotlib checks the ending
+        draw_path_rates(shown, path)
     print(f"picture: {printable(call.output)}")
     return 0
 

@@ -39,7 +39,7 @@ def test_attention_is_the_soft_max_of_the_filter():
 
 
 def test_a_model_without_attention_is_refused():
-    with pytest.raises(ValueError, match="resnet18 has no tokenizer with attention"):
+    with pytest.raises(ValueError, match="resnet18 has no tokenizer"):
         token_attention(tfvt.create_model("resnet18", input_shape=(64, 64, 3), width=8), np.zeros((1, 64, 64, 3)))
 
 

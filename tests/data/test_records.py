@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 from record_files import encode, picture, record, write_records
 
-from tfvt.data.records import RecordsError, counted, open_records, read_span
+from tfvt.data.records import counted, open_records, read_span
+from tfvt.errors import UsageError
 
 
 def test_record_has_the_schema_that_other_readers_know():
@@ -95,7 +96,7 @@ def _set_shard(**values):
 def test_damaged_set_is_refused(tmp_path, file, damage, message):
     write_records(tmp_path, (3, 2))
     damage(tmp_path / file)
-    with pytest.raises(RecordsError, match=message):
+    with pytest.raises(UsageError, match=message):
         open_records(tmp_path, "train")
 
 
@@ -108,9 +109,9 @@ def test_counted(number, noun, text):
 
 
 def test_missing_folder_and_split_are_named(records):
-    with pytest.raises(RecordsError, match=r"no folder .*nowhere: .*tfvt records convert INPUT"):
+    with pytest.raises(UsageError, match=r"no folder .*nowhere: .*tfvt records convert INPUT"):
         open_records(records.directory / "nowhere", "train")
-    with pytest.raises(RecordsError, match="has no split 'validation'; it has: train"):
+    with pytest.raises(UsageError, match="has no split 'validation'; it has: train"):
         open_records(records.directory, "validation")
 
 

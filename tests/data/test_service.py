@@ -14,8 +14,8 @@ from record_files import batches, record, train_batches, write_records
 
 from tfvt.data.mixing import Mixing
 from tfvt.data.order import HostShare
-from tfvt.data.records import RecordsError
 from tfvt.data.service import Server, _reserve
+from tfvt.errors import UsageError
 from tfvt.tfrecords_tools.cli import main
 
 
@@ -111,7 +111,7 @@ def test_server_that_is_just_starting_keeps_its_port():
     ],
 )
 def test_impossible_ports_are_refused(options, message, capsys):
-    with pytest.raises(RecordsError, match=message):
+    with pytest.raises(UsageError, match=message):
         Server(**options)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     assert main(["serve", *flags]) == 2

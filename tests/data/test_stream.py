@@ -14,8 +14,9 @@ from record_files import batches, encode, eval_batches, picture, record, train_b
 from tfvt.data.images import EvalPreprocessing, decode_and_center_crop
 from tfvt.data.mixing import Mixing
 from tfvt.data.order import HostShare, Order, Share
-from tfvt.data.records import ENCODED, LABEL, RecordsError
+from tfvt.data.records import ENCODED, LABEL
 from tfvt.data.stream import StreamSettings, eval_stream, steps_per_epoch, train_stream
+from tfvt.errors import UsageError
 
 
 def test_batches_have_their_form(records):
@@ -89,9 +90,9 @@ def test_batches_hold_the_records_that_the_order_says(records):
 
 def test_steps_per_epoch(records):
     assert steps_per_epoch(records, 4) == 5
-    with pytest.raises(RecordsError, match=r"it is 24, and split 'train' .* has 23 images"):
+    with pytest.raises(UsageError, match=r"it is 24, and split 'train' .* has 23 images"):
         steps_per_epoch(records, 24)
-    with pytest.raises(RecordsError, match=r"it is 24, and split 'train' .* has 23 images"):
+    with pytest.raises(UsageError, match=r"it is 24, and split 'train' .* has 23 images"):
         train_batches(records, batch_size=24, seed=0)
     with pytest.raises(ValueError, match="seed"):
         train_batches(records, batch_size=4, seed=-1)

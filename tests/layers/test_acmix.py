@@ -1,6 +1,7 @@
 """ACmix: the paper's equations, its ablations, and the authors' numbers."""
 
 from pathlib import Path
+from typing import get_args
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ from keras import ops
 import tests.contracts as contracts
 import tfvt
 from tfvt.layers import ACmix, ConvolutionPath, LocalAttention
-from tfvt.layers.acmix import COMBINATIONS, SHIFTS, shift_kernel
+from tfvt.layers.acmix import Combine, Shift, shift_kernel
 from tfvt.layers.convolution import grouped_conv2d, strided_window
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -124,7 +125,7 @@ def test_convolution_path_by_hand():
 def test_combinations():
     """Table 6: what each makes of the same two paths, and which rates it has."""
     x = np.random.default_rng(0).normal(size=(2, 6, 5, 8)).astype("float32")
-    layers = {combine: ACmix(8, 2, combine=combine) for combine in COMBINATIONS}
+    layers = {combine: ACmix(8, 2, combine=combine) for combine in get_args(Combine)}
     for layer in layers.values():
         layer(x)
     randomize(layers["both"])
@@ -143,7 +144,7 @@ def test_combinations():
     for combine, (of_attention, of_convolution) in expected.items():
         np.testing.assert_allclose(outputs[combine], of_attention * a + of_convolution * c, atol=1e-4)
     learned = {"both": ["alpha", "beta"], "alpha": ["alpha"], "complement": ["alpha"]}
-    assert rates == {combine: learned.get(combine, []) for combine in COMBINATIONS}
+    assert rates == {combine: learned.get(combine, []) for combine in get_args(Combine)}
 
 
 def test_rates_start_at_a_half():
@@ -161,8 +162,8 @@ def test_attention_alone_is_local_attention():
 
 
 OPTIONS = [
-    *({"combine": combine} for combine in COMBINATIONS),
-    *({"shift": shift} for shift in SHIFTS),
+    *({"combine": combine} for combine in get_args(Combine)),
+    *({"shift": shift} for shift in get_args(Shift)),
     {"strides": 2, "attention_kernel_size": 5, "conv_kernel_size": 5},
 ]
 

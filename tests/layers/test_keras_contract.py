@@ -94,7 +94,7 @@ ROWS = {
 
 
 def test_every_layer_has_a_row():
-    classes = {n for n in layers.__all__ if inspect.isclass(getattr(layers, n))}
+    classes = {n for n in layers.__all__ if inspect.isclass(getattr(layers, n))} - {"Tokenizer"}  # a base class
     assert {n for n in classes if issubclass(getattr(layers, n), keras.layers.Layer)} == set(ROWS)
 
 

@@ -234,8 +234,27 @@ def test_only_the_gradient_option_lets_gradients_into_the_centroids():
 def test_pool_tokenizer_resizes_bilinearly():
     """A linear ramp stays a ramp: 8 rows pooled to 2 lie at rows 1.5 and 5.5 (half-pixel centres)."""
     ramp = np.broadcast_to(np.arange(8.0)[None, :, None, None], (1, 8, 8, CT)).astype("float32")
-    (tokens,) = run(layers.PoolTokenizer(4, CT, norm="none"), ramp)
+    tokens, _ = run(layers.PoolTokenizer(4, CT, norm="none"), ramp)
     np.testing.assert_allclose(tokens[0, :, 0], [1.5, 1.5, 5.5, 5.5], atol=1e-5)
+
+
+@given(st.integers(2, 9), st.integers(2, 9), st.sampled_from([1, 3, 4, 6, 8]))
+def test_attention_of_the_pool_tokenizer_makes_its_tokens(height, width, num_tokens):
+    x = np.random.default_rng(0).normal(size=(2, height, width, CT)).astype("float32")
+    tokens, attention = run(layers.PoolTokenizer(num_tokens, CT, norm="none"), x)
+    np.testing.assert_allclose(np.einsum("bhwl,bhwc->blc", attention, x), tokens, atol=1e-5)
+    np.testing.assert_allclose(attention.sum(axis=(1, 2)), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["filter", "cluster", "pool", "recurrent"])
+def test_tokenizers_are_called_alike(kind, pixels, tokens):
+    """With the tokens of the module before, and two results; only the recurrent one reads them."""
+    layer = LAYERS[kind][0]()
+    found, attention = run(layer, pixels, tokens)
+    assert attention.shape[:3] == pixels.shape[:3]
+    assert found.shape[0] == len(pixels)
+    changed = run(layer, pixels, -tokens)
+    assert np.allclose(changed[0], found, atol=1e-5) == (kind != "recurrent")
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000))

@@ -9,7 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 from image_files import contents, encode, picture, read_records
 
-from tfvt.data.records import RecordsError
+from tfvt.errors import UsageError
 from tfvt.tfrecords_tools.cli import main
 from tfvt.tfrecords_tools.convert import convert
 from tfvt.tfrecords_tools.sources import open_source
@@ -147,7 +147,7 @@ def test_bad_images_are_rejected(tmp_path):
             yield index, {"file_name": f"{index}.jpg", "image": io.BytesIO(content), "label": 0}
 
     builder = write_dataset(tmp_path / "data", examples=examples)
-    with pytest.raises(RecordsError, match=r"tiny/1.0.0/train:1.jpg: JPEG is cut off: it has no end-of-image marker"):
+    with pytest.raises(UsageError, match=r"tiny/1.0.0/train:1.jpg: JPEG is cut off: it has no end-of-image marker"):
         convert(open_source(builder.data_path), tmp_path / "records")
     manifest = convert(open_source(builder.data_path), tmp_path / "records", max_rejects=2)
     assert {split: sum(shard.records for shard in shards) for split, shards in manifest.splits.items()} == {
@@ -163,7 +163,7 @@ def test_images_without_a_label_are_rejected_but_for_the_test_split(tmp_path):
             yield index, {"file_name": f"{index}.jpg", "image": io.BytesIO(JPEGS[index]), "label": label}
 
     builder = write_dataset(tmp_path / "data", examples=examples)
-    with pytest.raises(RecordsError, match=r"(?s)1 image cannot be .*tiny/1.0.0/train:2.jpg: it has no label \(-1\)"):
+    with pytest.raises(UsageError, match=r"(?s)1 image cannot be .*tiny/1.0.0/train:2.jpg: it has no label \(-1\)"):
         convert(open_source(builder.data_path), tmp_path / "records")
     convert(open_source(builder.data_path), tmp_path / "records", max_rejects=1)
     assert len(read_records(tmp_path / "records", "train")) == COUNTS["train"] - 1
@@ -176,7 +176,7 @@ def test_damaged_files_are_named(prepared, tmp_path):
     content[-100] ^= 1
     file.write_bytes(content)
     message = r"example 6 of tiny/1.0.0, split train, or one before it, cannot be read: prepare the dataset again"
-    with pytest.raises(RecordsError, match=message):
+    with pytest.raises(UsageError, match=message):
         convert(open_source(tmp_path / "tiny" / "1.0.0"), tmp_path / "records")
     assert not (tmp_path / "records" / "manifest.json").exists()
 
@@ -184,7 +184,7 @@ def test_damaged_files_are_named(prepared, tmp_path):
 def test_a_label_outside_the_classes_is_named(prepared, tmp_path):
     shutil.copytree(prepared.data_path, tmp_path / "tiny" / "1.0.0")
     (tmp_path / "tiny" / "1.0.0" / "label.labels.txt").write_text("tench\ngoldfish\n")
-    with pytest.raises(RecordsError, match=r"tiny/1.0.0/\w+:\d.jpg has label 2: there are 2 classes"):
+    with pytest.raises(UsageError, match=r"tiny/1.0.0/\w+:\d.jpg has label 2: there are 2 classes"):
         convert(open_source(tmp_path / "tiny" / "1.0.0"), tmp_path / "records")
 
 
@@ -212,7 +212,7 @@ def test_other_datasets_are_refused(tmp_path, features, message):
         yield 0, {name: values.get(name, pixels) for name in features}
 
     builder = write_dataset(tmp_path, features=features, examples=examples, num_shards=1)
-    with pytest.raises(RecordsError, match=message):
+    with pytest.raises(UsageError, match=message):
         open_source(builder.data_path)
 
 
@@ -229,16 +229,16 @@ def test_other_datasets_are_refused(tmp_path, features, message):
     ],
 )
 def test_what_is_not_there_is_named(tmp_path, location, message):
-    with pytest.raises(RecordsError, match=message):
+    with pytest.raises(UsageError, match=message):
         open_source(location, data_dir=tmp_path)
 
 
 def test_a_folder_without_a_dataset_is_named(tmp_path):
-    with pytest.raises(RecordsError, match="TensorFlow Datasets cannot open"):
+    with pytest.raises(UsageError, match="TensorFlow Datasets cannot open"):
         open_source(tmp_path, "tfds")
 
 
 def test_without_tfds_it_says_what_to_install(prepared, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(RecordsError, match=r"pip install 'tfvt\[tfds\]'"):
+    with pytest.raises(UsageError, match=r"pip install 'tfvt\[tfds\]'"):
         open_source(prepared.data_path)

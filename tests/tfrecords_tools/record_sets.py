@@ -4,7 +4,7 @@ import tensorflow as tf
 from image_files import encode, picture
 
 from tfvt.data.records import Manifest, Shard, make_example
-from tfvt.tfrecords_tools.files import crc32
+from tfvt.tfrecords_tools.shards import crc32
 
 
 def example(index=0, **changed) -> bytes:

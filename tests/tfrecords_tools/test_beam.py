@@ -8,7 +8,7 @@ import sys
 import pytest
 from image_files import contents, write_folder
 
-from tfvt.data.records import RecordsError
+from tfvt.errors import UsageError
 from tfvt.tfrecords_tools.cli import main
 from tfvt.tfrecords_tools.convert import convert
 
@@ -22,7 +22,7 @@ def test_without_beam_it_says_what_to_install(tmp_path, monkeypatch):
     source = write_folder(tmp_path / "images")
     convert(source, tmp_path / "records")
     before = contents(tmp_path / "records")
-    with pytest.raises(RecordsError, match=r"Beam is not installed .*pip install 'tfvt\[beam\]'"):
+    with pytest.raises(UsageError, match=r"Beam is not installed .*pip install 'tfvt\[beam\]'"):
         convert(source, tmp_path / "records", shards=2, overwrite=True, beam=["--runner=DirectRunner"])
     assert contents(tmp_path / "records") == before
 
@@ -69,7 +69,7 @@ def test_beam_and_this_machine_finish_each_others_work(tmp_path, monkeypatch):
     write_line = beam.write_line
     with monkeypatch.context() as patch:
         patch.setattr(beam, "write_line", fail_at_some)
-        with pytest.raises(RecordsError, match=r"(?s)the Beam pipeline failed: .*a worker was lost"):
+        with pytest.raises(UsageError, match=r"(?s)the Beam pipeline failed: .*a worker was lost"):
             convert(source, tmp_path / "records", shards=5, beam=["--runner=FnApiRunner"])
     assert not (tmp_path / "records" / "manifest.json").exists()
     convert(source, tmp_path / "records", shards=5, beam=["--runner=FnApiRunner"])
@@ -81,7 +81,5 @@ def test_shards_that_do_not_come_are_an_error(tmp_path, monkeypatch):
     from tfvt.tfrecords_tools import beam
 
     monkeypatch.setattr(beam, "write_line", lambda *_, **__: None)
-    with pytest.raises(
-        RecordsError, match=r"ended \(DONE\), and train-00000-of-00001, val.* are not in .*records: all"
-    ):
+    with pytest.raises(UsageError, match=r"ended \(DONE\), and train-00000-of-00001, val.* are not in .*records: all"):
         convert(write_folder(tmp_path / "images"), tmp_path / "records", beam=["--runner=FnApiRunner"])

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_files import contents, encode, picture, read_records, write_folder
 
-from tfvt.data.records import RecordsError, open_records
+from tfvt.data.records import open_records
+from tfvt.errors import UsageError
 from tfvt.tfrecords_tools import plan
 from tfvt.tfrecords_tools.convert import convert
 from tfvt.tfrecords_tools.shards import RecordWriter
@@ -99,14 +100,14 @@ def test_bad_files_fail_the_conversion_and_are_listed(tmp_path):
         r"class1/2.jpg: JPEG is cut off.*rejects.json has the whole list.*--overwrite.*--max-rejects 2"
     )
     output = tmp_path / "records"
-    with pytest.raises(RecordsError, match=message):
+    with pytest.raises(UsageError, match=message):
         convert(source, output, max_rejects=1)
     rejects = json.loads((output / "rejects.json").read_text())
     assert [Path(reject["file"]).relative_to(source).as_posix() for reject in rejects] == [
         "train/class0/0.jpg",
         "val/class1/2.jpg",
     ]
-    with pytest.raises(RecordsError, match=r"no manifest.json"):
+    with pytest.raises(UsageError, match=r"no manifest.json"):
         open_records(output, "train")
     convert(source, output, max_rejects=2)
     assert [open_records(output, split).num_examples for split in ("train", "validation")] == [6, 6]
@@ -120,9 +121,9 @@ def test_rejects_that_empty_a_class_are_refused(tmp_path, split, class_name):
     for path in (source / split / class_name).iterdir():
         path.write_text("no image")
     place = f"class '{class_name}' in split {'validation' if split == 'val' else split}"
-    with pytest.raises(RecordsError, match=rf"no image of {place} can be converted: repair some .*rejects.json"):
+    with pytest.raises(UsageError, match=rf"no image of {place} can be converted: repair some .*rejects.json"):
         convert(source, tmp_path / "records", max_rejects=5)
-    with pytest.raises(RecordsError, match=r"no manifest.json"):
+    with pytest.raises(UsageError, match=r"no manifest.json"):
         open_records(tmp_path / "records", "train")
 
 
@@ -130,7 +131,7 @@ def test_rejects_that_empty_a_split_are_refused(tmp_path):
     source = write_folder(tmp_path / "images", counts=(1, 1))
     for path in (source / "val").rglob("*.jpg"):
         path.write_text("no image")
-    with pytest.raises(RecordsError, match=r"no image of split validation can be converted"):
+    with pytest.raises(UsageError, match=r"no image of split validation can be converted"):
         convert(source, tmp_path / "records", max_rejects=5)
 
 
@@ -138,10 +139,10 @@ def test_conversion_without_rejects_leaves_no_old_list(tmp_path):
     source = write_folder(tmp_path / "images")
     bad = source / "train" / "class0" / "0.jpg"
     bad.write_text("a text file")
-    with pytest.raises(RecordsError, match="--overwrite"):
+    with pytest.raises(UsageError, match="--overwrite"):
         convert(source, tmp_path / "records")
     bad.unlink()
-    with pytest.raises(RecordsError, match=r"unfinished conversion of other images .*--overwrite"):
+    with pytest.raises(UsageError, match=r"unfinished conversion of other images .*--overwrite"):
         convert(source, tmp_path / "records")
     convert(source, tmp_path / "records", overwrite=True)
     convert(source, tmp_path / "fresh")
@@ -154,7 +155,7 @@ def test_output_of_another_conversion_is_refused(tmp_path):
     manifest = convert(first, output)
     before = contents(output)
     for source, options in ((second, {}), (first, {"label_offset": 1}), (first, {"shards": 2})):
-        with pytest.raises(RecordsError, match=r"records holds another conversion .*--overwrite"):
+        with pytest.raises(UsageError, match=r"records holds another conversion .*--overwrite"):
             convert(source, output, **options)
     assert contents(output) == before
     assert convert(first, output) == manifest, "the same conversion, complete, is left as it is"
@@ -167,7 +168,7 @@ def test_shards_of_unknown_origin_are_refused(tmp_path):
     source = write_folder(tmp_path / "images")
     (tmp_path / "records").mkdir()
     (tmp_path / "records" / "train-00000-of-00007").write_text("precious")
-    with pytest.raises(RecordsError, match=r"shards without a manifest, such as train-00000-of-00007"):
+    with pytest.raises(UsageError, match=r"shards without a manifest, such as train-00000-of-00007"):
         convert(source, tmp_path / "records")
     assert (tmp_path / "records" / "train-00000-of-00007").read_text() == "precious"
 
@@ -177,7 +178,7 @@ def test_damaged_finished_conversion_is_named(tmp_path):
     convert(source, tmp_path / "records")
     shard = tmp_path / "records" / "train-00000-of-00001"
     shard.write_bytes(shard.read_bytes()[:-5])
-    with pytest.raises(RecordsError, match=r"train-00000-of-00001 is cut off.*--overwrite"):
+    with pytest.raises(UsageError, match=r"train-00000-of-00001 is cut off.*--overwrite"):
         convert(source, tmp_path / "records")
 
 
@@ -192,14 +193,14 @@ def test_damaged_finished_conversion_is_named(tmp_path):
     ],
 )
 def test_bad_settings_are_named(tmp_path, options, message):
-    with pytest.raises(RecordsError, match=message):
+    with pytest.raises(UsageError, match=message):
         convert(write_folder(tmp_path / "images"), tmp_path / "records", **options)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_output_that_is_a_file_is_refused(tmp_path, overwrite):
     (tmp_path / "records").write_text("precious")
-    with pytest.raises(RecordsError, match="records is a file: choose a folder"):
+    with pytest.raises(UsageError, match="records is a file: choose a folder"):
         convert(write_folder(tmp_path / "images"), tmp_path / "records", overwrite=overwrite)
     assert (tmp_path / "records").read_text() == "precious"
 
@@ -207,22 +208,22 @@ def test_output_that_is_a_file_is_refused(tmp_path, overwrite):
 def test_loops_of_symbolic_links(tmp_path):
     source = write_folder(tmp_path / "images")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    with pytest.raises(RecordsError, match=r"loop is a symbolic link that leads nowhere: remove it"):
+    with pytest.raises(UsageError, match=r"loop is a symbolic link that leads nowhere: remove it"):
         convert(source, tmp_path / "loop")
-    with pytest.raises(RecordsError, match=r"loop is not a folder"):
+    with pytest.raises(UsageError, match=r"loop is not a folder"):
         convert(tmp_path / "loop", tmp_path / "records")
     image = source / "train" / "class0" / "loop.jpg"
     image.symlink_to(image)
-    with pytest.raises(RecordsError, match=r"(?s)class0/loop.jpg: cannot be read: Too many levels of symbolic links"):
+    with pytest.raises(UsageError, match=r"(?s)class0/loop.jpg: cannot be read: Too many levels of symbolic links"):
         convert(source, tmp_path / "records")
     (source / "train" / "class2").symlink_to("class2")
-    with pytest.raises(RecordsError, match=r"train holds files outside class folders: class2"):
+    with pytest.raises(UsageError, match=r"train holds files outside class folders: class2"):
         convert(source, tmp_path / "records")
 
 
 def test_output_inside_the_source_is_refused(tmp_path):
     source = write_folder(tmp_path / "images")
-    with pytest.raises(RecordsError, match="lies inside the source"):
+    with pytest.raises(UsageError, match="lies inside the source"):
         convert(source, source / "records")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from image_files import contents, write_folder
 
-from tfvt.data.records import RecordsError
+from tfvt.errors import UsageError
 from tfvt.tfrecords_tools import convert as convert_module
 from tfvt.tfrecords_tools import shards, workers
 from tfvt.tfrecords_tools.convert import convert
@@ -112,7 +112,7 @@ def test_overwrite_begins_anew_what_was_not_begun_with_it_and_what_ended_with_re
     convert(source, tmp_path / "expected", shards=5)
     for overwrite in (False, True, True):
         path.write_bytes(bytes(len(good)))
-        with pytest.raises(RecordsError, match="1 image cannot be converted, and 0 are allowed"):
+        with pytest.raises(UsageError, match="1 image cannot be converted, and 0 are allowed"):
             convert(source, output, shards=5, overwrite=overwrite)
     path.write_bytes(good)
     convert(source, output, shards=5, overwrite=True)
@@ -224,7 +224,7 @@ def test_what_a_run_killed_behind_its_manifest_leaves_is_removed(source, expecte
 def test_processes_write_the_same_bytes(source, expected, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "IMAGES_WORTH_PROCESSES", 0)
     (source / "train" / "class0" / "3.jpg").write_text("no image")
-    with pytest.raises(RecordsError, match="1 image cannot be converted, and 0 are allowed"):
+    with pytest.raises(UsageError, match="1 image cannot be converted, and 0 are allowed"):
         convert(source, tmp_path / "records", shards=5, workers=2)
     convert(source, tmp_path / "records", shards=5, workers=2, max_rejects=1)
     convert(source, tmp_path / "threads", shards=5, workers=1, max_rejects=1)
@@ -237,7 +237,7 @@ def test_two_conversions_into_one_folder_are_refused(source, expected, tmp_path)
     with open(output / ".partial" / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for overwrite in (False, True):
-            with pytest.raises(RecordsError, match=r"another conversion is writing into .*records: wait until it"):
+            with pytest.raises(UsageError, match=r"another conversion is writing into .*records: wait until it"):
                 convert(source, output, shards=5, overwrite=overwrite)
     assert contents(output) == {}
     convert(source, output, shards=5)
@@ -255,7 +255,7 @@ def test_conversion_that_ended_since_the_first_look_is_not_overwritten(source, e
         return writer(*arguments)
 
     monkeypatch.setattr(convert_module, "_writer", convert_other)
-    with pytest.raises(RecordsError, match=r"records holds another conversion .*--overwrite"):
+    with pytest.raises(UsageError, match=r"records holds another conversion .*--overwrite"):
         convert(source, output, shards=5)
     convert(other, tmp_path / "fresh")
     assert contents(output) == contents(tmp_path / "fresh")
@@ -285,7 +285,7 @@ def test_files_that_no_conversion_wrote_are_not_touched(source, expected, tmp_pa
     output = tmp_path / "records"
     (output / name).parent.mkdir(parents=True)
     (output / name).write_text("precious")
-    with pytest.raises(RecordsError, match=rf"no conversion wrote .*records/{name}, and this one would delete it: mov"):
+    with pytest.raises(UsageError, match=rf"no conversion wrote .*records/{name}, and this one would delete it: mov"):
         convert(source, output, shards=5, overwrite=overwrite)
     assert [path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()] == [name]
     assert (output / name).read_text() == "precious"
@@ -336,7 +336,7 @@ def test_full_disk_leaves_no_broken_shard(source, expected, tmp_path, monkeypatc
         return shards_name
 
     monkeypatch.setattr(shards, "temporary_name", temporary_name)
-    with pytest.raises(RecordsError, match=r"records is full \([\d,]+ MiB free\): make room and run the same command"):
+    with pytest.raises(UsageError, match=r"records is full \([\d,]+ MiB free\): make room and run the same command"):
         convert(source, output, shards=5, workers=1)
     assert_whole(output, expected)
     found = contents(output)  # the thread may take further shards before it is stopped
@@ -357,7 +357,7 @@ def test_full_disk_is_named_at_the_manifest_too(source, expected, tmp_path, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(convert_module, "write_whole", write)
-        with pytest.raises(RecordsError, match="records is full"):
+        with pytest.raises(UsageError, match="records is full"):
             convert(source, tmp_path / "records", shards=5)
     convert(source, tmp_path / "records", shards=5)
     assert hashes(tmp_path / "records") == expected
@@ -369,13 +369,13 @@ def test_what_cannot_fit_is_refused_before_the_first_byte(source, expected, tmp_
     size = sum(path.stat().st_size for path in source.rglob("*.jpg"))
     usage = convert_module.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(convert_module.shutil, "disk_usage", lambda _: usage._replace(free=size - 1))
-    with pytest.raises(RecordsError, match=r"other has 0 MiB free, and 10 shards to be written take about 0 MiB"):
+    with pytest.raises(UsageError, match=r"other has 0 MiB free, and 10 shards to be written take about 0 MiB"):
         convert(source, tmp_path / "other", shards=5)
     assert contents(tmp_path / "other") == {}
     before = contents(output)
     monkeypatch.setattr(convert_module.shutil, "disk_usage", lambda _: usage._replace(free=0))
     write_folder(tmp_path / "more", counts=(60, 20))
-    with pytest.raises(RecordsError, match="MiB free"):
+    with pytest.raises(UsageError, match="MiB free"):
         convert(tmp_path / "more", output, shards=5, overwrite=True)
     assert contents(output) == before, "what was to be replaced is still there"
     convert(source, output, shards=4, overwrite=True)  # fits in the place of the old shards
@@ -392,7 +392,7 @@ def test_other_errors_of_writing_name_the_file(source, tmp_path, monkeypatch):
 def test_rejects_of_an_earlier_run_are_listed_too(source, tmp_path, monkeypatch):
     (source / "train" / "class0" / "0.jpg").write_text("no image")
     for _ in range(2):
-        with pytest.raises(RecordsError, match=r"(?s)1 image cannot be converted.*class0/0.jpg: neither JPEG nor PNG"):
+        with pytest.raises(UsageError, match=r"(?s)1 image cannot be converted.*class0/0.jpg: neither JPEG nor PNG"):
             convert(source, tmp_path / "records", shards=5)
         (reject,) = json.loads((tmp_path / "records" / "rejects.json").read_text())
         assert Path(reject["file"]) == source / "train" / "class0" / "0.jpg"

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from image_files import encode, picture, read_records, write_folder
 from imagenet_files import write_tars
 
-from tfvt.data.records import RecordsError
+from tfvt.errors import UsageError
+from tfvt.files import printable
 from tfvt.tfrecords_tools.convert import convert
 from tfvt.tfrecords_tools.examples import Reject, shard_examples
-from tfvt.tfrecords_tools.sources import image_folder, open_source, printable
+from tfvt.tfrecords_tools.sources import image_folder, open_source
 
 
 def features(serialized):
@@ -78,7 +79,7 @@ def test_jpeg_is_an_option_of_every_source(tmp_path, jpeg, format):
     ],
 )
 def test_options_of_another_source_are_refused(tmp_path, options, message):
-    with pytest.raises(RecordsError, match=message):
+    with pytest.raises(UsageError, match=message):
         open_source(write_folder(tmp_path), **options)
 
 
@@ -144,7 +145,7 @@ def test_no_file_of_any_tree_is_lost(classes, splits, strangers):
                 plant(path, tree)
         try:
             source = image_folder(root)
-        except RecordsError:
+        except UsageError:
             event("refused")
             return
         event("left out something" if source.left_out else "left out nothing")

@@ -12,7 +12,7 @@ from image_files import encode, picture
 from record_sets import example, write_set
 
 from tfvt.data import ClassificationSamples, EvalPreprocessing, StreamSettings, eval_stream, open_records
-from tfvt.data.records import RecordsError
+from tfvt.errors import UsageError
 from tfvt.tfrecords_tools.inspect import inspect
 from tfvt.tfrecords_tools.verify import verify
 
@@ -98,8 +98,8 @@ def check_damaged_shard(fuzzed, content):
     assert {finding.file for finding in verification.findings} == {SHARD}
     assert all(finding.record is None or finding.record >= touched for finding in verification.findings)
 
-    inspected = outcome(RecordsError, inspect, fuzzed.directory, workers=1)
-    if isinstance(inspected, RecordsError):
+    inspected = outcome(UsageError, inspect, fuzzed.directory, workers=1)
+    if isinstance(inspected, UsageError):
         assert SHARD in str(inspected)
     else:  # the records are whole, if in another order
         assert inspected[0].class_counts.tolist() == [3, 3]
@@ -125,8 +125,8 @@ def check_damaged_record(fuzzed, number, serialized):
     else:
         assert re.search(rf"record {number} of \S*{SHARD} ", str(labels))
         assert verification.problems, "what training stumbles over, verify finds"
-    inspected = outcome(RecordsError, inspect, fuzzed.directory, workers=1)
-    if isinstance(inspected, RecordsError):
+    inspected = outcome(UsageError, inspect, fuzzed.directory, workers=1)
+    if isinstance(inspected, UsageError):
         assert f"record {number} of {fuzzed.directory / SHARD}" in str(inspected)
         assert verification.problems
 

@@ -9,7 +9,8 @@ import pytest
 from foreign_shards import CLASSES, imagenet_to_gcs_features, serialize, slim_features, write_shards
 from image_files import contents, write_folder
 
-from tfvt.data.records import RecordsError, open_records, read_manifest
+from tfvt.data.records import open_records, read_manifest
+from tfvt.errors import UsageError
 from tfvt.tfrecords_tools.cli import main
 from tfvt.tfrecords_tools.convert import convert
 from tfvt.tfrecords_tools.index import index
@@ -48,16 +49,14 @@ def test_compressed_shards_are_named(tmp_path, suffix):
     content = gzip.compress(path.read_bytes())
     path.unlink()
     path.with_name(path.name + suffix).write_bytes(content)
-    with pytest.raises(
-        RecordsError, match=rf"train-00000-of-00002{suffix} is gzip-compressed TFRecord, .* with gunzip"
-    ):
+    with pytest.raises(UsageError, match=rf"train-00000-of-00002{suffix} is gzip-compressed TFRecord, .* with gunzip"):
         index(tmp_path, label_offset=1)
     assert not (tmp_path / "manifest.json").exists()
 
 
 def test_given_names_that_are_equal_are_refused(tmp_path):
     slim(tmp_path)
-    with pytest.raises(RecordsError, match=r"have the same name: crane; give others"):
+    with pytest.raises(UsageError, match=r"have the same name: crane; give others"):
         index(tmp_path, label_offset=1, class_names=("tench", "goldfish", "crane", "crane"))
 
 
@@ -108,9 +107,9 @@ def test_offset_that_no_label_tells_is_asked_for(tmp_path):
         f"the labels of {tmp_path} are 1 to 4, which does not tell whether the first class is 0 or 1: give "
         "--label-offset 1 (slim and imagenet_to_gcs count so) or --label-offset 0"
     )
-    with pytest.raises(RecordsError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
         index(tmp_path)
-    with pytest.raises(RecordsError, match="does not tell whether the first class is 0 or 1"):
+    with pytest.raises(UsageError, match="does not tell whether the first class is 0 or 1"):
         index(tmp_path, class_names=(*SYNSETS, "another", "and another"))
     assert not (tmp_path / "manifest.json").exists()
 
@@ -136,7 +135,7 @@ def test_label_out_of_range_is_named(tmp_path, label, options, message):
     examples = [serialize(slim_features(number)) for number in range(8)]
     examples[4] = change(4, label=label, synset="", text="")
     write_shards(tmp_path, "train", examples)
-    with pytest.raises(RecordsError, match=message):
+    with pytest.raises(UsageError, match=message):
         index(tmp_path, **options)
     assert not (tmp_path / "manifest.json").exists()
 
@@ -166,7 +165,7 @@ def test_classes_that_contradict_each_other(tmp_path, changed, message):
     examples = [serialize(slim_features(number)) for number in range(8)]
     examples[4] = change(4, **changed)
     write_shards(tmp_path, "train", examples)
-    with pytest.raises(RecordsError, match=message):
+    with pytest.raises(UsageError, match=message):
         index(tmp_path, label_offset=1)
 
 
@@ -174,14 +173,14 @@ def test_splits_whose_class_lists_differ(tmp_path):
     slim(tmp_path)
     others = [change(number, label=4 - number % 4) for number in range(4)]
     write_shards(tmp_path, "validation", others)
-    with pytest.raises(RecordsError, match=r"label 4 has synset 'n01491361' in .*train.*'n01440764' in .*validation"):
+    with pytest.raises(UsageError, match=r"label 4 has synset 'n01491361' in .*train.*'n01440764' in .*validation"):
         index(tmp_path, label_offset=1)
 
 
 def test_class_without_records_needs_a_list_of_names(tmp_path):
     slim(tmp_path, (0, 1, 3, 4))
     with pytest.raises(
-        RecordsError, match=r"no record of .* has label 3 \(1 of 4 labels missing\).* give .* --class-names FILE"
+        UsageError, match=r"no record of .* has label 3 \(1 of 4 labels missing\).* give .* --class-names FILE"
     ):
         index(tmp_path, label_offset=1)
     assert index(tmp_path, class_names=SYNSETS).class_names == SYNSETS
@@ -189,14 +188,14 @@ def test_class_without_records_needs_a_list_of_names(tmp_path):
 
 def test_label_from_nowhere_is_no_class_list(tmp_path):
     write_shards(tmp_path, "train", [change(0), change(1, label=2**40)])
-    with pytest.raises(RecordsError, match=r"no record of .* has label 2 \(1099511627774 of 1,099,511,627,776 labels"):
+    with pytest.raises(UsageError, match=r"no record of .* has label 2 \(1099511627774 of 1,099,511,627,776 labels"):
         index(tmp_path, label_offset=1)
 
 
 def test_records_without_names(tmp_path):
     nameless = [change(number, synset=None, text=None) for number in range(8)]
     write_shards(tmp_path, "train", nameless)
-    with pytest.raises(RecordsError, match=r"record 0 of .* has no class name: give the names with --class-names FILE"):
+    with pytest.raises(UsageError, match=r"record 0 of .* has no class name: give the names with --class-names FILE"):
         index(tmp_path, label_offset=1)
     assert index(tmp_path, class_names=("a", "b", "c", "d")).class_names == ("a", "b", "c", "d")
 
@@ -208,15 +207,13 @@ def test_texts_are_names_where_there_are_no_synsets(tmp_path):
 
 def test_texts_that_two_classes_share_are_no_names(tmp_path):
     write_shards(tmp_path, "train", [change(number, synset=None) for number in range(4)])
-    with pytest.raises(RecordsError, match=r"classes of .* have the same name: crane"):
+    with pytest.raises(UsageError, match=r"classes of .* have the same name: crane"):
         index(tmp_path, label_offset=1)
 
 
 def test_class_names_of_other_labels_are_refused(tmp_path):
     slim(tmp_path)
-    with pytest.raises(
-        RecordsError, match=r"not those of the records: class 'n01443537' of the manifest is 'n01440764'"
-    ):
+    with pytest.raises(UsageError, match=r"not those of the records: class 'n01443537' of the manifest is 'n01440764'"):
         index(tmp_path, class_names=(SYNSETS[1], SYNSETS[0], *SYNSETS[2:]))
     names = ("Schleie", "Goldfisch", "Kranich", "Kran")  # of one's own
     assert index(tmp_path, class_names=names).class_names == names
@@ -257,16 +254,16 @@ def flip(directory):
 )
 def test_shards_that_are_not_as_they_must_be(tmp_path, spoil, message):
     spoil(slim(tmp_path))
-    with pytest.raises(RecordsError, match=message):
+    with pytest.raises(UsageError, match=message):
         index(tmp_path, label_offset=1)
     assert not (tmp_path / "manifest.json").exists()
 
 
 def test_folders_without_shards(tmp_path):
-    with pytest.raises(RecordsError, match="no folder"):
+    with pytest.raises(UsageError, match="no folder"):
         index(tmp_path / "nowhere")
     (tmp_path / "imagenet2012-train.tfrecord-00000-of-00001").write_bytes(b"")
-    with pytest.raises(RecordsError, match="holds no shards: they are called train-00000-of-00008"):
+    with pytest.raises(UsageError, match="holds no shards: they are called train-00000-of-00008"):
         index(tmp_path)
 
 

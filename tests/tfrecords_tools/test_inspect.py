@@ -8,7 +8,7 @@ from image_files import encode, picture, write_folder
 from PIL import Image
 from record_sets import example, write_set
 
-from tfvt.data.records import RecordsError
+from tfvt.errors import UsageError
 from tfvt.tfrecords_tools.cli import main
 from tfvt.tfrecords_tools.contact_sheet import contact_sheet
 from tfvt.tfrecords_tools.convert import convert
@@ -40,7 +40,7 @@ def test_every_damaged_shard_is_named(output):
         content = bytearray((output / name).read_bytes())
         content[-20] ^= 1  # in the last record
         (output / name).write_bytes(content)
-    with pytest.raises(RecordsError) as raised:
+    with pytest.raises(UsageError) as raised:
         inspect(output)
     lines = str(raised.value).splitlines()
     assert lines[0] == f"2 damaged shards in {output}:"
@@ -56,13 +56,13 @@ def edit_manifest(output, old, new):
 
 def test_manifest_of_other_labels_is_refused(output):
     edit_manifest(output, '"label_offset": 1', '"label_offset": 0')
-    with pytest.raises(RecordsError, match=r"record \d of .*train-00000-of-00002 has label 2, not one from 0 to 1"):
+    with pytest.raises(UsageError, match=r"record \d of .*train-00000-of-00002 has label 2, not one from 0 to 1"):
         inspect(output)
 
 
 def test_manifest_of_fewer_records_is_refused(output):
     edit_manifest(output, '"records": 3', '"records": 2')
-    with pytest.raises(RecordsError, match=r"train-00000-of-00002 has 3 records, the manifest says 2"):
+    with pytest.raises(UsageError, match=r"train-00000-of-00002 has 3 records, the manifest says 2"):
         inspect(output)
 
 
@@ -130,14 +130,14 @@ def test_segmentation_set_has_no_class_histogram(tmp_path, capsys):
 
 def test_label_minus_1_of_a_training_image_is_refused(tmp_path):
     write_set(tmp_path, {"train": [example(0), example(label=-1)]})
-    with pytest.raises(RecordsError, match=r"record 1 of .*train-00000-of-00001 has label -1, not one from 0 to 1"):
+    with pytest.raises(UsageError, match=r"record 1 of .*train-00000-of-00001 has label -1, not one from 0 to 1"):
         inspect(tmp_path)
 
 
 def test_first_record_of_another_schema_is_named(tmp_path):
     write_set(tmp_path, {"train": [example(0), example(1), b"\x0a\xff", example(3)]})
     with pytest.raises(
-        RecordsError, match=r"record 2 of .*00000-of-00001 does not match the schema: it is not a tf.train.Example"
+        UsageError, match=r"record 2 of .*00000-of-00001 does not match the schema: it is not a tf.train.Example"
     ):
         inspect(tmp_path)
 
@@ -215,7 +215,7 @@ def test_contact_sheet_lays_masks_over_their_images(tmp_path):
 )
 def test_contact_sheet_that_cannot_be(tmp_path, spoilt, path, options, message):
     write_set(tmp_path, {"train": [spoilt]})
-    with pytest.raises(RecordsError, match=message):
+    with pytest.raises(UsageError, match=message):
         contact_sheet(tmp_path, tmp_path / path, **options)
     assert not (tmp_path / path).exists()
 

@@ -21,7 +21,7 @@ from imagenet_files import (
     write_tars,
 )
 
-from tfvt.data.records import RecordsError
+from tfvt.errors import UsageError
 from tfvt.tfrecords_tools.convert import convert
 from tfvt.tfrecords_tools.images import read_file
 from tfvt.tfrecords_tools.sources import open_source
@@ -146,22 +146,22 @@ def test_packed_and_unpacked_kits_are_the_same(tmp_path):
 )
 def test_other_ground_truth_is_refused(tmp_path, content, message):
     (tmp_path / "truth.txt").write_bytes(content)
-    with pytest.raises(RecordsError, match=message):
+    with pytest.raises(UsageError, match=message):
         read_ground_truth(tmp_path / "truth.txt")
 
 
 def test_missing_ground_truth_is_named(tmp_path):
-    with pytest.raises(RecordsError, match=r"ground truth .*nowhere cannot be read: No such file"):
+    with pytest.raises(UsageError, match=r"ground truth .*nowhere cannot be read: No such file"):
         read_ground_truth(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RecordsError, match=r"ground truth .*meta.mat cannot be read: No such file"):
+    with pytest.raises(UsageError, match=r"ground truth .*meta.mat cannot be read: No such file"):
         read_ground_truth(tmp_path / "empty")
 
 
 def test_without_scipy_the_kit_is_refused(tmp_path, monkeypatch):
     write_devkit(tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "scipy.io", None)
-    with pytest.raises(RecordsError, match=r"pip install 'tfvt\[imagenet\]'; or give a list of synsets"):
+    with pytest.raises(UsageError, match=r"pip install 'tfvt\[imagenet\]'; or give a list of synsets"):
         read_ground_truth(tmp_path / "ILSVRC2012_devkit_t12.tar.gz")
 
 
@@ -248,7 +248,7 @@ def train_tar(extra=(), skip=()):
 def test_damaged_sets_are_refused(tmp_path, spoil, message):
     root = write_tars(tmp_path)
     spoil(root)
-    with pytest.raises(RecordsError, match=message):
+    with pytest.raises(UsageError, match=message):
         open_source(root, "imagenet")
 
 
@@ -260,7 +260,7 @@ def test_a_tar_cut_off_anywhere_is_refused(tmp_path, name):
     used = len(content.rstrip(b"\0"))  # zeros fill the end: of them only one block is needed
     for length in range(0, used, 512):
         (root / name).write_bytes(content[:length])
-        with pytest.raises(RecordsError, match=rf"{name}.* is cut off"):
+        with pytest.raises(UsageError, match=rf"{name}.* is cut off"):
             open_source(root, "imagenet")
 
 
@@ -270,9 +270,7 @@ def test_a_damaged_header_is_no_silent_end(tmp_path):
     second = content.index(b"ILSVRC2012_val_00000002.JPEG")
     content[second] ^= 1
     (root / VALIDATION).write_bytes(content)
-    with pytest.raises(
-        RecordsError, match=re.escape(f"val.tar is cut off or damaged at byte {second:,}, after 1 file")
-    ):
+    with pytest.raises(UsageError, match=re.escape(f"val.tar is cut off or damaged at byte {second:,}, after 1 file")):
         open_source(root, "imagenet")
 
 
@@ -286,7 +284,7 @@ def test_a_tar_that_may_not_be_read_is_named(tmp_path, monkeypatch):
         return opened(path, *arguments, **options)
 
     monkeypatch.setattr("builtins.open", refuse)
-    with pytest.raises(RecordsError, match=r"img_val.tar cannot be read: Permission denied"):
+    with pytest.raises(UsageError, match=r"img_val.tar cannot be read: Permission denied"):
         open_source(root)
 
 
@@ -322,11 +320,11 @@ def test_other_folders_are_refused(tmp_path, files, message):
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(encode(picture(0)))
-    with pytest.raises(RecordsError, match=message):
+    with pytest.raises(UsageError, match=message):
         open_source(tmp_path, "imagenet")
 
 
 def test_a_tar_is_no_folder(tmp_path):
     write_tars(tmp_path)
-    with pytest.raises(RecordsError, match=r"train.tar is not a folder; expected a folder with ILSVRC2012_img_train"):
+    with pytest.raises(UsageError, match=r"train.tar is not a folder; expected a folder with ILSVRC2012_img_train"):
         open_source(tmp_path / TRAIN, "imagenet")

@@ -11,7 +11,8 @@ import tensorflow as tf
 from image_files import encode, picture, read_records
 from PIL import Image, ImageOps
 
-from tfvt.data.records import VOID, RecordsError
+from tfvt.data.records import VOID
+from tfvt.errors import UsageError
 from tfvt.tfrecords_tools.cli import main
 from tfvt.tfrecords_tools.convert import convert
 from tfvt.tfrecords_tools.images import RejectedImageError
@@ -96,7 +97,7 @@ def test_official_models_read_our_masks(tmp_path, layout):
 
 def test_masks_have_no_label_offset(tmp_path, layout):
     source = open_source(write_pairs(tmp_path / "pairs"), layout=layout)
-    with pytest.raises(RecordsError, match="the classes of a mask's pixels begin with 0"):
+    with pytest.raises(UsageError, match="the classes of a mask's pixels begin with 0"):
         convert(source, tmp_path / "records", label_offset=1)
 
 
@@ -245,19 +246,19 @@ def test_bad_pairs_fail_the_conversion_and_are_listed(tmp_path, layout, capsys):
 def test_other_folders_are_refused(tmp_path, layout):
     root = write_pairs(tmp_path / "pairs")
     (root / "images" / "training" / "0.png").write_bytes(b"")
-    with pytest.raises(RecordsError, match=r"training/0.jpg and images/training/0.png differ only in their suffix"):
+    with pytest.raises(UsageError, match=r"training/0.jpg and images/training/0.png differ only in their suffix"):
         open_source(root, layout=layout)
     (root / "images" / "training" / "0.png").unlink()
     shutil.rmtree(root / "annotations" / "validation")
-    with pytest.raises(RecordsError, match=r"annotations/validation cannot be listed: No such file"):
+    with pytest.raises(UsageError, match=r"annotations/validation cannot be listed: No such file"):
         open_source(root, layout=layout)
     (root / "annotations" / "validation").mkdir()
     message = r"validation of .*: no image in images/validation \(2 files\) has a mask of its name in .* \(0 files\)"
-    with pytest.raises(RecordsError, match=message):
+    with pytest.raises(UsageError, match=message):
         open_source(root, layout=layout)
-    with pytest.raises(RecordsError, match=r"nowhere is not a folder"):
+    with pytest.raises(UsageError, match=r"nowhere is not a folder"):
         open_source(tmp_path / "nowhere", layout=layout)
-    with pytest.raises(RecordsError, match=r"the format segmentation needs --layout"):
+    with pytest.raises(UsageError, match=r"the format segmentation needs --layout"):
         open_source(root, "segmentation")
 
 
@@ -290,11 +291,11 @@ SPLITS = "splits: {train: {images: a, masks: b}}\n"
 def test_wrong_layouts_are_refused(tmp_path, text, message):
     path = tmp_path / "layout.yaml"
     path.write_text(text)
-    with pytest.raises(RecordsError, match=message) as raised:
+    with pytest.raises(UsageError, match=message) as raised:
         read_layout(path)
     assert "\n" not in str(raised.value)
 
 
 def test_a_layout_that_is_not_there_is_named():
-    with pytest.raises(RecordsError, match=r"layout ade cannot be read .*: give a YAML file, or one of ade20k, coco"):
+    with pytest.raises(UsageError, match=r"layout ade cannot be read .*: give a YAML file, or one of ade20k, coco"):
         read_layout("ade")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_files import encode, picture, read_records
 
-from tfvt.data.records import RecordsError
+from tfvt.errors import UsageError
 from tfvt.tfrecords_tools.convert import convert
 from tfvt.tfrecords_tools.sources import open_source
 
@@ -119,13 +119,13 @@ def test_numbers_keep_their_value(tmp_path):
     ],
 )
 def test_wrong_lines_are_named(tmp_path, text, message):
-    with pytest.raises(RecordsError, match=message):
+    with pytest.raises(UsageError, match=message):
         open_source(write(tmp_path, text))
 
 
 def test_many_wrong_lines_are_counted(tmp_path):
     text = "a.jpg,cat\n" + "".join(f"none{n}.jpg,dog\n" for n in range(50))
-    with pytest.raises(RecordsError, match=r"(?s)wrong, 50 in all:.*none19.jpg.*and 30 more$") as raised:
+    with pytest.raises(UsageError, match=r"(?s)wrong, 50 in all:.*none19.jpg.*and 30 more$") as raised:
         open_source(write(tmp_path, text))
     assert "none20" not in str(raised.value)
 
@@ -133,7 +133,7 @@ def test_many_wrong_lines_are_counted(tmp_path):
 def test_labels_that_are_not_utf8_are_named(tmp_path):
     table = write(tmp_path, "")
     table.write_bytes(b"a.jpg,cat\nb.jpg,\xff\n")
-    with pytest.raises(RecordsError, match=r"line 2: the label \\xff is not UTF-8"):
+    with pytest.raises(UsageError, match=r"line 2: the label \\xff is not UTF-8"):
         open_source(table)
 
 
@@ -158,15 +158,15 @@ def test_utf_16_is_read_by_its_mark(tmp_path, encoding):
 def test_other_encodings_are_named_in_one_line(tmp_path, content, message):
     table = write(tmp_path, "")
     table.write_bytes(content)
-    with pytest.raises(RecordsError, match=message) as raised:
+    with pytest.raises(UsageError, match=message) as raised:
         open_source(table)
     assert "\n" not in str(raised.value)
 
 
 def test_a_table_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(RecordsError, match=r"none.csv cannot be read: No such file"):
+    with pytest.raises(UsageError, match=r"none.csv cannot be read: No such file"):
         open_source(tmp_path / "none.csv")
-    with pytest.raises(RecordsError, match=r"table.txt must end in .csv or .tsv"):
+    with pytest.raises(UsageError, match=r"table.txt must end in .csv or .tsv"):
         open_source(tmp_path / "table.txt", "table")
 
 

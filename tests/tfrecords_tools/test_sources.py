@@ -7,7 +7,7 @@ import shutil
 import pytest
 from image_files import encode, picture, write_folder
 
-from tfvt.data.records import RecordsError
+from tfvt.errors import UsageError
 from tfvt.tfrecords_tools.sources import image_folder
 
 
@@ -77,7 +77,7 @@ def empty(root):
 def test_other_folders_are_refused(tmp_path, spoil, message):
     root = write_folder(tmp_path / "images")
     spoil(root)
-    with pytest.raises(RecordsError, match=message):
+    with pytest.raises(UsageError, match=message):
         image_folder(root)
 
 
@@ -91,7 +91,7 @@ def test_folders_that_may_not_be_listed_are_named(tmp_path, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(RecordsError, match=r"images/train/class1 cannot be listed: Permission denied"):
+    with pytest.raises(UsageError, match=r"images/train/class1 cannot be listed: Permission denied"):
         image_folder(root)
 
 
@@ -101,12 +101,12 @@ def test_class_names_that_are_one_text_are_refused(tmp_path):
         folder = tmp_path / "train" / os.fsdecode(name)
         folder.mkdir(parents=True)
         (folder / "0.jpg").write_bytes(encode(picture(0)))
-    with pytest.raises(RecordsError, match=r"two class folders of .*train have the same name as text, \\xff"):
+    with pytest.raises(UsageError, match=r"two class folders of .*train have the same name as text, \\xff"):
         image_folder(tmp_path)
 
 
 def test_empty_split_is_refused(tmp_path):
     root = write_folder(tmp_path / "images", splits=("train",))
     (root / "val").mkdir()
-    with pytest.raises(RecordsError, match="val is empty"):
+    with pytest.raises(UsageError, match="val is empty"):
         image_folder(root)

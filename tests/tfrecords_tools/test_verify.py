@@ -12,7 +12,8 @@ from image_files import encode, picture, write_folder
 from PIL import Image
 from record_sets import example, write_set
 
-from tfvt.data.records import MASK, MASK_FORMAT, RecordsError, counted
+from tfvt.data.records import MASK, MASK_FORMAT, counted
+from tfvt.errors import UsageError
 from tfvt.tfrecords_tools.cli import main
 from tfvt.tfrecords_tools.convert import convert
 from tfvt.tfrecords_tools.inspect import inspect
@@ -269,12 +270,12 @@ def test_mask_format(tmp_path):
 
 
 def test_what_is_no_set_is_refused(tmp_path):
-    with pytest.raises(RecordsError, match=r"no manifest\.json"):
+    with pytest.raises(UsageError, match=r"no manifest\.json"):
         verify(tmp_path)
     write_set(tmp_path, {"train": [example()]})
-    with pytest.raises(RecordsError, match="has no split 'val'; it has: train"):
+    with pytest.raises(UsageError, match="has no split 'val'; it has: train"):
         verify(tmp_path, split="val")
-    with pytest.raises(RecordsError, match="workers must be at least 1, not 0"):
+    with pytest.raises(UsageError, match="workers must be at least 1, not 0"):
         verify(tmp_path, workers=0)
 
 

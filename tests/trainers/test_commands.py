@@ -16,9 +16,9 @@ import yaml
 from small_records import write_small_records
 
 from tfvt import configs
+from tfvt.errors import UsageError
 from tfvt.trainers.cli import main
 from tfvt.trainers.engines.tensorflow import TensorFlowEngine
-from tfvt.trainers.errors import UsageError
 from tfvt.trainers.recipes.parsing import parse_recipe
 from tfvt.trainers.run.checkpoint import check_finite, list_checkpoints, load_checkpoint
 from tfvt.trainers.run.folder import Run, check_checkpoint_recipe

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfvt.errors import UsageError
 from tfvt.trainers.engines.tensorflow import Sums, TensorFlowEngine, TensorFlowEvaluator, make_strategy
-from tfvt.trainers.errors import UsageError
 from tfvt.trainers.recipes.parsing import parse_recipe
 from tfvt.trainers.recipes.recipe import DistributionRecipe
 from tfvt.trainers.tasks.classification import Classification, cross_entropy

@@ -15,12 +15,12 @@ from rich.console import Console
 from tfvt.data import stream as stream_module
 from tfvt.data.order import HostShare
 from tfvt.data.records import open_records
+from tfvt.errors import UsageError
 from tfvt.trainers import loop as loop_module
 from tfvt.trainers.engines import tensorflow, tensorflow_batches
 from tfvt.trainers.engines.engine import ServersGoneError
 from tfvt.trainers.engines.tensorflow import TensorFlowEngine
 from tfvt.trainers.engines.tensorflow_batches import BatchIterator, served_batches
-from tfvt.trainers.errors import UsageError
 from tfvt.trainers.loop import Loop, epoch_steps
 from tfvt.trainers.recipes.parsing import parse_recipe
 from tfvt.trainers.run.folder import Run, start_run

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from processes import train_command
 
-from tfvt.trainers.errors import UsageError
+from tfvt.errors import UsageError
 from tfvt.trainers.recipes.parsing import parse_recipe
 from tfvt.trainers.run.folder import Run, check_vacant, start_run
 from tfvt.trainers.run.lock import locked

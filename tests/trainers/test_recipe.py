@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tfvt import configs
+from tfvt.errors import UsageError
 from tfvt.trainers.engines.optimizer import Schedule
-from tfvt.trainers.errors import UsageError
 from tfvt.trainers.recipes.parsing import parse_recipe, recipe_parser, write_recipe
 from tfvt.trainers.recipes.plain import as_plain, flatten
 from tfvt.trainers.recipes.recipe import OPTIMIZER_OPTIONS, SCHEDULE_OPTIONS

@@ -16,8 +16,8 @@ from PIL import Image
 from small_records import CLASS_NAMES, tinted_image
 
 from tfvt.data.classification import ClassificationServing
+from tfvt.errors import UsageError
 from tfvt.trainers.cli import main
-from tfvt.trainers.errors import UsageError
 from tfvt.trainers.run.checkpoint import list_checkpoints, load_checkpoint
 from tfvt.trainers.run.folder import Run
 from tfvt.trainers.run.model import read_serving, write_model

@@ -3,12 +3,12 @@
 import dataclasses
 import os
 
-from tfvt.data.records import RecordsError
+from tfvt.errors import UsageError
 
 from .folder import image_folder
 from .imagenet import imagenet, looks_like_imagenet
 from .segmentation import segmentation
-from .source import RecordSettings, Source, SourceImage, printable, some
+from .source import RecordSettings, Source, SourceImage, some
 from .table import DELIMITERS, image_table
 from .tfds import PREFIX, tfds_dataset
 
@@ -28,18 +28,18 @@ def open_source(location, format="auto", *, ground_truth=None, data_dir=None, la
         jpeg: whether PNG, WebP, BMP and GIF files become JPEGs.
 
     Raises:
-        RecordsError: there is no such source, something is wrong with it, or an option does not apply to it.
+        UsageError: there is no such source, something is wrong with it, or an option does not apply to it.
     """
     location = os.fspath(location)
     options = {"ground_truth": ground_truth, "data_dir": data_dir, "layout": layout}
     if format == "auto":
         format = "segmentation" if layout else _format(location)
     if format not in FORMATS:
-        raise RecordsError(f"format {format!r} is none of auto, {', '.join(FORMATS)}")
+        raise UsageError(f"format {format!r} is none of auto, {', '.join(FORMATS)}")
     for kind, name in _OPTIONS.items():
         if options[name] is not None and format != kind:
             option = f"--{name.replace('_', '-')}"
-            raise RecordsError(f"{option} is for the format {kind}, and {location} is read as {format}")
+            raise UsageError(f"{option} is for the format {kind}, and {location} is read as {format}")
     match format:
         case "folder":
             source = image_folder(location)
@@ -73,6 +73,5 @@ __all__ = [
     "SourceImage",
     "image_folder",
     "open_source",
-    "printable",
     "some",
 ]

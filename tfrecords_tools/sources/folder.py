@@ -2,9 +2,10 @@
 
 import os
 
-from tfvt.data.records import RecordsError
+from tfvt.errors import UsageError
+from tfvt.files import printable
 
-from .source import RecordSettings, Source, SourceImage, entries, file_size, is_folder, printable, some
+from .source import RecordSettings, Source, SourceImage, entries, file_size, is_folder, some
 
 SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation"}
 LAYOUT = "expected INPUT/<split>/<class>/<image file> with splits train and validation (or val)"
@@ -14,21 +15,21 @@ def image_folder(root) -> Source:
     """The source `root/<split>/<class>/<file>`; names that begin with a dot are left out.
 
     Raises:
-        RecordsError: the folder has another form, lacks classes or images, or its splits differ in their classes.
+        UsageError: the folder has another form, lacks classes or images, or its splits differ in their classes.
     """
     root = os.fspath(root)
     if not os.path.isdir(root):
-        raise RecordsError(f"{root} is not a folder; {LAYOUT}")
+        raise UsageError(f"{root} is not a folder; {LAYOUT}")
     left_out = []
     found = _visible(root, root, left_out)
     if not found:
-        raise RecordsError(f"{root} is empty; {LAYOUT}")
+        raise UsageError(f"{root} is empty; {LAYOUT}")
     folders = {entry.name: entry.path for entry in found if entry.name in SPLIT_FOLDERS and is_folder(entry)}
     left_out += [printable(entry.name) for entry in found if entry.name not in folders]
     if not folders:
-        raise RecordsError(f"{root} has no split folder, it holds {some(left_out)}; {LAYOUT}")
+        raise UsageError(f"{root} has no split folder, it holds {some(left_out)}; {LAYOUT}")
     if "val" in folders and "validation" in folders:
-        raise RecordsError(f"{root} has both val and validation, which are the same split: merge them")
+        raise UsageError(f"{root} has both val and validation, which are the same split: merge them")
 
     classes = {name: class_folders(root, folder, left_out) for name, folder in folders.items()}
     class_names = same_classes(root, {name: tuple(found) for name, found in classes.items()})
@@ -50,17 +51,17 @@ def class_folders(root, split_folder, left_out) -> dict[str, str]:
     found = _visible(root, split_folder, left_out)
     files = [printable(entry.name) for entry in found if not is_folder(entry)]
     if files:
-        raise RecordsError(
+        raise UsageError(
             f"{split_folder} holds files outside class folders: {some(files)}; move each into the folder of "
             "its class, or elsewhere"
         )
     if not found:
-        raise RecordsError(f"{split_folder} is empty; {LAYOUT}")
+        raise UsageError(f"{split_folder} is empty; {LAYOUT}")
     folders = {}
     for entry in found:
         name = printable(entry.name)
         if name in folders:
-            raise RecordsError(
+            raise UsageError(
                 f"two class folders of {split_folder} have the same name as text, {name}: one of them has bytes that "
                 "are not UTF-8; rename it"
             )
@@ -72,10 +73,10 @@ def class_images(root, folder, label, left_out) -> list[SourceImage]:
     """The files of one class folder; what is left out goes to that list."""
     found = _visible(root, folder, left_out)
     if not found:
-        raise RecordsError(f"class folder {printable(folder)} holds no images: fill it, or remove it from every split")
+        raise UsageError(f"class folder {printable(folder)} holds no images: fill it, or remove it from every split")
     for entry in found:
         if is_folder(entry):
-            raise RecordsError(
+            raise UsageError(
                 f"class folder {printable(folder)} holds a folder, {printable(entry.name)}: images lie directly in "
                 "the folder of their class"
             )
@@ -101,10 +102,10 @@ def same_classes(root, classes) -> tuple[str, ...]:
         for one, one_names, two, two_names in ((first, names, other, other_names), (other, other_names, first, names)):
             missing = sorted(set(one_names) - set(two_names))
             if missing:
-                raise RecordsError(
+                raise UsageError(
                     f"the splits of {root} differ in their classes: {one} has {some(missing)}, {two} does not; "
                     "labels would not mean the same in both"
                 )
     if len(names) < 2:
-        raise RecordsError(f"{first} of {root} has one class only ({names[0]}): classification needs at least two")
+        raise UsageError(f"{first} of {root} has one class only ({names[0]}): classification needs at least two")
     return tuple(sorted(names))

@@ -6,7 +6,7 @@ import re
 import tarfile
 from dataclasses import dataclass, field
 
-from tfvt.data.records import RecordsError
+from tfvt.errors import UsageError
 
 from .source import some
 
@@ -36,7 +36,7 @@ def read_ground_truth(path) -> GroundTruth:
     """From the development kit, packed or unpacked, or from a text file with a synset a line.
 
     Raises:
-        RecordsError: it is none of them, in particular a list of plain numbers, which do not say what they count.
+        UsageError: it is none of them, in particular a list of plain numbers, which do not say what they count.
     """
     path = os.fspath(path)
     try:
@@ -47,17 +47,17 @@ def read_ground_truth(path) -> GroundTruth:
         else:
             return GroundTruth(path=path, synsets=_synset_list(path))
     except OSError as error:
-        raise RecordsError(f"ground truth {error.filename or path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"ground truth {error.filename or path} cannot be read: {error.strerror}") from error
     except (tarfile.TarError, EOFError) as error:
-        raise RecordsError(f"ground truth {path} is damaged ({error}): download it again") from error
+        raise UsageError(f"ground truth {path} is damaged ({error}): download it again") from error
     texts = _classes(path, files[META])
     try:
         ids = [int(line) for line in files[IDS].split()]
     except ValueError as error:
-        raise RecordsError(f"{IDS} of {path} must hold only numbers: {error}") from error
+        raise UsageError(f"{IDS} of {path} must hold only numbers: {error}") from error
     unknown = sorted(set(ids) - set(texts))
     if unknown:
-        raise RecordsError(f"{IDS} of {path} has ids that {META} does not have: {some(map(str, unknown))}")
+        raise UsageError(f"{IDS} of {path} has ids that {META} does not have: {some(map(str, unknown))}")
     return GroundTruth(path=path, synsets=tuple(texts[number][0] for number in ids), texts=dict(texts.values()))
 
 
@@ -75,7 +75,7 @@ def _read_packed(path):
                     files[name] = tar.extractfile(info).read()
     missing = [name for name in (META, IDS) if name not in files]
     if missing:
-        raise RecordsError(f"{path} holds no {missing[0]}: expected {DEVKIT}.tar.gz as it was downloaded")
+        raise UsageError(f"{path} holds no {missing[0]}: expected {DEVKIT}.tar.gz as it was downloaded")
     return files
 
 
@@ -84,7 +84,7 @@ def _classes(path, content) -> dict[int, tuple[str, str]]:
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        raise RecordsError(
+        raise UsageError(
             f"{META} of {path} is a MATLAB file, which needs SciPy: pip install 'tfvt[imagenet]'; or give a list of "
             "synsets with --ground-truth"
         ) from error
@@ -96,7 +96,7 @@ def _classes(path, content) -> dict[int, tuple[str, str]]:
             if int(row["num_children"]) == 0
         }
     except Exception as error:  # SciPy has many errors for files of another kind
-        raise RecordsError(f"{META} of {path} is damaged or of another form ({error!r}): download it again") from error
+        raise UsageError(f"{META} of {path} is damaged or of another form ({error!r}): download it again") from error
 
 
 def _synset_list(path):
@@ -106,13 +106,13 @@ def _synset_list(path):
     while lines and not lines[-1]:
         lines.pop()
     if lines and all(line.isdigit() for line in lines):
-        raise RecordsError(
+        raise UsageError(
             f"{path} holds plain numbers, which may count ILSVRC ids or sorted synsets: give the whole development kit "
             f"({DEVKIT}.tar.gz), which says what they mean, or a list of synsets ({SYNSET_LIST})"
         )
     for number, line in enumerate(lines, 1):
         if not SYNSET.fullmatch(line):
-            raise RecordsError(f"line {number} of {path} is {line[:40]!r}, not a synset such as n01440764")
+            raise UsageError(f"line {number} of {path} is {line[:40]!r}, not a synset such as n01440764")
     if not lines:
-        raise RecordsError(f"{path} is empty; it should hold the synset of each validation image, one a line")
+        raise UsageError(f"{path} is empty; it should hold the synset of each validation image, one a line")
     return tuple(lines)

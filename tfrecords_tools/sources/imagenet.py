@@ -8,11 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from tfvt.data.records import UNLABELLED, RecordsError, counted
+from tfvt.data.records import UNLABELLED, counted
+from tfvt.errors import UsageError
+from tfvt.files import printable
 
 from .folder import class_folders, class_images, same_classes
 from .ground_truth import DEVKIT, SYNSET, SYNSET_LIST, GroundTruth, read_ground_truth
-from .source import RecordSettings, Source, SourceImage, entries, printable, some
+from .source import RecordSettings, Source, SourceImage, entries, some
 from .tar import HINT, TarIndex
 
 SHARDS = {"train": 1024, "validation": 128}
@@ -44,11 +46,11 @@ def imagenet(root, ground_truth=None) -> Source:
     or from a list of synsets. PNG and CMYK files become RGB JPEGs. Test images are unlabelled.
 
     Raises:
-        RecordsError: the folder holds nothing of ImageNet, a tar is cut off, or classes and ground truth do not match.
+        UsageError: the folder holds nothing of ImageNet, a tar is cut off, or classes and ground truth do not match.
     """
     root = os.fspath(root)
     if not os.path.isdir(root):
-        raise RecordsError(f"{root} is not a folder; {LAYOUT}")
+        raise UsageError(f"{root} is not a folder; {LAYOUT}")
     parts, left_out = _parts(root)
     truth = _ground_truth(root, ground_truth, left_out)
     found = {}  # split -> synset -> images, without labels as yet
@@ -60,7 +62,7 @@ def imagenet(root, ground_truth=None) -> Source:
     if truth and truth.texts:
         classes["the development kit"] = tuple(truth.texts)
     if not classes:
-        raise RecordsError(f"{root} holds test images only: put {DEVKIT}.tar.gz beside them, which names the classes")
+        raise UsageError(f"{root} holds test images only: put {DEVKIT}.tar.gz beside them, which names the classes")
     names = same_classes(root, classes)
     splits = {
         split: tuple(
@@ -86,7 +88,7 @@ def _parts(root):
     for entry in entries(root):
         split = next((split for split, pattern in PARTS.items() if pattern.fullmatch(entry.name)), None)
         if split in parts:
-            raise RecordsError(
+            raise UsageError(
                 f"{root} has {split} images twice, {os.path.basename(parts[split])} and {entry.name}: "
                 "move one of them away"
             )
@@ -95,7 +97,7 @@ def _parts(root):
         else:
             left_out.append(printable(entry.name))
     if not parts:
-        raise RecordsError(f"{root} holds nothing of ImageNet; {LAYOUT}")
+        raise UsageError(f"{root} holds nothing of ImageNet; {LAYOUT}")
     return {split: parts[split] for split in PARTS if split in parts}, left_out
 
 
@@ -114,21 +116,21 @@ def _train(root, path, left_out) -> dict[str, list[SourceImage]]:
         folders = class_folders(root, path, left_out)
         strangers = [name for name in folders if not SYNSET.fullmatch(name)]
         if strangers:
-            raise RecordsError(f"{path} holds folders that are not synsets such as n01440764: {some(strangers)}")
+            raise UsageError(f"{path} holds folders that are not synsets such as n01440764: {some(strangers)}")
         return {name: class_images(root, folder, UNLABELLED, left_out) for name, folder in folders.items()}
     synsets = {}
     with TarIndex(path) as tar:
         for member in _progress(tar.members(), f"listing {os.path.basename(path)}"):
             name, suffix = os.path.splitext(member.basename)
             if suffix != ".tar" or not SYNSET.fullmatch(name):
-                raise RecordsError(
+                raise UsageError(
                     f"{path} holds {printable(member.name)}, not only tars of one synset each, such as n01440764.tar"
                 )
             if name in synsets:
-                raise RecordsError(f"{path} holds the tar of {name} twice")
+                raise UsageError(f"{path} holds the tar of {name} twice")
             synsets[name] = _in_tar(path, tar.members(member))
             if not synsets[name]:
-                raise RecordsError(f"{member.name} in {path} holds no images; {HINT}")
+                raise UsageError(f"{member.name} in {path} holds no images; {HINT}")
         left_out += tar.left_out
     return synsets
 
@@ -138,7 +140,7 @@ def _validation(root, path, truth, left_out) -> dict[str, list[SourceImage]]:
     if os.path.isdir(path) and any(SYNSET.fullmatch(entry.name) for entry in entries(path)):
         return _train(root, path, left_out)
     if truth is None:
-        raise RecordsError(
+        raise UsageError(
             f"{path} has no labels in it: put {DEVKIT}.tar.gz or {SYNSET_LIST} into {root}, or name the "
             "ground truth with --ground-truth"
         )
@@ -146,14 +148,14 @@ def _validation(root, path, truth, left_out) -> dict[str, list[SourceImage]]:
     for image in _files(root, path, left_out):
         match = VALIDATION_FILE.fullmatch(os.path.basename(image.member or image.path))
         if not match:
-            raise RecordsError(f"{image.printable} is not named like a validation image (ILSVRC2012_val_00000001.JPEG)")
+            raise UsageError(f"{image.printable} is not named like a validation image (ILSVRC2012_val_00000001.JPEG)")
         if int(match[1]) in numbered:
-            raise RecordsError(f"{path} holds two files {match[0]}: keep the right one")
+            raise UsageError(f"{path} holds two files {match[0]}: keep the right one")
         numbered[int(match[1])] = image
     missing = sorted(set(range(1, len(truth.synsets) + 1)) - set(numbered))
     if missing or len(numbered) > len(truth.synsets):
         detail = f"; there is no ILSVRC2012_val_{missing[0]:08d}.JPEG" if missing else ""
-        raise RecordsError(
+        raise UsageError(
             f"{path} holds {counted(len(numbered), 'image')}, {truth.path} has the labels of "
             f"{len(truth.synsets):,}{detail}"
         )

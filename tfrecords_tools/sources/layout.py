@@ -6,7 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from tfvt.data.records import VOID, RecordsError, counted
+from tfvt.data.records import VOID, counted
+from tfvt.errors import UsageError
 
 from .source import some
 
@@ -33,28 +34,28 @@ def read_layout(layout) -> Layout:
     """A layout from a YAML file, or by the name of one that comes with tfvt, such as `ade20k`.
 
     Raises:
-        RecordsError: there is no such file, or one of its keys is wrong.
+        UsageError: there is no such file, or one of its keys is wrong.
     """
     ready = {path.stem: path for path in sorted(LAYOUTS.glob("*.yaml"))}
     path = ready.get(os.fspath(layout), Path(layout))
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)  # a SafeLoader
     except OSError as error:
-        raise RecordsError(
+        raise UsageError(
             f"layout {layout} cannot be read ({error.strerror}): give a YAML file, or one of {', '.join(ready)}"
         ) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise RecordsError(f"layout {path} is not YAML: {error.problem}{place}") from error
+        raise UsageError(f"layout {path} is not YAML: {error.problem}{place}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecordsError(f"layout {path} is not YAML: {' '.join(str(error).split())}") from error
+        raise UsageError(f"layout {path} is not YAML: {' '.join(str(error).split())}") from error
     except RecursionError:
-        raise RecordsError(f"layout {path} is nested too deeply, expected the keys splits and classes") from None
+        raise UsageError(f"layout {path} is nested too deeply, expected the keys splits and classes") from None
 
     def require(condition, problem):
         if not condition:
-            raise RecordsError(f"layout {path}: {problem}")
+            raise UsageError(f"layout {path}: {problem}")
 
     require(isinstance(content, dict), "expected the keys splits, classes and perhaps void_label")
     strange = [str(key) for key in content if key not in ("splits", "classes", "void_label")]

@@ -2,10 +2,12 @@
 
 import os
 
-from tfvt.data.records import UNLABELLED, RecordsError, counted
+from tfvt.data.records import UNLABELLED, counted
+from tfvt.errors import UsageError
+from tfvt.files import printable
 
 from .layout import read_layout
-from .source import RecordSettings, Source, SourceImage, entries, file_size, is_folder, printable
+from .source import RecordSettings, Source, SourceImage, entries, file_size, is_folder
 
 
 def segmentation(root, layout) -> Source:
@@ -16,20 +18,20 @@ def segmentation(root, layout) -> Source:
         layout: a YAML file, or the name of one that comes with tfvt.
 
     Raises:
-        RecordsError: the layout is wrong, a folder does not exist, or two files of a folder have the same name.
+        UsageError: the layout is wrong, a folder does not exist, or two files of a folder have the same name.
     """
     if layout is None:
-        raise RecordsError("the format segmentation needs --layout: a YAML file, or ade20k, coco_stuff or lip")
+        raise UsageError("the format segmentation needs --layout: a YAML file, or ade20k, coco_stuff or lip")
     root, described = os.fspath(root), read_layout(layout)
     if not os.path.isdir(root):
-        raise RecordsError(f"{root} is not a folder; the layout {layout} expects folders below it")
+        raise UsageError(f"{root} is not a folder; the layout {layout} expects folders below it")
     left_out = _unnamed(root, "", {os.path.normpath(folder) for pair in described.splits.values() for folder in pair})
     splits = {}
     for split, folders in described.splits.items():
         images, masks = (_by_stem(root, folder, left_out) for folder in folders)
         left_out += [_relative(root, path) for stem, path in masks.items() if stem not in images]
         if not set(images) & set(masks):
-            raise RecordsError(
+            raise UsageError(
                 f"{split} of {root}: no image in {folders[0]} ({counted(len(images), 'file')}) has a mask of its name "
                 f"in {folders[1]} ({counted(len(masks), 'file')})"
             )
@@ -66,7 +68,7 @@ def _by_stem(root, folder, left_out) -> dict[str, str]:
         if entry.name.startswith(".") or is_folder(entry):
             left_out.append(_relative(root, entry.path))
         elif stem in files:
-            raise RecordsError(
+            raise UsageError(
                 f"{_relative(root, files[stem])} and {_relative(root, entry.path)} differ only in their suffix: keep "
                 "the right one"
             )

@@ -3,7 +3,8 @@
 import os
 from dataclasses import dataclass, field
 
-from tfvt.data.records import RecordsError
+from tfvt.errors import UsageError
+from tfvt.files import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +104,6 @@ class Source:
     keeps_order: bool = False
 
 
-def printable(name) -> str:
-    """A file name as text that can be printed and stored; bytes that are not UTF-8 appear in hexadecimal."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
 def some(names) -> str:
     """The first of many names, and how many more there are."""
     names = list(names)
@@ -118,13 +114,13 @@ def entries(folder) -> list[os.DirEntry]:
     """What a folder holds, sorted by the bytes of the names.
 
     Raises:
-        RecordsError: it cannot be listed.
+        UsageError: it cannot be listed.
     """
     try:
         with os.scandir(folder) as found:
             return sorted(found, key=lambda entry: os.fsencode(entry.name))
     except OSError as error:
-        raise RecordsError(f"{printable(folder)} cannot be listed: {error.strerror}") from error
+        raise UsageError(f"{printable(folder)} cannot be listed: {error.strerror}") from error
 
 
 def is_folder(entry) -> bool:

@@ -6,9 +6,11 @@ import io
 import os
 from dataclasses import dataclass
 
-from tfvt.data.records import RecordsError, counted
+from tfvt.data.records import counted
+from tfvt.errors import UsageError
+from tfvt.files import printable
 
-from .source import RecordSettings, Source, SourceImage, printable, some
+from .source import RecordSettings, Source, SourceImage, some
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
@@ -38,15 +40,15 @@ def image_table(path) -> Source:
     be 0, 1, 2, ...
 
     Raises:
-        RecordsError: lines with another number of columns, a missing file, an empty label, an unknown split or a file
+        UsageError: lines with another number of columns, a missing file, an empty label, an unknown split or a file
             that an earlier line has (the message names up to 20 of them); or classes that do not match.
     """
     path = os.fspath(path)
     if os.path.splitext(path)[1].lower() not in DELIMITERS:
-        raise RecordsError(f"{path} must end in {' or '.join(DELIMITERS)}, which says what separates its columns")
+        raise UsageError(f"{path} must end in {' or '.join(DELIMITERS)}, which says what separates its columns")
     lines = _lines(path)
     if not lines:
-        raise RecordsError(f"{path} is empty: expected a line of path and label for each image")
+        raise UsageError(f"{path} is empty: expected a line of path and label for each image")
     columns, left_out = _columns(path, *lines[0])
     width = len(lines[0][1])
     if columns.pop("header"):
@@ -63,9 +65,9 @@ def image_table(path) -> Source:
     if problems:
         more = [f"  and {len(problems) - PROBLEMS_SHOWN} more"] if len(problems) > PROBLEMS_SHOWN else []
         shown = "\n".join(problems[:PROBLEMS_SHOWN] + more)
-        raise RecordsError(f"lines of {path} that are wrong, {len(problems)} in all:\n{shown}")
+        raise UsageError(f"lines of {path} that are wrong, {len(problems)} in all:\n{shown}")
     if not rows:
-        raise RecordsError(f"{path} names no images")
+        raise UsageError(f"{path} names no images")
     return _source(path, list(rows.values()), left_out)
 
 
@@ -80,15 +82,15 @@ def _lines(path) -> list[tuple[int, list[str]]]:
         else:  # file names need not be UTF-8: their bytes pass through
             text = content.decode("utf-8-sig", "surrogateescape")
         if "\0" in text:
-            raise RecordsError(f"{path} is neither UTF-8 nor UTF-16 with a byte order mark: save it as UTF-8")
+            raise UsageError(f"{path} is neither UTF-8 nor UTF-16 with a byte order mark: save it as UTF-8")
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except UnicodeDecodeError as error:
-        raise RecordsError(f"{path} begins like UTF-16 but is not ({error}): save it as UTF-8") from error
+        raise UsageError(f"{path} begins like UTF-16 but is not ({error}): save it as UTF-8") from error
     except OSError as error:
-        raise RecordsError(f"{path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except csv.Error as error:
-        raise RecordsError(f"line {reader.line_num} of {path} cannot be read: {error}") from error
+        raise UsageError(f"line {reader.line_num} of {path} cannot be read: {error}") from error
 
 
 def _columns(path, line, first):
@@ -99,10 +101,10 @@ def _columns(path, line, first):
         names = list(COLUMNS[: len(first)]) + ["?"] * (len(first) - len(COLUMNS))
     twice = [name for name in COLUMNS if names.count(name) > 1]
     if twice:
-        raise RecordsError(f"line {line} of {path} names the column {twice[0]} twice")
+        raise UsageError(f"line {line} of {path} names the column {twice[0]} twice")
     if "?" in names or "label" not in names:
         separator = "tabs" if path.lower().endswith(".tsv") else "commas"
-        raise RecordsError(
+        raise UsageError(
             f"line {line} of {path} has {counted(len(first), 'column')} separated by {separator}: expected path, label "
             "and perhaps split; if there are more, let the first line name them"
         )
@@ -139,16 +141,16 @@ def _source(path, rows, left_out) -> Source:
     if all(name.isascii() and name.isdigit() for name in names):
         names.sort(key=int)
         if names != [str(number) for number in range(len(names))]:
-            raise RecordsError(
+            raise UsageError(
                 f"the labels of {path} are numbers, but not 0, 1, 2, ... without gaps ({some(names)}): number them so, "
                 "or write names in their place"
             )
     for split in splits[1:]:
         strange = sorted(classes[split] - classes[splits[0]])
         if splits[0] == "train" and strange:
-            raise RecordsError(f"{path} has classes in {split} that are not in train: {some(strange)}")
+            raise UsageError(f"{path} has classes in {split} that are not in train: {some(strange)}")
     if len(names) < 2:
-        raise RecordsError(f"{path} has one class only ({names[0]}): classification needs at least two")
+        raise UsageError(f"{path} has one class only ({names[0]}): classification needs at least two")
     labels = {name: label for label, name in enumerate(names)}
     return Source(
         root=path,

@@ -4,9 +4,9 @@ import os
 import tarfile
 from dataclasses import dataclass
 
-from tfvt.data.records import RecordsError, counted
-
-from .source import printable
+from tfvt.data.records import counted
+from tfvt.errors import UsageError
+from tfvt.files import printable
 
 HINT = "download or copy it again, and compare its checksum with the published one"
 
@@ -28,7 +28,7 @@ class TarIndex:
     """The members of an uncompressed tar, and of tars that are members of it.
 
     Raises:
-        RecordsError: the tar is missing, compressed, cut off or damaged, or two members have the same name.
+        UsageError: the tar is missing, compressed, cut off or damaged, or two members have the same name.
     """
 
     def __init__(self, path):
@@ -37,7 +37,7 @@ class TarIndex:
         try:
             self._file = open(path, "rb")  # noqa: SIM115 - closed by `__exit__`
         except OSError as error:
-            raise RecordsError(f"{printable(path)} cannot be read: {error.strerror}") from error
+            raise UsageError(f"{printable(path)} cannot be read: {error.strerror}") from error
 
     def __enter__(self):
         return self
@@ -60,7 +60,7 @@ class TarIndex:
                         self.left_out.append(printable(f"{os.path.basename(self.path)}:{info.name}"))
                         continue
                     if info.name in found:
-                        raise RecordsError(
+                        raise UsageError(
                             f"{name} holds {printable(info.name)} twice, and it is unclear which one is right; {HINT}"
                         )
                     found[info.name] = Member(info.name, begin + info.offset_data, info.size)
@@ -68,12 +68,12 @@ class TarIndex:
         except tarfile.ReadError as error:
             span.seek(0)
             if span.read(2) == b"\x1f\x8b":
-                raise RecordsError(f"{name} is compressed: images are read in place, so gunzip it first") from None
-            raise RecordsError(f"{name} is cut off or not a tar ({error}): {HINT}") from error
+                raise UsageError(f"{name} is compressed: images are read in place, so gunzip it first") from None
+            raise UsageError(f"{name} is cut off or not a tar ({error}): {HINT}") from error
         # The index also ends, without an error, where a header is damaged, or where the file ends between members.
         span.seek(end)
         if span.read(tarfile.BLOCKSIZE) != b"\0" * tarfile.BLOCKSIZE:
-            raise RecordsError(
+            raise UsageError(
                 f"{name} is cut off or damaged at byte {end:,}, after {counted(len(found), 'file')}: {HINT}"
             )
         return list(found.values())

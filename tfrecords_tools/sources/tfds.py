@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tfvt.data.records import UNLABELLED, RecordsError, counted
+from tfvt.data.records import UNLABELLED, counted
+from tfvt.errors import UsageError
 
 from .source import RecordSettings, Source, SourceImage, TfdsFeatures, some
 
@@ -25,7 +26,7 @@ def tfds_dataset(location, data_dir=None) -> Source:
         data_dir: where TFDS keeps its datasets, by default `~/tensorflow_datasets`.
 
     Raises:
-        RecordsError: TensorFlow Datasets is not installed, the dataset is not prepared, or it does not hold images with
+        UsageError: TensorFlow Datasets is not installed, the dataset is not prepared, or it does not hold images with
             one label each.
     """
     tfds = _import()
@@ -34,7 +35,7 @@ def tfds_dataset(location, data_dir=None) -> Source:
     image = _feature(builder, tfds.features.Image, place=0)
     label = _feature(builder, tfds.features.ClassLabel, place=1)
     if features[image].np_dtype != np.uint8:
-        raise RecordsError(f"pixels of {builder.info.full_name} are {np.dtype(features[image].np_dtype)}, not uint8")
+        raise UsageError(f"pixels of {builder.info.full_name} are {np.dtype(features[image].np_dtype)}, not uint8")
     filename = next((name for name in FILENAMES if name in features), None)
     splits, left_out = {}, []
     for name, split in builder.info.splits.items():
@@ -45,7 +46,7 @@ def tfds_dataset(location, data_dir=None) -> Source:
         path = os.path.join(directory, name)
         splits[name] = tuple(SourceImage(path, size, UNLABELLED, index) for index in range(split.num_examples))
     if not splits:
-        raise RecordsError(f"{builder.info.full_name} has none of the splits {', '.join(SPLITS)}: {some(left_out)}")
+        raise UsageError(f"{builder.info.full_name} has none of the splits {', '.join(SPLITS)}: {some(left_out)}")
     names = tuple(features[label].names)
     described = TfdsFeatures(directory, builder.info.full_name, image, label, filename)
     return Source(
@@ -61,7 +62,7 @@ def read_span(described: TfdsFeatures, images) -> Iterator[tuple[SourceImage, by
     """(image with its label and file name, bytes) of images that follow one another in a split.
 
     Raises:
-        RecordsError: fewer can be read, or a label is not one of the dataset's classes.
+        UsageError: fewer can be read, or a label is not one of the dataset's classes.
     """
     tfds = _import()
     split, first, count = os.path.basename(images[0].path), images[0].offset, len(images)
@@ -77,12 +78,12 @@ def read_span(described: TfdsFeatures, images) -> Iterator[tuple[SourceImage, by
         try:
             example = next(examples, None)
         except Exception as error:  # of TensorFlow, for damaged files
-            raise RecordsError(
+            raise UsageError(
                 f"example {image.offset} of {described.name}, split {split}, or one before it, cannot be read: prepare "
                 f"the dataset again ({error})"
             ) from error
         if example is None:
-            raise RecordsError(f"{described.name} ends at example {image.offset} of split {split}: prepare it again")
+            raise UsageError(f"{described.name} ends at example {image.offset} of split {split}: prepare it again")
         filename = example[described.filename] if described.filename else b"%b-%08d" % (split.encode(), image.offset)
         label = int(example[described.label])
         yield dataclasses.replace(image, member=os.fsdecode(filename), label=label), example[described.image]
@@ -92,7 +93,7 @@ def _import():
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise RecordsError("this source needs TensorFlow Datasets: pip install 'tfvt[tfds]'") from error
+        raise UsageError("this source needs TensorFlow Datasets: pip install 'tfvt[tfds]'") from error
     return tfds
 
 
@@ -103,9 +104,9 @@ def _builder(tfds, location, data_dir):
         builder = tfds.builder(location.removeprefix(PREFIX), **({"data_dir": data_dir} if data_dir else {}))
     except Exception as error:  # TFDS has many errors for names, versions and folders that it does not know
         summary = str(error).strip().split("\n")[0]  # the rest may list every dataset that exists
-        raise RecordsError(f"TensorFlow Datasets cannot open {location}: {summary}") from error
+        raise UsageError(f"TensorFlow Datasets cannot open {location}: {summary}") from error
     if not builder.is_prepared():
-        raise RecordsError(
+        raise UsageError(
             f"{builder.name}:{builder.version} is not in {builder.data_path}: give its folder with --data-dir, or "
             f"prepare it with `tfds build {builder.name}`"
         )
@@ -119,7 +120,7 @@ def _feature(builder, kind, place):
     if len(names) > 1 and len(keys) == 2 and keys[place] in names:
         return keys[place]
     if len(names) != 1:
-        raise RecordsError(
+        raise UsageError(
             f"{builder.info.full_name} has {counted(len(names), 'feature')} of the kind {kind.__name__}: it must have "
             f"one, or name one as supervised key. Its features: {', '.join(sorted(builder.info.features))}"
         )

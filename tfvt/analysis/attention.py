@@ -3,9 +3,7 @@
 import keras
 import numpy as np
 
-from tfvt.layers import ClusterTokenizer, FilterTokenizer, RecurrentTokenizer
-
-ATTENDING_TOKENIZERS = (FilterTokenizer, ClusterTokenizer, RecurrentTokenizer)
+from tfvt.layers import Tokenizer
 
 
 def token_attention(model: keras.Model, images, batch_size=32) -> dict[str, np.ndarray]:
@@ -21,11 +19,11 @@ def token_attention(model: keras.Model, images, batch_size=32) -> dict[str, np.n
         the h x w pixels of the map.
 
     Raises:
-        ValueError: the model has no tokenizer with attention (pooling tokenizers have none).
+        ValueError: the model has no tokenizer.
     """
-    layers = [layer for layer in model.layers if isinstance(layer, ATTENDING_TOKENIZERS)]
+    layers = [layer for layer in model.layers if isinstance(layer, Tokenizer)]
     if not layers:
-        raise ValueError(f"{model.name} has no tokenizer with attention over pixels")
+        raise ValueError(f"{model.name} has no tokenizer")
     attending = keras.Model(model.input, [layer.output[1] for layer in layers])
     parts = []
     for start in range(0, len(images), batch_size):

@@ -87,7 +87,7 @@ def profile(model_or_name, input_shape=None) -> Profile:
     """
     model = model_or_name
     if isinstance(model, str):
-        from tfvt.registry import create_model
+        from tfvt.create import create_model
 
         model = create_model(model, input_shape=input_shape)
     shape = tuple(input_shape or model.input_shape[1:])

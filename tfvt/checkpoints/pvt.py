@@ -8,7 +8,7 @@ from tfvt.checkpoints.files import read_neighbour
 from tfvt.checkpoints.formats import Format, Training
 from tfvt.checkpoints.layouts import positions, token_and_patches
 from tfvt.checkpoints.renaming import Table, below
-from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD
+from tfvt.models.options import IMAGENET_MEAN, IMAGENET_STD
 
 _LAST_POSITIONS = ("stage4_positions/token_position", "stage4_positions/patch_positions")
 

@@ -2,7 +2,7 @@
 
 from tfvt.checkpoints.formats import Format, Training
 from tfvt.checkpoints.renaming import Table, below
-from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD
+from tfvt.models.options import IMAGENET_MEAN, IMAGENET_STD
 
 _TORCHVISION_BLOCK = (
     ("conv{conv}.weight", "{conv}_conv/kernel"),

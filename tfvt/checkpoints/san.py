@@ -5,7 +5,7 @@ import functools
 from tfvt.checkpoints.formats import Format, Training
 from tfvt.checkpoints.layouts import pointwise
 from tfvt.checkpoints.renaming import Table, below
-from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD
+from tfvt.models.options import IMAGENET_MEAN, IMAGENET_STD
 
 ATTENTION = (
     ("conv1.*", "query/*", pointwise),

@@ -10,7 +10,7 @@ from tfvt.checkpoints.files import read_neighbour
 from tfvt.checkpoints.formats import Format, Training
 from tfvt.checkpoints.layouts import as_is, pointwise, scalar
 from tfvt.checkpoints.renaming import Table, below
-from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD
+from tfvt.models.options import IMAGENET_MEAN, IMAGENET_STD
 
 ATTENTION = (
     ("qkv.*", "qkv/*"),

@@ -6,7 +6,7 @@ Kernels have Keras' layout, with an axis for the heads.
 from tfvt.checkpoints.formats import Format, Training
 from tfvt.checkpoints.layouts import as_is, from_heads, to_heads, token_and_patches
 from tfvt.checkpoints.renaming import Table, below
-from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD
+from tfvt.models.options import IMAGENET_MEAN, IMAGENET_STD
 
 _LAYER = (
     ("_attention_layer_norm/*", "attention_norm/*"),

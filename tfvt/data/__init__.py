@@ -10,8 +10,9 @@ from tfvt.data.images import (
 from tfvt.data.loading import Samples
 from tfvt.data.mixing import Mixing, mix_batch, soft_targets
 from tfvt.data.order import HostShare
-from tfvt.data.records import RecordsError, RecordSet, open_records
+from tfvt.data.records import RecordSet, open_records
 from tfvt.data.stream import StreamSettings, eval_stream, steps_per_epoch, train_stream
+from tfvt.errors import UsageError
 
 __all__ = [
     "ClassificationSamples",
@@ -20,10 +21,10 @@ __all__ = [
     "HostShare",
     "Mixing",
     "RecordSet",
-    "RecordsError",
     "Samples",
     "StreamSettings",
     "TrainPreprocessing",
+    "UsageError",
     "decode_and_augment",
     "decode_and_center_crop",
     "eval_stream",

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from tfvt.errors import UsageError
+
 ENCODED = "image/encoded"  # the file's bytes, JPEG or PNG
 FORMAT = "image/format"  # "JPEG" or "PNG"
 LABEL = "image/class/label"  # int64, counted from the manifest's label_offset
@@ -31,10 +33,6 @@ VOID = 255  # in a mask: pixels that neither training nor scoring counts
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 REPAIR = "convert the images again, or write it again with `tfvt records index --overwrite`"
-
-
-class RecordsError(ValueError):
-    """Something is wrong with records, manifest or source; the text says what, where and what to do."""
 
 
 def counted(number, noun) -> str:
@@ -110,11 +108,11 @@ def open_records(directory, split) -> RecordSet:
     """One split of the set that `tfvt records convert` wrote into `directory`.
 
     Raises:
-        RecordsError: no such folder, manifest, split or shard, or a shard whose size is not the manifest's.
+        UsageError: no such folder, manifest, split or shard, or a shard whose size is not the manifest's.
     """
     manifest = read_manifest(directory)
     if split not in manifest.splits:
-        raise RecordsError(f"{directory} has no split {split!r}; it has: {', '.join(manifest.splits)}")
+        raise UsageError(f"{directory} has no split {split!r}; it has: {', '.join(manifest.splits)}")
     directory, shards = Path(directory), manifest.splits[split]
     check_shards(directory, shards)
     return RecordSet(
@@ -138,13 +136,13 @@ def read_manifest(directory) -> Manifest:
     """The manifest of a converted set.
 
     Raises:
-        RecordsError: no such folder, no manifest in it, or one that cannot be read.
+        UsageError: no such folder, no manifest in it, or one that cannot be read.
     """
     path = Path(directory) / MANIFEST
     if not path.parent.is_dir():
-        raise RecordsError(f"no folder {directory}: write it with `tfvt records convert INPUT {directory}`")
+        raise UsageError(f"no folder {directory}: write it with `tfvt records convert INPUT {directory}`")
     if not path.is_file():
-        raise RecordsError(
+        raise UsageError(
             f"no {MANIFEST} in {directory}: it holds no records, or their conversion did not finish; "
             f"run `tfvt records convert INPUT {directory}` (again), or `tfvt records index {directory}` if shards came "
             "without it"
@@ -152,7 +150,7 @@ def read_manifest(directory) -> Manifest:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema"] != SCHEMA_VERSION:
-            raise RecordsError(
+            raise UsageError(
                 f"{path} has schema version {content['schema']}, this tfvt reads {SCHEMA_VERSION}: {REPAIR}"
             )
         splits = {name: tuple(Shard(**shard) for shard in shards) for name, shards in content.pop("splits").items()}
@@ -160,9 +158,9 @@ def read_manifest(directory) -> Manifest:
             raise TypeError("class_names is not a list")
         manifest = Manifest(class_names=tuple(content.pop("class_names")), splits=splits, **content)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RecordsError(f"{path} is damaged ({error}): {REPAIR}") from error
+        raise UsageError(f"{path} is damaged ({error}): {REPAIR}") from error
     if problem := _impossible(manifest):
-        raise RecordsError(f"{path} is damaged ({problem}): {REPAIR}")
+        raise UsageError(f"{path} is damaged ({problem}): {REPAIR}")
     return manifest
 
 
@@ -193,16 +191,16 @@ def check_shards(directory, shards):
     """Check that the shards exist and have their size, without reading them.
 
     Raises:
-        RecordsError: a shard is missing or cut off; the message names the first one.
+        UsageError: a shard is missing or cut off; the message names the first one.
     """
     for shard in shards:
         path = directory / shard.name
         if not path.is_file():
-            raise RecordsError(f"shard {path} is missing: copy it again, or convert the images again with --overwrite")
+            raise UsageError(f"shard {path} is missing: copy it again, or convert the images again with --overwrite")
         size = path.stat().st_size
         if size != shard.bytes:
             state = "cut off" if size < shard.bytes else "not the converted file"
-            raise RecordsError(
+            raise UsageError(
                 f"shard {path} is {state}: it has {counted(size, 'byte')}, the manifest says {shard.bytes:,}; "
                 "copy it again, or convert the images again with --overwrite"
             )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfvt.data.records import RecordsError
+from tfvt.errors import UsageError
 
 MAX_PORT = 65535
 
@@ -73,18 +73,16 @@ class Server:
         address: what clients give as one of `servers`.
 
     Raises:
-        RecordsError: a port that does not exist, or the same one twice.
+        UsageError: a port that does not exist, or the same one twice.
         OSError: a port is taken.
     """
 
     def __init__(self, *, port: int = 0, worker_port: int = 0, host: str = "localhost"):
         for number in (port, worker_port):
             if not 0 <= number <= MAX_PORT:
-                raise RecordsError(
-                    f"port {number} does not exist: name one from 1 to {MAX_PORT}, or 0 for any free one"
-                )
+                raise UsageError(f"port {number} does not exist: name one from 1 to {MAX_PORT}, or 0 for any free one")
         if port and port == worker_port:
-            raise RecordsError(f"the dispatcher and its worker cannot share port {port}: give them two")
+            raise UsageError(f"the dispatcher and its worker cannot share port {port}: give them two")
         service = tf.data.experimental.service
         with contextlib.ExitStack() as stack:
             for number in filter(None, (port, worker_port)):

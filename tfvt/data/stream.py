@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from tfvt.data.loading import Samples, blank_sample, load_batch
 from tfvt.data.order import AUGMENTATION_STREAM, BLOCK_SIZE, MIXING_STREAM, HostShare, Order, Share
-from tfvt.data.records import RecordsError, RecordSet, first_ids, read_span
+from tfvt.data.records import RecordSet, first_ids, read_span
 from tfvt.data.service import from_servers
+from tfvt.errors import UsageError
 
 WHOLE = HostShare()
 
@@ -55,10 +56,10 @@ def steps_per_epoch(records: RecordSet, batch_size: int) -> int:
     """Whole batches in the set. An epoch leaves out the rest of its order, which holds other records each time.
 
     Raises:
-        RecordsError: the set does not fill one batch.
+        UsageError: the set does not fill one batch.
     """
     if not 1 <= batch_size <= records.num_examples:
-        raise RecordsError(
+        raise UsageError(
             f"batch_size must be from 1 to the number of images: it is {batch_size}, and split "
             f"{records.split!r} of {records.directory} has {records.num_examples} images"
         )
@@ -82,7 +83,7 @@ def train_stream(
         (B / hosts,), the record's place in the split, and with `skip_damaged` "weight", float32 (B / hosts,), 0 or 1.
 
     Raises:
-        RecordsError: fewer records than `batch_size`.
+        UsageError: fewer records than `batch_size`.
         ValueError: another argument out of its range.
         tf.errors.InvalidArgumentError: from the iterator; a record is damaged or faulty. The message names shard
             and record.
@@ -132,12 +133,12 @@ def eval_stream(
         ceil(records / B) elements.
 
     Raises:
-        RecordsError: the split is empty.
+        UsageError: the split is empty.
         ValueError: another argument out of its range.
         tf.errors.InvalidArgumentError: as for `train_stream`.
     """
     if records.num_examples == 0:
-        raise RecordsError(f"nothing to evaluate on: split {records.split!r} of {records.directory} has no images")
+        raise UsageError(f"nothing to evaluate on: split {records.split!r} of {records.directory} has no images")
     rows = share.rows(settings.batch_size)
     num_batches = -(-records.num_examples // settings.batch_size)
     begin = min(share.index * num_batches * rows, records.num_examples)

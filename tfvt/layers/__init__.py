@@ -17,7 +17,14 @@ from tfvt.layers.patchwise_attention import SANAttention
 from tfvt.layers.pvt import MapPositions, PVTBlock
 from tfvt.layers.regularization import DropPath, drop_path_rates
 from tfvt.layers.swin import SwinBlock
-from tfvt.layers.tokenizers import ClusterTokenizer, FilterTokenizer, PoolTokenizer, RecurrentTokenizer, kmeans
+from tfvt.layers.tokenizers import (
+    ClusterTokenizer,
+    FilterTokenizer,
+    PoolTokenizer,
+    RecurrentTokenizer,
+    Tokenizer,
+    kmeans,
+)
 from tfvt.layers.transformer import TransformerEncoderLayer, gelu
 from tfvt.layers.visual_tokens import LinearNorm, Projector, TokenGraph, TokenTransformer
 from tfvt.layers.window_attention import WindowAttention
@@ -47,6 +54,7 @@ __all__ = [
     "TokenEmbedding",
     "TokenGraph",
     "TokenTransformer",
+    "Tokenizer",
     "TransformerEncoderLayer",
     "WindowAttention",
     "drop_path_rates",

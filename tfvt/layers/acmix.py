@@ -6,11 +6,12 @@ queries, keys and values of attention, and through a light dense layer as the k^
 sums.
 """
 
+from typing import Any, Literal
+
 import keras
 import numpy as np
 from keras import ops
 
-from tfvt.checks import check_choice
 from tfvt.layers.convolution import grouped_conv2d, strided_window
 from tfvt.layers.global_attention import GlobalAttention
 from tfvt.layers.initializers import torch_start
@@ -19,9 +20,9 @@ from tfvt.layers.patchwise_attention import SANAttention
 from tfvt.layers.registration import register_layer
 from tfvt.layers.window_attention import WindowAttention
 
-SHIFTS = ("tensor", "fixed", "random", "learned")
-COMBINATIONS = ("both", "sum", "alpha", "complement", "attention", "convolution")
-ATTENTIONS = ("local", "window", "patchwise", "global")
+Shift = Literal["tensor", "fixed", "random", "learned"]
+Combine = Literal["both", "sum", "alpha", "complement", "attention", "convolution"]
+Attention = Literal["local", "window", "patchwise", "global"]
 
 
 def shift_kernel(kernel_size, filters):
@@ -63,10 +64,17 @@ class ConvolutionPath(keras.layers.Layer):
     """
 
     def __init__(
-        self, filters, piece_dim, kernel_size=3, strides=1, reduction=1, use_bias=False, shift="learned", **kwargs
-    ):
+        self,
+        filters: int,
+        piece_dim: int,
+        kernel_size: int = 3,
+        strides: int = 1,
+        reduction: int = 1,
+        use_bias: bool = False,
+        shift: Shift = "learned",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        check_choice("shift", shift, SHIFTS)
         check_kernel_size("kernel_size", kernel_size)
         check_divisor("piece_dim", piece_dim, filters)
         self.filters, self.piece_dim, self.kernel_size, self.strides = filters, piece_dim, kernel_size, strides
@@ -141,17 +149,6 @@ class ConvolutionPath(keras.layers.Layer):
             convolution = rows * columns * filters * positions**2
         return mixing + convolution
 
-    def get_config(self):
-        return super().get_config() | {
-            "filters": self.filters,
-            "piece_dim": self.piece_dim,
-            "kernel_size": self.kernel_size,
-            "strides": self.strides,
-            "reduction": self.reduction,
-            "use_bias": self.use_bias,
-            "shift": self.shift,
-        }
-
 
 @register_layer
 class ACmix(keras.layers.Layer):
@@ -182,28 +179,26 @@ class ACmix(keras.layers.Layer):
 
     def __init__(
         self,
-        filters,
-        num_heads=4,
-        attention="local",
-        attention_kernel_size=7,
-        conv_kernel_size=3,
-        strides=1,
-        shift="learned",
-        combine="both",
-        shift_size=0,
-        reduction=1,
-        layer_norm_epsilon=1e-6,
-        batch_norm_options=None,
-        **kwargs,
-    ):
+        filters: int,
+        num_heads: int = 4,
+        attention: Attention = "local",
+        attention_kernel_size: int = 7,
+        conv_kernel_size: int = 3,
+        strides: int = 1,
+        shift: Shift = "learned",
+        combine: Combine = "both",
+        shift_size: int = 0,
+        reduction: int = 1,
+        layer_norm_epsilon: float = 1e-6,
+        batch_norm_options: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        check_choice("attention", attention, ATTENTIONS)
         _check_option("strides", strides, 1, attention, "local")
         _check_option("shift_size", shift_size, 0, attention, "window")
         _check_option("reduction", reduction, 1, attention, "global")
         _check_option("layer_norm_epsilon", layer_norm_epsilon, 1e-6, attention, "global")
         _check_option("batch_norm_options", batch_norm_options, None, attention, "patchwise")
-        check_choice("combine", combine, COMBINATIONS)
         check_divisor("num_heads", num_heads, filters)
         check_kernel_size("conv_kernel_size", conv_kernel_size)
         if attention in ("local", "patchwise"):
@@ -277,22 +272,6 @@ class ACmix(keras.layers.Layer):
         rows, columns = (None if size is None else -(-size // self.strides) for size in x_shape[1:3])
         outputs = (x_shape[0], rows, columns, self.filters)
         return outputs if token_shape is None else (outputs, token_shape)
-
-    def get_config(self):
-        return super().get_config() | {
-            "filters": self.filters,
-            "num_heads": self.num_heads,
-            "attention": self.attention,
-            "attention_kernel_size": self.attention_kernel_size,
-            "conv_kernel_size": self.conv_kernel_size,
-            "strides": self.strides,
-            "shift": self.shift,
-            "combine": self.combine,
-            "shift_size": self.shift_size,
-            "reduction": self.reduction,
-            "layer_norm_epsilon": self.layer_norm_epsilon,
-            "batch_norm_options": self.batch_norm_options,
-        }
 
 
 def check_acmix_options(mixer, shift, combine):

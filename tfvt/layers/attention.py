@@ -1,5 +1,7 @@
 """Attention, written once."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -76,7 +78,13 @@ class MultiHeadAttention(keras.layers.Layer):
         ValueError: heads that do not divide the channels.
     """
 
-    def __init__(self, num_heads, dropout_rate=0.0, kernel_stddev=None, **kwargs):
+    def __init__(
+        self,
+        num_heads: int,
+        dropout_rate: float = 0.0,
+        kernel_stddev: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.num_heads, self.dropout_rate, self.kernel_stddev = num_heads, dropout_rate, kernel_stddev
         self.dropout = keras.layers.Dropout(dropout_rate, name="dropout", dtype=self.dtype_policy)
@@ -128,13 +136,6 @@ class MultiHeadAttention(keras.layers.Layer):
         (num_queries, channels), num_keys = x.shape[1:], (x if context is None else context).shape[1]
         projections = channels**2 * (num_queries + 2 * num_keys)
         return projections + attention_macs(num_queries, num_keys, channels, channels)
-
-    def get_config(self):
-        return super().get_config() | {
-            "num_heads": self.num_heads,
-            "dropout_rate": self.dropout_rate,
-            "kernel_stddev": self.kernel_stddev,
-        }
 
 
 def _split_heads(x, num_heads):

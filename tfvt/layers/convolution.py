@@ -1,5 +1,7 @@
 """Convolutions in groups, in the form that is fast on each backend."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -26,7 +28,14 @@ class GroupedDense(keras.layers.Layer):
         ValueError: channels that the groups do not divide.
     """
 
-    def __init__(self, units, groups=1, use_bias=False, kernel_initializer="glorot_uniform", **kwargs):
+    def __init__(
+        self,
+        units: int,
+        groups: int = 1,
+        use_bias: bool = False,
+        kernel_initializer: str | keras.initializers.Initializer = "glorot_uniform",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if units % groups:
             raise ValueError(f"units={units}: expected a multiple of groups={groups}")
@@ -71,7 +80,7 @@ class GroupedDense(keras.layers.Layer):
             "units": self.units,
             "groups": self.groups,
             "use_bias": self.use_bias,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),  # not a plain value
         }
 
 

@@ -1,5 +1,7 @@
 """Tokens from a map of patches: the class token and learned position embeddings."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -20,7 +22,7 @@ class TokenEmbedding(keras.layers.Layer):
     Shapes: (B, H, W, C) -> (B, 1 + H * W, C), row by row, the class token first. The layer is built for one grid.
     """
 
-    def __init__(self, token_stddev=0.0, **kwargs):
+    def __init__(self, token_stddev: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.token_stddev = token_stddev
 
@@ -47,6 +49,3 @@ class TokenEmbedding(keras.layers.Layer):
 
     def macs(self, patches):
         return 0  # its tables are added, not multiplied
-
-    def get_config(self):
-        return super().get_config() | {"token_stddev": self.token_stddev}

@@ -1,12 +1,13 @@
 """Funnel pooling of patch tokens and its reverse (Funnel-Transformer, Dai et al. 2020; Funnel-ViT, section 3.2)."""
 
+from typing import Any, Literal
+
 import keras
 from keras import ops
 
-from tfvt.checks import check_choice
 from tfvt.layers.registration import register_layer
 
-POOLINGS = ("mean", "max")
+Pooling = Literal["mean", "max"]
 
 
 def pooled_grid(grid, window):
@@ -32,9 +33,14 @@ class FunnelPooling(keras.layers.Layer):
         ValueError: another pooling, or tokens that are not the grid's.
     """
 
-    def __init__(self, grid, window, pooling="mean", **kwargs):
+    def __init__(
+        self,
+        grid: tuple[int, int],
+        window: tuple[int, int],
+        pooling: Pooling = "mean",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        check_choice("pooling", pooling, POOLINGS)
         self.grid, self.window, self.pooling = tuple(grid), tuple(window), pooling
 
     def call(self, x):
@@ -62,9 +68,6 @@ class FunnelPooling(keras.layers.Layer):
         rows, columns = pooled_grid(self.grid, self.window)
         return (input_shape[0], 1 + rows * columns, input_shape[-1])
 
-    def get_config(self):
-        return super().get_config() | {"grid": self.grid, "window": self.window, "pooling": self.pooling}
-
 
 @register_layer
 class FunnelUpsampling(keras.layers.Layer):
@@ -82,7 +85,7 @@ class FunnelUpsampling(keras.layers.Layer):
         ValueError: tokens that are not the pooled grid's.
     """
 
-    def __init__(self, grid, window, **kwargs):
+    def __init__(self, grid: tuple[int, int], window: tuple[int, int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.grid, self.window = tuple(grid), tuple(window)
 
@@ -96,9 +99,6 @@ class FunnelUpsampling(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], 1 + self.grid[0] * self.grid[1], input_shape[-1])
-
-    def get_config(self):
-        return super().get_config() | {"grid": self.grid, "window": self.window}
 
 
 def _check_tokens(layer, x, grid):

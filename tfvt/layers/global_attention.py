@@ -1,5 +1,7 @@
 """Global attention with keys and values from a reduced map (Pyramid Vision Transformer)."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -29,7 +31,14 @@ class GlobalAttention(MapAttention):
     pixel -> map (B, H, W, C), or (map, token).
     """
 
-    def __init__(self, filters, num_heads, reduction=1, layer_norm_epsilon=1e-6, **kwargs):
+    def __init__(
+        self,
+        filters: int,
+        num_heads: int,
+        reduction: int = 1,
+        layer_norm_epsilon: float = 1e-6,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_divisor("num_heads", num_heads, filters)
         self.filters, self.num_heads, self.reduction = filters, num_heads, reduction
@@ -99,11 +108,3 @@ class GlobalAttention(MapAttention):
         rows, columns = (-(-size // self.reduction) for size in x.shape[1:3])
         queries, keys = (pixels + (token is not None) for pixels in (x.shape[1] * x.shape[2], rows * columns))
         return attention_macs(queries, keys, self.filters, self.filters)
-
-    def get_config(self):
-        return super().get_config() | {
-            "filters": self.filters,
-            "num_heads": self.num_heads,
-            "reduction": self.reduction,
-            "layer_norm_epsilon": self.layer_norm_epsilon,
-        }

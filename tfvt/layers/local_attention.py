@@ -1,5 +1,7 @@
 """Local attention: every pixel attends to the k x k pixels around it."""
 
+from typing import Any
+
 import numpy as np
 from keras import ops
 
@@ -115,7 +117,7 @@ class LocalAttention(MapAttention):
         ValueError: heads that do not divide the channels, or a map that is too small to reflect.
     """
 
-    def __init__(self, filters, num_heads=4, kernel_size=7, strides=1, **kwargs):
+    def __init__(self, filters: int, num_heads: int = 4, kernel_size: int = 7, strides: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_divisor("num_heads", num_heads, filters)
         check_kernel_size("kernel_size", kernel_size)
@@ -171,14 +173,6 @@ class LocalAttention(MapAttention):
             return 0
         rows, columns = (-(-size // self.strides) for size in x.shape[1:3])
         return 2 * self.kernel_size**2 * self.filters * rows * columns
-
-    def get_config(self):
-        return super().get_config() | {
-            "filters": self.filters,
-            "num_heads": self.num_heads,
-            "kernel_size": self.kernel_size,
-            "strides": self.strides,
-        }
 
 
 def reflect(x, kernel_size):

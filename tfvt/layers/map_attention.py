@@ -1,10 +1,10 @@
 """What the attention layers on maps share: two stages, so that a convolution can use the first one too."""
 
+from typing import Any, Literal
+
 import keras
 
-from tfvt.checks import check_choice
-
-RETURNS = ("attention", "both", "projections")
+Returns = Literal["attention", "both", "projections"]
 
 
 class MapAttention(keras.layers.Layer):
@@ -20,9 +20,8 @@ class MapAttention(keras.layers.Layer):
             which mixes the maps as they lie and restores them itself.
     """
 
-    def __init__(self, returns="attention", **kwargs):
+    def __init__(self, returns: Returns = "attention", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_choice("returns", returns, RETURNS)
         self.returns = returns
 
     def build(self, x_shape):
@@ -48,6 +47,3 @@ class MapAttention(keras.layers.Layer):
     def dense(self, units, name, start, use_bias=True):
         """A dense layer; `start` are initializers, see `tfvt.layers.initializers`."""
         return keras.layers.Dense(units, use_bias=use_bias, name=name, dtype=self.dtype_policy, **start)
-
-    def get_config(self):
-        return super().get_config() | {"returns": self.returns}

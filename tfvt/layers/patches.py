@@ -1,5 +1,7 @@
 """From pixels to patches, and from patches to larger ones, for maps of any size."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -37,7 +39,7 @@ class PatchEmbedding(keras.layers.Layer):
     Shapes: (B, H, W, C) -> (B, H / patch_size, W / patch_size, filters), rounded up.
     """
 
-    def __init__(self, filters, patch_size, layer_norm_epsilon=1e-5, **kwargs):
+    def __init__(self, filters: int, patch_size: int, layer_norm_epsilon: float = 1e-5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.filters, self.patch_size, self.layer_norm_epsilon = filters, patch_size, layer_norm_epsilon
 
@@ -63,13 +65,6 @@ class PatchEmbedding(keras.layers.Layer):
         rows, columns = (_divided(size, self.patch_size) for size in input_shape[1:3])
         return (input_shape[0], rows, columns, self.filters)
 
-    def get_config(self):
-        return super().get_config() | {
-            "filters": self.filters,
-            "patch_size": self.patch_size,
-            "layer_norm_epsilon": self.layer_norm_epsilon,
-        }
-
 
 @register_layer
 class PatchMerging(keras.layers.Layer):
@@ -80,7 +75,7 @@ class PatchMerging(keras.layers.Layer):
     Shapes: (B, H, W, C) -> (B, H / 2, W / 2, 2 C), rounded up.
     """
 
-    def __init__(self, layer_norm_epsilon=1e-5, **kwargs):
+    def __init__(self, layer_norm_epsilon: float = 1e-5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.layer_norm_epsilon = layer_norm_epsilon
         self.norm = keras.layers.LayerNormalization(epsilon=layer_norm_epsilon, name="norm", dtype=self.dtype_policy)
@@ -104,6 +99,3 @@ class PatchMerging(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], *(_divided(size, 2) for size in input_shape[1:3]), 2 * input_shape[-1])
-
-    def get_config(self):
-        return super().get_config() | {"layer_norm_epsilon": self.layer_norm_epsilon}

@@ -1,5 +1,7 @@
 """Patchwise attention: a small network makes the weights of a k x k neighbourhood from all its features (SAN)."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -34,7 +36,14 @@ class SANAttention(MapAttention):
         ValueError: channels that cannot be shared, or a map that is too small to reflect.
     """
 
-    def __init__(self, filters, share=8, kernel_size=7, batch_norm_options=None, **kwargs):
+    def __init__(
+        self,
+        filters: int,
+        share: int = 8,
+        kernel_size: int = 7,
+        batch_norm_options: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_divisor("share", share, filters)
         if filters % KEY_SHARE:
@@ -103,11 +112,3 @@ class SANAttention(MapAttention):
     def macs(self, x):
         """Weights times values; the network that makes the weights counts as its linear layers."""
         return 0 if self.returns == "projections" else x.shape[1] * x.shape[2] * self.filters * self.kernel_size**2
-
-    def get_config(self):
-        return super().get_config() | {
-            "filters": self.filters,
-            "share": self.share,
-            "kernel_size": self.kernel_size,
-            "batch_norm_options": self.batch_norm_options,
-        }

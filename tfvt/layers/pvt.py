@@ -1,10 +1,11 @@
 """The block of a Pyramid Vision Transformer and its position embeddings, on maps."""
 
+from typing import Any, Literal
+
 import keras
 from keras import ops
 
-from tfvt.checks import check_choice
-from tfvt.layers.acmix import ACmix, check_acmix_options
+from tfvt.layers.acmix import ACmix, Combine, Shift, check_acmix_options
 from tfvt.layers.global_attention import GlobalAttention
 from tfvt.layers.initializers import normal_start
 from tfvt.layers.registration import register_layer
@@ -22,7 +23,7 @@ class MapPositions(keras.layers.Layer):
     Shapes: (B, H, W, C) -> (B, H, W, C), or (map, token (B, 1, C)). The layer is built for one height and width.
     """
 
-    def __init__(self, class_token=False, **kwargs):
+    def __init__(self, class_token: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.class_token = class_token
 
@@ -48,9 +49,6 @@ class MapPositions(keras.layers.Layer):
     def macs(self, x):
         return 0  # its tables are added, not multiplied
 
-    def get_config(self):
-        return super().get_config() | {"class_token": self.class_token}
-
 
 @register_layer
 class PVTBlock(keras.layers.Layer):
@@ -73,19 +71,18 @@ class PVTBlock(keras.layers.Layer):
 
     def __init__(
         self,
-        num_heads,
-        reduction=1,
-        mlp_ratio=4,
-        mixer="attention",
-        shift="learned",
-        combine="both",
-        dropout_rate=0.0,
-        drop_path_rate=0.0,
-        layer_norm_epsilon=1e-6,
-        **kwargs,
-    ):
+        num_heads: int,
+        reduction: int = 1,
+        mlp_ratio: int = 4,
+        mixer: Literal["attention", "acmix"] = "attention",
+        shift: Shift = "learned",
+        combine: Combine = "both",
+        dropout_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        layer_norm_epsilon: float = 1e-6,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        check_choice("mixer", mixer, ("attention", "acmix"))
         check_acmix_options(mixer, shift, combine)
         self.num_heads, self.reduction, self.mlp_ratio = num_heads, reduction, mlp_ratio
         self.mixer, self.shift, self.combine = mixer, shift, combine
@@ -132,16 +129,3 @@ class PVTBlock(keras.layers.Layer):
 
     def compute_output_shape(self, x_shape, token_shape=None):
         return x_shape if token_shape is None else (x_shape, token_shape)
-
-    def get_config(self):
-        return super().get_config() | {
-            "num_heads": self.num_heads,
-            "reduction": self.reduction,
-            "mlp_ratio": self.mlp_ratio,
-            "mixer": self.mixer,
-            "shift": self.shift,
-            "combine": self.combine,
-            "dropout_rate": self.dropout_rate,
-            "drop_path_rate": self.drop_path_rate,
-            "layer_norm_epsilon": self.layer_norm_epsilon,
-        }

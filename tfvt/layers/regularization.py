@@ -1,5 +1,7 @@
 """Stochastic depth."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -20,7 +22,7 @@ class DropPath(keras.layers.Layer):
         ValueError: a rate outside [0, 1).
     """
 
-    def __init__(self, rate, seed=None, **kwargs):
+    def __init__(self, rate: float, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.rate = rate
         self.seed = seed
@@ -37,9 +39,6 @@ class DropPath(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        return super().get_config() | {"rate": self.rate, "seed": self.seed}
 
 
 def drop_path_rates(rate, num_blocks, first_drops):

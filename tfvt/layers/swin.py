@@ -1,16 +1,17 @@
 """The block of a Swin Transformer, with its attention, ACmix or a convolution as the mixer of pixels."""
 
+from typing import Any, Literal
+
 import keras
 
-from tfvt.checks import check_choice
-from tfvt.layers.acmix import ACmix, check_acmix_options
+from tfvt.layers.acmix import ACmix, Combine, Shift, check_acmix_options
 from tfvt.layers.initializers import normal_start, torch_start
 from tfvt.layers.registration import register_layer
 from tfvt.layers.regularization import DropPath
 from tfvt.layers.transformer import gelu
 from tfvt.layers.window_attention import WindowAttention
 
-MIXERS = ("attention", "acmix", "convolution")
+Mixer = Literal["attention", "acmix", "convolution"]
 
 
 @register_layer
@@ -37,20 +38,19 @@ class SwinBlock(keras.layers.Layer):
 
     def __init__(
         self,
-        num_heads,
-        window_size=7,
-        shift_size=0,
-        mlp_ratio=4,
-        mixer="attention",
-        shift="learned",
-        combine="both",
-        dropout_rate=0.0,
-        drop_path_rate=0.0,
-        layer_norm_epsilon=1e-5,
-        **kwargs,
-    ):
+        num_heads: int,
+        window_size: int = 7,
+        shift_size: int = 0,
+        mlp_ratio: int = 4,
+        mixer: Mixer = "attention",
+        shift: Shift = "learned",
+        combine: Combine = "both",
+        dropout_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        layer_norm_epsilon: float = 1e-5,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        check_choice("mixer", mixer, MIXERS)
         check_acmix_options(mixer, shift, combine)
         self.num_heads, self.window_size, self.shift_size = num_heads, window_size, shift_size
         self.mlp_ratio, self.mixer, self.shift, self.combine = mlp_ratio, mixer, shift, combine
@@ -100,17 +100,3 @@ class SwinBlock(keras.layers.Layer):
 
     def compute_output_shape(self, x_shape):
         return x_shape
-
-    def get_config(self):
-        return super().get_config() | {
-            "num_heads": self.num_heads,
-            "window_size": self.window_size,
-            "shift_size": self.shift_size,
-            "mlp_ratio": self.mlp_ratio,
-            "mixer": self.mixer,
-            "shift": self.shift,
-            "combine": self.combine,
-            "dropout_rate": self.dropout_rate,
-            "drop_path_rate": self.drop_path_rate,
-            "layer_norm_epsilon": self.layer_norm_epsilon,
-        }

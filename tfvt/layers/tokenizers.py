@@ -1,9 +1,13 @@
 """Tokenizers: from the pixels of a map to a few visual tokens (Visual Transformers, eq. 1, 2 and 6).
 
+All are called alike: map (B, H, W, C) and the tokens (B, L, CT) of the module before, which only the recurrent one
+needs -> tokens (B, L, CT) and attention (B, H, W, L), the weight of every pixel in every token.
+
 `tfvt.layers.visual_tokens` has what these layers share with those that work on the tokens.
 """
 
 import math
+from typing import Any
 
 from keras import ops
 
@@ -50,35 +54,50 @@ def kmeans(pixels, centroids, iterations):
     return ops.cast(centroids, dtype)
 
 
-class _PixelTokenizer(VisualTokenLayer):
-    """A tokenizer that averages pixels with weights: T = softmax over the pixels of `logits`, times value(X)."""
+class Tokenizer(VisualTokenLayer):
+    """The base of all tokenizers: L tokens of CT channels, lifted by a linear from the C channels of the map.
 
-    def __init__(self, num_tokens, token_dim, **kwargs):
+    A subclass calls `build_lift(C)` in `build(x_shape, tokens_shape=None)` and has `call(x, tokens=None,
+    training=None)`.
+    """
+
+    def __init__(self, num_tokens: int, token_dim: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.num_tokens, self.token_dim = num_tokens, token_dim
 
-    def build_value(self, channels):
-        """The grouped value convolution, and the lift to the token channels where they differ."""
-        self.value = self.linear(channels, "value", pixel_groups(channels, channels))
-        self.value.build((None, None, channels))
+    def build_lift(self, channels):
+        """The linear from C to CT channels, where they differ."""
         self.lift = None
         if channels != self.token_dim:
             self.lift = self.linear(self.token_dim, "lift")
             self.lift.build((None, self.num_tokens, channels))
 
-    def tokenize(self, logits, pixels, map_shape, training):
-        """Tokens (B, L, CT) and attention (B, H, W, L) from logits (B, P, L) and pixels (B, P, C)."""
-        attention = softmax(ops.swapaxes(logits, 1, 2))
-        tokens = ops.matmul(attention, self.value(pixels, training=training))
-        if self.lift is not None:
-            tokens = self.lift(tokens, training=training)
-        return tokens, ops.reshape(ops.swapaxes(attention, 1, 2), (*map_shape[:3], self.num_tokens))
+    def lifted(self, tokens, training):
+        """(B, L, C) -> (B, L, CT)."""
+        return tokens if self.lift is None else self.lift(tokens, training=training)
 
-    def compute_output_shape(self, x_shape):
+    def compute_output_shape(self, x_shape, tokens_shape=None):
         return (x_shape[0], self.num_tokens, self.token_dim), (*x_shape[:3], self.num_tokens)
 
-    def get_config(self):
-        return super().get_config() | {"num_tokens": self.num_tokens, "token_dim": self.token_dim}
+
+class _PixelTokenizer(Tokenizer):
+    """A tokenizer that averages pixels with weights: T = softmax over the pixels of `logits`, times value(X)."""
+
+    def build_value(self, channels):
+        """The grouped value convolution, and the lift."""
+        self.value = self.linear(channels, "value", pixel_groups(channels, channels))
+        self.value.build((None, None, channels))
+        self.build_lift(channels)
+
+    def tokenize(self, logits, pixels, map_shape, training):
+        """Tokens (B, L, CT) and attention (B, H, W, L) from logits (B, P, L) and pixels (B, P, C)."""
+        attention = softmax(ops.swapaxes(logits, 1, 2))  # (B, L, P)
+        tokens = self.lifted(ops.matmul(attention, self.value(pixels, training=training)), training)
+        return tokens, ops.reshape(ops.swapaxes(attention, 1, 2), (*map_shape[:3], self.num_tokens))
+
+    def macs(self, x, tokens=None):
+        """Products of logits and of weighted sums; the iterations of k-means are not counted, as in the paper."""
+        return attention_macs(self.num_tokens, num_pixels(x), x.shape[-1], x.shape[-1])
 
 
 def _resize_to_tokens(x, num_tokens):
@@ -100,17 +119,14 @@ class FilterTokenizer(_PixelTokenizer):
     Shapes: map (B, H, W, C) -> tokens (B, L, CT) and attention (B, H, W, L), which sums to 1 over the pixels.
     """
 
-    def build(self, input_shape):
-        channels = input_shape[-1]
+    def build(self, x_shape, tokens_shape=None):
+        channels = x_shape[-1]
         self.w_a = self.add_weight(name="w_a", shape=(channels, self.num_tokens), initializer="glorot_uniform")
         self.build_value(channels)
 
-    def call(self, x, training=None):
+    def call(self, x, tokens=None, training=None):
         pixels = pixel_list(x)
         return self.tokenize(ops.matmul(pixels, self.w_a), pixels, ops.shape(x), training)
-
-    def macs(self, x):
-        return attention_macs(self.num_tokens, num_pixels(x), x.shape[-1], x.shape[-1])
 
 
 @register_layer
@@ -127,14 +143,21 @@ class ClusterTokenizer(_PixelTokenizer):
     Shapes: map (B, H, W, C) -> tokens (B, L, CT) and attention (B, H, W, L), which sums to 1 over the pixels.
     """
 
-    def __init__(self, num_tokens, token_dim, iterations=5, gradient=False, **kwargs):
+    def __init__(
+        self,
+        num_tokens: int,
+        token_dim: int,
+        iterations: int = 5,
+        gradient: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(num_tokens, token_dim, **kwargs)
         self.iterations, self.gradient = iterations, gradient
 
-    def build(self, input_shape):
-        self.build_value(input_shape[-1])
+    def build(self, x_shape, tokens_shape=None):
+        self.build_value(x_shape[-1])
 
-    def call(self, x, training=None):
+    def call(self, x, tokens=None, training=None):
         pixels = pixel_list(x)
         start = _resize_to_tokens(ops.cast(x, "float32"), self.num_tokens)
         centroids = kmeans(pixels, start, self.iterations)
@@ -142,13 +165,6 @@ class ClusterTokenizer(_PixelTokenizer):
             centroids = ops.stop_gradient(centroids)
         logits = ops.matmul(pixels, ops.swapaxes(centroids, 1, 2))
         return self.tokenize(logits, pixels, ops.shape(x), training)
-
-    def macs(self, x):
-        """Products X W_K and A^T X; the iterations of k-means are not counted, as in the paper."""
-        return attention_macs(self.num_tokens, num_pixels(x), x.shape[-1], x.shape[-1])
-
-    def get_config(self):
-        return super().get_config() | {"iterations": self.iterations, "gradient": self.gradient}
 
 
 @register_layer
@@ -167,7 +183,7 @@ class RecurrentTokenizer(_PixelTokenizer):
     of the renewed ones, which sums to 1 over the pixels.
     """
 
-    def __init__(self, num_tokens, token_dim, scale_logits=True, **kwargs):
+    def __init__(self, num_tokens: int, token_dim: int, scale_logits: bool = True, **kwargs: Any) -> None:
         super().__init__(num_tokens, token_dim, **kwargs)
         self.scale_logits = scale_logits
 
@@ -195,15 +211,9 @@ class RecurrentTokenizer(_PixelTokenizer):
     def compute_output_shape(self, x_shape, tokens_shape):
         return tokens_shape, (*x_shape[:3], self.num_tokens)
 
-    def macs(self, x, tokens):
-        return attention_macs(self.num_tokens, num_pixels(x), x.shape[-1], x.shape[-1])
-
-    def get_config(self):
-        return super().get_config() | {"scale_logits": self.scale_logits}
-
 
 @register_layer
-class PoolTokenizer(VisualTokenLayer):
+class PoolTokenizer(Tokenizer):
     """Pooling-based tokenizer (ICCV Table 3): X resized bilinearly to a grid of L pixels, lifted to CT.
 
     Args:
@@ -211,22 +221,27 @@ class PoolTokenizer(VisualTokenLayer):
         token_dim: CT; no lift where it equals C.
         norm, norm_options: of the lift, see `LinearNorm`.
 
-    Shapes: map (B, H, W, C) -> tokens (B, L, CT).
+    Shapes: map (B, H, W, C) -> tokens (B, L, CT) and attention (B, H, W, L), the weights of the resizing, which sum to
+    1 over the pixels.
     """
 
-    def __init__(self, num_tokens, token_dim, **kwargs):
-        super().__init__(**kwargs)
-        self.num_tokens, self.token_dim = num_tokens, token_dim
+    def build(self, x_shape, tokens_shape=None):
+        self.build_lift(x_shape[-1])
 
-    def build(self, input_shape):
-        self.lift = None
-        if input_shape[-1] != self.token_dim:
-            self.lift = self.linear(self.token_dim, "lift")
-            self.lift.build((None, self.num_tokens, input_shape[-1]))
+    def call(self, x, tokens=None, training=None):
+        batch, height, width, _ = ops.shape(x)
+        pooled = self.lifted(_resize_to_tokens(x, self.num_tokens), training)
+        rows, columns = token_grid(self.num_tokens)
+        # A pixel's weight in a token is that of its row times that of its column.
+        row_weights = _resize_weights(height, rows)[:, None, :, None]  # (H, 1, rows, 1)
+        column_weights = _resize_weights(width, columns)[None, :, None, :]  # (1, W, 1, columns)
+        attention = ops.reshape(row_weights * column_weights, (1, height, width, self.num_tokens))
+        attention = ops.broadcast_to(attention, (batch, height, width, self.num_tokens))
+        return pooled, ops.cast(attention, pooled.dtype)
 
-    def call(self, x, training=None):
-        tokens = _resize_to_tokens(x, self.num_tokens)
-        return tokens if self.lift is None else self.lift(tokens, training=training)
 
-    def get_config(self):
-        return super().get_config() | {"num_tokens": self.num_tokens, "token_dim": self.token_dim}
+def _resize_weights(size, new_size):
+    """(size, new_size): the weight of each of `size` values in each of `new_size` that bilinear resizing makes."""
+    places = ops.arange(size)
+    identity = ops.cast(places[:, None] == places, "float32")  # a row of pixels with a channel for each
+    return ops.transpose(ops.reshape(ops.image.resize(identity[None, None], (1, new_size)), (new_size, size)))

@@ -2,18 +2,18 @@
 
 import functools
 import math
+from typing import Any, Literal
 
 import keras
 from keras import ops
 
-from tfvt.checks import check_choice
 from tfvt.layers.attention import MultiHeadAttention
 from tfvt.layers.dense import TokenDense
 from tfvt.layers.initializers import matrix_start
 from tfvt.layers.registration import register_layer
 from tfvt.layers.regularization import DropPath
 
-GELUS = ("erf", "tanh")
+Gelu = Literal["erf", "tanh"]
 
 
 def gelu(x, form="erf"):
@@ -55,18 +55,17 @@ class TransformerEncoderLayer(keras.layers.Layer):
 
     def __init__(
         self,
-        num_heads,
-        mlp_dim,
-        gelu="erf",
-        dropout_rate=0.0,
-        attention_dropout_rate=0.0,
-        drop_path_rate=0.0,
-        layer_norm_epsilon=1e-6,
-        kernel_stddev=None,
-        **kwargs,
-    ):
+        num_heads: int,
+        mlp_dim: int,
+        gelu: Gelu = "erf",
+        dropout_rate: float = 0.0,
+        attention_dropout_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        layer_norm_epsilon: float = 1e-6,
+        kernel_stddev: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        check_choice("gelu", gelu, GELUS)
         self.num_heads, self.mlp_dim, self.gelu = num_heads, mlp_dim, gelu
         self.dropout_rate, self.attention_dropout_rate = dropout_rate, attention_dropout_rate
         self.drop_path_rate, self.layer_norm_epsilon = drop_path_rate, layer_norm_epsilon
@@ -106,15 +105,3 @@ class TransformerEncoderLayer(keras.layers.Layer):
 
     def compute_output_shape(self, x_shape, context_shape=None):
         return x_shape
-
-    def get_config(self):
-        return super().get_config() | {
-            "num_heads": self.num_heads,
-            "mlp_dim": self.mlp_dim,
-            "gelu": self.gelu,
-            "dropout_rate": self.dropout_rate,
-            "attention_dropout_rate": self.attention_dropout_rate,
-            "drop_path_rate": self.drop_path_rate,
-            "layer_norm_epsilon": self.layer_norm_epsilon,
-            "kernel_stddev": self.kernel_stddev,
-        }

@@ -9,16 +9,17 @@ here every linear has a batch norm, one head, and logits of two learned vectors 
 of their width; each is an argument.
 """
 
+from typing import Any, Literal
+
 import keras
 from keras import ops
 
-from tfvt.checks import check_choice
 from tfvt.layers.attention import attention_macs, multi_head_attention
 from tfvt.layers.convolution import GroupedDense
 from tfvt.layers.registration import register_layer
 from tfvt.layers.regularization import DropPath
 
-NORMS = ("batch", "layer", "none")
+Norm = Literal["batch", "layer", "none"]
 GROUP_CHANNELS = 64  # a pixel-side convolution has one group per 64 channels
 
 
@@ -41,9 +42,15 @@ class LinearNorm(keras.layers.Layer):
     Shapes: (..., C) -> (..., units).
     """
 
-    def __init__(self, units, groups=1, norm="batch", norm_options=None, **kwargs):
+    def __init__(
+        self,
+        units: int,
+        groups: int = 1,
+        norm: Norm = "batch",
+        norm_options: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        check_choice("norm", norm, NORMS)
         self.units, self.groups, self.norm, self.norm_options = units, groups, norm, norm_options or {}
         self.linear = GroupedDense(units, groups, name="linear", dtype=self.dtype_policy)
         self.normalize = None
@@ -63,27 +70,16 @@ class LinearNorm(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units)
 
-    def get_config(self):
-        return super().get_config() | {
-            "units": self.units,
-            "groups": self.groups,
-            "norm": self.norm,
-            "norm_options": self.norm_options,
-        }
-
 
 class VisualTokenLayer(keras.layers.Layer):
     """What the tokenizers and the layers below share: linears with a norm."""
 
-    def __init__(self, norm="batch", norm_options=None, **kwargs):
+    def __init__(self, norm: Norm = "batch", norm_options: dict | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.norm, self.norm_options = norm, norm_options or {}
 
     def linear(self, units, name, groups=1):
         return LinearNorm(units, groups, self.norm, self.norm_options, name=name, dtype=self.dtype_policy)
-
-    def get_config(self):
-        return super().get_config() | {"norm": self.norm, "norm_options": self.norm_options}
 
 
 def pixel_list(x):
@@ -114,7 +110,15 @@ class TokenTransformer(VisualTokenLayer):
     Shapes: (B, L, CT) -> (B, L, CT).
     """
 
-    def __init__(self, key_dim, mlp_dim, num_heads=1, scale_logits=True, drop_path_rate=0.0, **kwargs):
+    def __init__(
+        self,
+        key_dim: int,
+        mlp_dim: int,
+        num_heads: int = 1,
+        scale_logits: bool = True,
+        drop_path_rate: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.key_dim, self.mlp_dim, self.num_heads = key_dim, mlp_dim, num_heads
         self.scale_logits, self.drop_path_rate = scale_logits, drop_path_rate
@@ -140,15 +144,6 @@ class TokenTransformer(VisualTokenLayer):
     def macs(self, tokens):
         return attention_macs(tokens.shape[1], tokens.shape[1], self.key_dim, tokens.shape[-1])
 
-    def get_config(self):
-        return super().get_config() | {
-            "key_dim": self.key_dim,
-            "mlp_dim": self.mlp_dim,
-            "num_heads": self.num_heads,
-            "scale_logits": self.scale_logits,
-            "drop_path_rate": self.drop_path_rate,
-        }
-
 
 @register_layer
 class TokenGraph(VisualTokenLayer):
@@ -166,7 +161,7 @@ class TokenGraph(VisualTokenLayer):
     Shapes: (B, L, CT) -> (B, L, CT).
     """
 
-    def __init__(self, adjacency=True, drop_path_rate=0.0, **kwargs):
+    def __init__(self, adjacency: bool = True, drop_path_rate: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.adjacency, self.drop_path_rate = adjacency, drop_path_rate
         self.drop_path = DropPath(drop_path_rate, name="drop_path", dtype=self.dtype_policy)
@@ -188,9 +183,6 @@ class TokenGraph(VisualTokenLayer):
     def macs(self, tokens):
         return tokens.shape[1] ** 2 * tokens.shape[2] if self.adjacency else 0
 
-    def get_config(self):
-        return super().get_config() | {"adjacency": self.adjacency, "drop_path_rate": self.drop_path_rate}
-
 
 @register_layer
 class Projector(VisualTokenLayer):
@@ -207,7 +199,14 @@ class Projector(VisualTokenLayer):
     Shapes: map (B, H, W, C_in) and tokens (B, L, CT) -> map (B, H, W, output_channels).
     """
 
-    def __init__(self, output_channels, num_heads=1, scale_logits=True, drop_path_rate=0.0, **kwargs):
+    def __init__(
+        self,
+        output_channels: int,
+        num_heads: int = 1,
+        scale_logits: bool = True,
+        drop_path_rate: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.output_channels, self.num_heads = output_channels, num_heads
         self.scale_logits, self.drop_path_rate = scale_logits, drop_path_rate
@@ -238,11 +237,3 @@ class Projector(VisualTokenLayer):
 
     def macs(self, x, tokens):
         return attention_macs(num_pixels(x), tokens.shape[1], self.output_channels, self.output_channels)
-
-    def get_config(self):
-        return super().get_config() | {
-            "output_channels": self.output_channels,
-            "num_heads": self.num_heads,
-            "scale_logits": self.scale_logits,
-            "drop_path_rate": self.drop_path_rate,
-        }

@@ -1,5 +1,7 @@
 """Window attention: every pixel attends to the pixels of its own window (Swin Transformer)."""
 
+from typing import Any
+
 import numpy as np
 from keras import ops
 
@@ -34,7 +36,7 @@ class WindowAttention(MapAttention):
         ValueError: heads that do not divide the channels, or a shift outside 0 <= shift_size < window_size.
     """
 
-    def __init__(self, filters, num_heads, window_size=7, shift_size=0, **kwargs):
+    def __init__(self, filters: int, num_heads: int, window_size: int = 7, shift_size: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_divisor("num_heads", num_heads, filters)
         if not 0 <= shift_size < window_size:
@@ -126,14 +128,6 @@ class WindowAttention(MapAttention):
             return 0
         rows, columns = (-(-size // self.window_size) for size in x.shape[1:3])
         return 2 * rows * columns * self.window_size**4 * self.filters
-
-    def get_config(self):
-        return super().get_config() | {
-            "filters": self.filters,
-            "num_heads": self.num_heads,
-            "window_size": self.window_size,
-            "shift_size": self.shift_size,
-        }
 
 
 def _is_zero(shift):

@@ -6,9 +6,6 @@ import keras
 
 from tfvt.checks import check_choice
 
-IMAGENET_MEAN = (123.675, 116.28, 103.53)  # per channel R, G, B, in pixel units
-IMAGENET_STD = (58.395, 57.12, 57.375)
-
 # The layers that belong to a task, by the word that begins their names ("vt1_tokenizer": vt, a token module); all
 # others are the trunk's, which a model of another task can take over. Those of the head fit one number of classes.
 HEAD_LAYERS = ("head", "pre_logits")
@@ -27,13 +24,13 @@ def trunk_stage(path):
     return stage if stage.startswith("stage") else None
 
 
-def image_input(input_shape, *, minimum, pixel_mean, pixel_std):
+def image_input(input_shape, *, minimum, pixels):
     """The model's input and the same pixels, normalised.
 
     Args:
         input_shape: (height, width, channels); height and width may be None.
         minimum: smallest height and width that the network can take, in pixels.
-        pixel_mean, pixel_std: one value per channel in pixel units; pixel_mean=None takes normalised floats.
+        pixels: `Pixels`, one value per channel.
 
     Returns:
         (input tensor, normalised tensor), both (B, H, W, C).
@@ -44,15 +41,15 @@ def image_input(input_shape, *, minimum, pixel_mean, pixel_std):
     if len(input_shape) != 3:
         raise ValueError(f"input_shape={input_shape}: expected (height, width, channels)")
     *size, channels = input_shape
-    for side, pixels in zip(("height", "width"), size, strict=True):
-        if pixels is not None and pixels < minimum:
-            raise ValueError(f"input_shape={input_shape}: {side} {pixels} is below {minimum}, the least it can take")
+    for side, length in zip(("height", "width"), size, strict=True):
+        if length is not None and length < minimum:
+            raise ValueError(f"input_shape={input_shape}: {side} {length} is below {minimum}, the least it can take")
     if channels is None:
         raise ValueError(f"input_shape={input_shape}: expected a number of channels")
     inputs = keras.Input(input_shape, name="image")
-    if pixel_mean is None:
+    if pixels.pixel_mean is None:
         return inputs, inputs
-    for argument, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+    for argument, values in vars(pixels).items():
         if values is None or len(values) != channels:
             raise ValueError(
                 f"input_shape={input_shape} has {channels} channel(s), {argument}={values}: expected "
@@ -60,8 +57,8 @@ def image_input(input_shape, *, minimum, pixel_mean, pixel_std):
             )
     # In float32 under every policy: half precision would round the pixels before they are centred.
     normalize = keras.layers.Rescaling(
-        scale=[1 / s for s in pixel_std],
-        offset=[-m / s for m, s in zip(pixel_mean, pixel_std, strict=True)],
+        scale=[1 / s for s in pixels.pixel_std],
+        offset=[-m / s for m, s in zip(pixels.pixel_mean, pixels.pixel_std, strict=True)],
         dtype="float32",
         name="normalize",
     )
@@ -76,33 +73,35 @@ def check_features(features, available):
         check_choice("features", level, available)
 
 
-def classifier(embedding, num_classes, dropout_rate, start=None):
+def classifier(embedding, head, start=None):
     """Dropout and the dense classifier on an embedding (B, C): logits (B, num_classes), float32.
 
     Args:
-        embedding, num_classes, dropout_rate: as every builder has them.
+        embedding: (B, C).
+        head: `Head`.
         start: initializers, see `tfvt.layers.initializers`; None: Glorot and zeros.
     """
-    if dropout_rate:
-        embedding = keras.layers.Dropout(dropout_rate, name="head_dropout")(embedding)
-    return keras.layers.Dense(int(num_classes), dtype="float32", name="head", **(start or {}))(embedding)
+    if head.dropout_rate:
+        embedding = keras.layers.Dropout(head.dropout_rate, name="head_dropout")(embedding)
+    return keras.layers.Dense(int(head.num_classes), dtype="float32", name="head", **(start or {}))(embedding)
 
 
-def pyramid_model(inputs, x, trunk, features, include_top, num_classes, dropout_rate, name):
+def pyramid_model(inputs, x, trunk, head, name):
     """The model of a trunk that gives a pyramid of maps.
 
     Args:
         inputs, x: what `image_input` gives.
         trunk: called on `x`, gives a dict level -> map (B, H, W, C); `trunk.level_names()` has the levels in order,
             `trunk.embed` makes the embedding (B, C) of the dict, `trunk.head_start(C)` the classifier's initializers.
-        features, include_top, num_classes, dropout_rate, name: as every builder takes them.
+        head: `Head`.
+        name: of the model.
     """
-    if features is not None:
-        check_features(features, trunk.level_names())
+    if head.features is not None:
+        check_features(head.features, trunk.level_names())
     levels = trunk(x)
-    if features is not None:
-        return keras.Model(inputs, {level: levels[level] for level in features}, name=name)
+    if head.features is not None:
+        return keras.Model(inputs, {level: levels[level] for level in head.features}, name=name)
     x = trunk.embed(levels)
-    if include_top:
-        x = classifier(x, num_classes, dropout_rate, trunk.head_start(x.shape[-1]))
+    if head.include_top:
+        x = classifier(x, head, trunk.head_start(x.shape[-1]))
     return keras.Model(inputs, x, name=name)

@@ -11,10 +11,11 @@ from typing import Literal
 
 import keras
 
-from tfvt.checks import check_choice
 from tfvt.layers import MapPositions, PatchEmbedding, PVTBlock, drop_path_rates
+from tfvt.layers.acmix import Shift
 from tfvt.layers.initializers import normal_start
-from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD, image_input, pyramid_model
+from tfvt.models.base import image_input, pyramid_model
+from tfvt.models.options import Head, Pixels, spell_out
 from tfvt.registry import register
 
 VARIANTS = {
@@ -31,22 +32,19 @@ PATCH_SIZES = (4, 2, 2, 2)
 
 
 @register(VARIANTS)
+@spell_out
 def pvt(
     *,
     depths: tuple[int, int, int, int],
     mixer: Literal["attention", "acmix"] = "attention",
-    num_classes: int = 1000,
+    shift: Shift = "learned",
+    combine: Literal["both", "sum", "alpha", "complement", "attention"] = "both",
+    head: Head,
+    pixels: Pixels,
     input_shape: tuple[int, int, int] = (224, 224, 3),
-    include_top: bool = True,
-    features: tuple[str, ...] | None = None,
-    pixel_mean: tuple[float, ...] | None = IMAGENET_MEAN,
-    pixel_std: tuple[float, ...] | None = IMAGENET_STD,
-    dropout_rate: float = 0.0,
     drop_path_rate: float = 0.0,
     layer_norm_epsilon: float = 1e-6,
     head_dim: int = 64,
-    shift: Literal["learned", "random", "fixed", "tensor"] = "learned",
-    combine: Literal["both", "sum", "alpha", "complement", "attention"] = "both",
     name: str | None = None,
 ) -> keras.Model:
     """Build a PVT.
@@ -54,37 +52,34 @@ def pvt(
     Args:
         depths: blocks in each of the four stages.
         mixer: of every block: "attention", see `tfvt.layers.GlobalAttention`, or "acmix".
-        num_classes: width of the classifier.
-        input_shape: (height, width, channels) in pixels, any fixed size: patches are padded, and weights that were
-            trained at another size are loaded with their positions resampled.
+        shift, combine: of every ACmix, see `tfvt.layers.ACmix`; without attention no class token could classify.
         include_top: False returns the embedding (B, C), the class token.
         features: levels to return as a dict level -> map (B, H, W, C), no head: "P2" to "P5" (strides 4 to 32), as
             the stages give them, without class token and last norm.
-        pixel_mean, pixel_std: per channel, in pixel units; pixel_mean=None takes normalised floats.
         dropout_rate: after the positions, in every block and before the classifier (the authors have none there).
+        input_shape: (height, width, channels) in pixels, any fixed size: patches are padded, and weights that were
+            trained at another size are loaded with their positions resampled.
         drop_path_rate: stochastic depth of the last block; the others rise linearly to it from 0.
         layer_norm_epsilon: of every layer norm. In the authors' code the norms of the patches and of the reduced map
             have 1e-5, in transformers all have 1e-6.
         head_dim: channels of an attention head.
-        shift, combine: of every ACmix, see `tfvt.layers.ACmix`; without attention no class token could classify.
         name: of the model.
 
     Returns:
         A `keras.Model` from pixels (B, H, W, 3) in 0..255 to logits, the embedding or the dict of maps.
     """
-    check_choice("combine", combine, ("both", "sum", "alpha", "complement", "attention"))
     if None in input_shape:
         raise ValueError(f"input_shape={input_shape}: a PVT has position embeddings for one height and width")
     trunk = PVTTrunk(
         depths=depths,
         head_dim=head_dim,
-        dropout_rate=dropout_rate,
+        dropout_rate=head.dropout_rate,
         drop_path_rate=drop_path_rate,
         layer_norm_epsilon=layer_norm_epsilon,
         block_options={"mixer": mixer, "shift": shift, "combine": combine},
     )
-    inputs, x = image_input(input_shape, minimum=PATCH_SIZES[0], pixel_mean=pixel_mean, pixel_std=pixel_std)
-    return pyramid_model(inputs, x, trunk, features, include_top, num_classes, dropout_rate, name)
+    inputs, x = image_input(input_shape, minimum=PATCH_SIZES[0], pixels=pixels)
+    return pyramid_model(inputs, x, trunk, head, name)
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,16 @@ so that its trained weights load. ResNet-26 and -38 are the shorter bottleneck n
 papers.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import keras
 
-from tfvt.checks import check_choice
 from tfvt.layers import ACmix, DropPath, drop_path_rates
 from tfvt.layers.initializers import torch_start
-from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD, image_input, pyramid_model
+from tfvt.models.base import image_input, pyramid_model
+from tfvt.models.options import BatchNorm, Head, Options, Pixels, spell_out
 from tfvt.registry import register
 
 VARIANTS = {
@@ -26,98 +27,76 @@ VARIANTS = {
 }
 
 
+@dataclass(frozen=True)
+class ResNetOptions(Options):
+    """Stem and stages of a ResNet.
+
+    Args:
+        block: "basic" (two 3x3 convolutions) or "bottleneck" (1x1, 3x3, 1x1 with 4 times the channels).
+        depths: residual blocks in each stage.
+        width: channels of the stem and the first stage; each later stage doubles them.
+        stem_pool: False leaves out the max pool, so that every stage has half the stride (for small images).
+        stride_in_1x1: stride of a bottleneck in its first 1x1 convolution (the original form).
+        zero_init_last_norm: the last scale of every block starts at 0, so that the block starts as identity.
+    """
+
+    block: Literal["basic", "bottleneck"]
+    depths: tuple[int, ...]
+    width: int = 64
+    stem_pool: bool = True
+    stride_in_1x1: bool = False
+    zero_init_last_norm: bool = False
+
+
 @register(VARIANTS)
+@spell_out
 def resnet(
     *,
-    block: Literal["basic", "bottleneck"],
-    depths: tuple[int, ...],
-    num_classes: int = 1000,
+    trunk: ResNetOptions,
+    head: Head,
+    pixels: Pixels,
+    batch_norm: BatchNorm,
     input_shape: tuple[int | None, int | None, int] = (224, 224, 3),
-    include_top: bool = True,
-    features: tuple[str, ...] | None = None,
-    pixel_mean: tuple[float, ...] | None = IMAGENET_MEAN,
-    pixel_std: tuple[float, ...] | None = IMAGENET_STD,
-    dropout_rate: float = 0.0,
     drop_path_rate: float = 0.0,
-    batch_norm_epsilon: float = 1e-5,
-    batch_norm_momentum: float = 0.9,
-    synchronized_batch_norm: bool = False,
-    width: int = 64,
-    stem_pool: bool = True,
-    stride_in_1x1: bool = False,
-    zero_init_last_norm: bool = False,
     name: str | None = None,
 ) -> keras.Model:
     """Build a ResNet.
 
     Args:
-        block: "basic" (two 3x3 convolutions) or "bottleneck" (1x1, 3x3, 1x1 with 4 times the channels).
-        depths: residual blocks in each stage.
-        num_classes: width of the classifier.
         input_shape: (height, width, channels) in pixels, at least the stride of the last stage (32).
-        include_top: False returns the pooled embedding (B, C).
-        features: levels to return as a dict level -> map (B, H, W, C), no head: "P2" to "P5" (strides 4 to 32).
-        pixel_mean, pixel_std: per channel, in pixel units; pixel_mean=None takes normalised floats.
-        dropout_rate: on the embedding, before the classifier.
         drop_path_rate: stochastic depth of the last block; the others rise linearly to it, see `drop_path_rates`.
-        batch_norm_epsilon, batch_norm_momentum: of every batch norm.
-        synchronized_batch_norm: statistics over all replicas (TensorFlow's distribution strategies only).
-        width: channels of the stem and the first stage; each later stage doubles them.
-        stem_pool: False leaves out the max pool, so that every stage has half the stride (for small images).
-        stride_in_1x1: stride of a bottleneck in its first 1x1 convolution (the original form).
-        zero_init_last_norm: the last scale of every block starts at 0, so that the block starts as identity.
         name: of the model.
 
     Returns:
         A `keras.Model` from pixels (B, H, W, 3) in 0..255 to logits, the embedding or the dict of maps.
     """
-    trunk = ResNetTrunk(
-        block=block,
-        depths=depths,
-        width=width,
-        stem_pool=stem_pool,
-        stride_in_1x1=stride_in_1x1,
-        zero_init_last_norm=zero_init_last_norm,
-        drop_path_rates=tuple(drop_path_rates(drop_path_rate, sum(depths), first_drops=True)),
-        norm_options=batch_norm_options(batch_norm_epsilon, batch_norm_momentum, synchronized_batch_norm),
-    )
-    inputs, x = image_input(input_shape, minimum=trunk.stride(), pixel_mean=pixel_mean, pixel_std=pixel_std)
-    return pyramid_model(inputs, x, trunk, features, include_top, num_classes, dropout_rate, name)
-
-
-def batch_norm_options(epsilon, momentum, synchronized):
-    """Arguments of every batch norm of a network."""
-    # Only pass the flag where it is set: backends other than TensorFlow refuse it.
-    return {"epsilon": epsilon, "momentum": momentum} | ({"synchronized": True} if synchronized else {})
+    rates = drop_path_rates(drop_path_rate, sum(trunk.depths), first_drops=True)
+    stages = ResNetTrunk(trunk, batch_norm, rates)
+    inputs, x = image_input(input_shape, minimum=stages.stride(), pixels=pixels)
+    return pyramid_model(inputs, x, stages, head, name)
 
 
 @dataclass(frozen=True)
 class ResNetTrunk:
     """Stem and stages. Called on a normalised map (B, H, W, C), gives a dict level -> map.
 
-    `depths` may have fewer than four stages; `drop_path_rates` has one rate per block, in order. With
+    `options.depths` may have fewer than four stages; `drop_path_rates` has one rate per block, in order. With
     `acmix_options`, an ACmix of these arguments replaces every 3x3 convolution of a bottleneck.
     """
 
-    block: str
-    depths: tuple[int, ...]
-    width: int
-    stem_pool: bool
-    stride_in_1x1: bool
-    zero_init_last_norm: bool
-    drop_path_rates: tuple[float, ...]
-    norm_options: dict
+    options: ResNetOptions
+    batch_norm: BatchNorm
+    drop_path_rates: Sequence[float]
     acmix_options: dict | None = None
 
     def __post_init__(self):
-        check_choice("block", self.block, ("basic", "bottleneck"))
-        if not self.depths:
-            raise ValueError(f"depths={self.depths}: expected at least one stage")
+        if not self.options.depths:
+            raise ValueError(f"depths={self.options.depths}: expected at least one stage")
 
     def level_names(self):
         """The levels of the stages, named by their stride 2**n: P2, P3, ... with a max pool in the stem."""
-        first = 2 if self.stem_pool else 1
-        return [f"P{first + stage}" for stage in range(len(self.depths))]
+        first = 2 if self.options.stem_pool else 1
+        return [f"P{first + stage}" for stage in range(len(self.options.depths))]
 
     def stride(self):
         """Pixels of the image per pixel of the last map."""
@@ -125,16 +104,18 @@ class ResNetTrunk:
 
     def channels(self):
         """Channels of the last map."""
-        return self.width * 2 ** (len(self.depths) - 1) * (1 if self.block == "basic" else 4)
+        return self.options.width * 2 ** (len(self.options.depths) - 1) * (1 if self.options.block == "basic" else 4)
 
     def __call__(self, x):
         x = self.stem(x)
         levels, rates = {}, iter(self.drop_path_rates)
-        for stage, (level, depth) in enumerate(zip(self.level_names(), self.depths, strict=True)):
+        for stage, (level, depth) in enumerate(zip(self.level_names(), self.options.depths, strict=True)):
             for block in range(depth):
                 strides = 2 if stage > 0 and block == 0 else 1
-                residual = self.basic if self.block == "basic" else self.bottleneck
-                x = residual(x, self.width * 2**stage, strides, next(rates), f"stage{stage + 1}_block{block + 1}")
+                residual = self.basic if self.options.block == "basic" else self.bottleneck
+                x = residual(
+                    x, self.options.width * 2**stage, strides, next(rates), f"stage{stage + 1}_block{block + 1}"
+                )
             levels[level] = x
         return levels
 
@@ -147,9 +128,9 @@ class ResNetTrunk:
         return torch_start(channels)
 
     def stem(self, x):
-        x = self.conv_norm(x, self.width, 7, 2, "stem")
+        x = self.conv_norm(x, self.options.width, 7, 2, "stem")
         x = keras.layers.ReLU(name="stem_relu")(x)
-        if self.stem_pool:
+        if self.options.stem_pool:
             # After a ReLU, zeros are as good as minus infinity.
             x = keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
             x = keras.layers.MaxPooling2D(3, 2, name="stem_pool")(x)
@@ -162,7 +143,7 @@ class ResNetTrunk:
         return self.add(x, y, strides, drop_path_rate, name)
 
     def bottleneck(self, x, channels, strides, drop_path_rate, name):
-        first, second = (strides, 1) if self.stride_in_1x1 else (1, strides)
+        first, second = (strides, 1) if self.options.stride_in_1x1 else (1, strides)
         y = self.conv_norm(x, channels, 1, first, f"{name}_1")
         y = keras.layers.ReLU(name=f"{name}_relu1")(y)
         if self.acmix_options is None:
@@ -199,5 +180,7 @@ class ResNetTrunk:
         return self.norm(x, name, last)
 
     def norm(self, x, name, last=False):
-        gamma = "zeros" if last and self.zero_init_last_norm else "ones"
-        return keras.layers.BatchNormalization(gamma_initializer=gamma, name=f"{name}_norm", **self.norm_options)(x)
+        gamma = "zeros" if last and self.options.zero_init_last_norm else "ones"
+        return keras.layers.BatchNormalization(
+            gamma_initializer=gamma, name=f"{name}_norm", **self.batch_norm.keras_arguments()
+        )(x)

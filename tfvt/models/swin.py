@@ -6,13 +6,14 @@ bias tables normal with standard deviation 0.02, convolutions as PyTorch's, thos
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import keras
 
 from tfvt.layers import PatchEmbedding, PatchMerging, SwinBlock, drop_path_rates
 from tfvt.layers.initializers import normal_start
-from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD, image_input, pyramid_model
+from tfvt.layers.swin import Mixer
+from tfvt.models.base import image_input, pyramid_model
+from tfvt.models.options import Head, Mixing, Pixels, spell_out
 from tfvt.registry import register
 
 VARIANTS = {
@@ -26,25 +27,21 @@ PATCH_SIZE = 4
 
 
 @register(VARIANTS)
+@spell_out
 def swin(
     *,
     depths: tuple[int, ...],
-    mixer: Literal["attention", "acmix", "convolution"] = "attention",
-    num_classes: int = 1000,
+    mixer: Mixer = "attention",
+    acmix: Mixing,
+    head: Head,
+    pixels: Pixels,
     input_shape: tuple[int | None, int | None, int] = (224, 224, 3),
-    include_top: bool = True,
-    features: tuple[str, ...] | None = None,
-    pixel_mean: tuple[float, ...] | None = IMAGENET_MEAN,
-    pixel_std: tuple[float, ...] | None = IMAGENET_STD,
-    dropout_rate: float = 0.0,
     drop_path_rate: float = 0.0,
     layer_norm_epsilon: float = 1e-5,
     width: int = 96,
     head_dim: int = 32,
     window_size: int = 7,
     mlp_ratio: int = 4,
-    shift: Literal["learned", "random", "fixed", "tensor"] = "learned",
-    combine: Literal["both", "sum", "alpha", "complement", "attention", "convolution"] = "both",
     name: str | None = None,
 ) -> keras.Model:
     """Build a Swin Transformer.
@@ -52,20 +49,16 @@ def swin(
     Args:
         depths: blocks in each stage; every second one has its windows shifted by half a window.
         mixer: of every block: "attention", "acmix" or "convolution", see `tfvt.layers.SwinBlock`.
-        num_classes: width of the classifier.
-        input_shape: (height, width, channels) in pixels, any size: patches, windows and pairs of pixels are padded.
-        include_top: False returns the pooled embedding (B, C).
         features: levels to return as a dict level -> map (B, H, W, C), no head: "P2" to "P5" (strides 4 to 32), as
             the stages give them, without the last norm.
-        pixel_mean, pixel_std: per channel, in pixel units; pixel_mean=None takes normalised floats.
         dropout_rate: after the patch embedding, in every block and before the classifier.
+        input_shape: (height, width, channels) in pixels, any size: patches, windows and pairs of pixels are padded.
         drop_path_rate: stochastic depth of the last block; the others rise linearly to it from 0.
         layer_norm_epsilon: of every layer norm.
         width: channels of the first stage; each later stage doubles them.
         head_dim: channels of an attention head.
         window_size: side of a window, in pixels of its map.
         mlp_ratio: channels inside the MLPs, in those of their stage.
-        shift, combine: of every ACmix, see `tfvt.layers.ACmix`.
         name: of the model.
 
     Returns:
@@ -75,19 +68,13 @@ def swin(
         depths=depths,
         width=width,
         head_dim=head_dim,
-        dropout_rate=dropout_rate,
+        dropout_rate=head.dropout_rate,
         drop_path_rate=drop_path_rate,
         layer_norm_epsilon=layer_norm_epsilon,
-        block_options={
-            "mixer": mixer,
-            "window_size": window_size,
-            "mlp_ratio": mlp_ratio,
-            "shift": shift,
-            "combine": combine,
-        },
+        block_options={"mixer": mixer, "window_size": window_size, "mlp_ratio": mlp_ratio, **vars(acmix)},
     )
-    inputs, x = image_input(input_shape, minimum=PATCH_SIZE, pixel_mean=pixel_mean, pixel_std=pixel_std)
-    return pyramid_model(inputs, x, trunk, features, include_top, num_classes, dropout_rate, name)
+    inputs, x = image_input(input_shape, minimum=PATCH_SIZE, pixels=pixels)
+    return pyramid_model(inputs, x, trunk, head, name)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ agree both have the same weights under the same names: a checkpoint of one is a 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import keras
@@ -14,13 +14,13 @@ import keras
 from tfvt import layers
 from tfvt.checks import check_choice, check_numbers
 from tfvt.layers import drop_path_rates
-from tfvt.layers.funnel import POOLINGS, pooled_grid
+from tfvt.layers.funnel import Pooling, pooled_grid
 from tfvt.layers.initializers import matrix_start, torch_start
-from tfvt.layers.transformer import GELUS
+from tfvt.layers.transformer import Gelu
 from tfvt.models.base import check_features, classifier, image_input
+from tfvt.models.options import Head, Options, Pixels, spell_out
 from tfvt.registry import register
 
-PIXEL_MEAN = PIXEL_STD = (127.5, 127.5, 127.5)  # pixels 0..255 to -1..1
 STARTS = {  # standard deviations of the matrices (None: Glorot's) and of the class token
     "google": {"kernel_stddev": None, "token_stddev": 0.0},
     "deit": {"kernel_stddev": 0.02, "token_stddev": 0.02},
@@ -68,107 +68,112 @@ VARIANTS = {
 }
 
 
+@dataclass(frozen=True)
+class ViTPixels(Pixels):
+    """Pixels 0..255 to -1..1.
+
+    Args:
+        pixel_mean, pixel_std: per channel, in pixel units; pixel_mean=None takes normalised floats.
+    """
+
+    pixel_mean: tuple[float, ...] | None = (127.5, 127.5, 127.5)
+    pixel_std: tuple[float, ...] | None = (127.5, 127.5, 127.5)
+
+
+@dataclass(frozen=True)
+class EncoderOptions(Options):
+    """Encoder layers in blocks, pooled in between.
+
+    Args:
+        blocks: `Block`s, or dicts of their fields: one is a ViT, more are a Funnel-ViT.
+        head_dim: channels of an attention head.
+        gelu: "erf", the definition, or "tanh", the approximation that Google's checkpoints are trained with.
+        attention_dropout_rate: of the attention weights.
+        drop_path_rate: stochastic depth of the last layer; the others rise linearly to it from 0.
+        layer_norm_epsilon: of every layer norm.
+        pooling: "mean" or "max" of the patch tokens in front of a block.
+        pool_over: "sequence" pools neighbours in the row-by-row order (the paper); "grid" pools pairs of rows,
+            then pairs of columns, in turns; a stride of 4 pools both.
+        pool_query_only: the first layer of a pooled block attends to the states before pooling; False: to the
+            pooled ones.
+        initialization: "google": matrices start as Glorot's, those of the patches and of the pre-logits as LeCun's,
+            the class token at 0 (vit_jax; TensorFlow official models too, except that they compute Glorot for queries,
+            keys and values with larger fans). "deit": all matrices and the class token from a normal distribution
+            of standard deviation 0.02, the patches' as PyTorch's default (DeiT's code, on timm).
+    """
+
+    blocks: tuple[Block, ...]
+    head_dim: int = 64
+    gelu: Gelu = "erf"
+    attention_dropout_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    layer_norm_epsilon: float = 1e-6
+    pooling: Pooling = "mean"
+    pool_over: Literal["sequence", "grid"] = "sequence"
+    pool_query_only: bool = True
+    initialization: Literal[*STARTS] = "google"
+
+    def kernel_stddev(self) -> float | None:
+        """The standard deviation of the matrices at the start; None: Glorot's."""
+        return STARTS[self.initialization]["kernel_stddev"]
+
+
 @register(VARIANTS)
+@spell_out
 def vit(
     *,
-    blocks: tuple[Block, ...],
-    patch_size: int = 16,
-    num_classes: int = 1000,
+    encoder: EncoderOptions,
+    head: Head,
+    pixels: ViTPixels,
     input_shape: tuple[int | None, int | None, int] = (224, 224, 3),
-    include_top: bool = True,
-    features: tuple[str, ...] | None = None,
-    pixel_mean: tuple[float, ...] | None = PIXEL_MEAN,
-    pixel_std: tuple[float, ...] | None = PIXEL_STD,
-    dropout_rate: float = 0.0,
-    attention_dropout_rate: float = 0.0,
-    drop_path_rate: float = 0.0,
-    layer_norm_epsilon: float = 1e-6,
-    head_dim: int = 64,
-    gelu: Literal["erf", "tanh"] = "erf",
-    pooling: Literal["mean", "max"] = "mean",
-    pool_over: Literal["sequence", "grid"] = "sequence",
-    pool_query_only: bool = True,
+    patch_size: int = 16,
     classify: Literal["token", "mean"] = "token",
     representation_dim: int | None = None,
-    initialization: Literal["google", "deit"] = "google",
     zero_init_head: bool = False,
     name: str | None = None,
 ) -> keras.Model:
     """Build a ViT or a Funnel-ViT.
 
     Args:
-        blocks: `Block`s, or dicts of their fields: one is a ViT, more are a Funnel-ViT.
-        patch_size: side of a patch in pixels.
-        num_classes: width of the classifier.
-        input_shape: (height, width, channels) in pixels, any height and width that `patch_size` divides: the model
-            would not see what is left over.
         include_top: False returns the embedding (B, C) that the classifier would read.
         features: ("P4",) returns {"P4": map (B, H / 16, W / 16, C)}, no head ("P5" with patches of 32): the normed
             patch tokens of a ViT; those of a Funnel-ViT pass its decoder, which repeats them to full length and adds
             them to the first block's states before the last norm, where the residual stream is.
-        pixel_mean, pixel_std: per channel, in pixel units; pixel_mean=None takes normalised floats.
         dropout_rate: of the embedded patches and after every dense layer of the encoder, except for queries, keys
             and values (ViT paper, Appendix B.1).
-        attention_dropout_rate: of the attention weights.
-        drop_path_rate: stochastic depth of the last layer; the others rise linearly to it from 0.
-        layer_norm_epsilon: of every layer norm.
-        head_dim: channels of an attention head.
-        gelu: "erf", the definition, or "tanh", the approximation that Google's checkpoints are trained with.
-        pooling: "mean" or "max" of the patch tokens in front of a block.
-        pool_over: "sequence" pools neighbours in the row-by-row order (the paper); "grid" pools pairs of rows,
-            then pairs of columns, in turns; a stride of 4 pools both.
-        pool_query_only: the first layer of a pooled block attends to the states before pooling; False: to the
-            pooled ones.
+        input_shape: (height, width, channels) in pixels, any height and width that `patch_size` divides: the model
+            would not see what is left over.
+        patch_size: side of a patch in pixels.
         classify: from the class "token", or from the "mean" of the last patch tokens.
         representation_dim: width of a dense layer with tanh in front of the classifier ("pre-logits").
-        initialization: "google": matrices start as Glorot's, those of the patches and of the pre-logits as LeCun's,
-            the class token at 0 (vit_jax; TensorFlow official models too, except that they compute Glorot for queries,
-            keys and values with larger fans). "deit": all matrices and the class token from a normal distribution
-            of standard deviation 0.02, the patches' as PyTorch's default (DeiT's code, on timm).
         zero_init_head: the classifier starts at 0, as when Google pre-trains its models from scratch.
         name: of the model.
 
     Returns:
         A `keras.Model` from pixels (B, H, W, 3) in 0..255 to logits, the embedding or the dict of maps.
     """
-    check_choice("classify", classify, ("token", "mean"))
-    check_choice("initialization", initialization, tuple(STARTS))
     if None in input_shape:
         raise ValueError(f"input_shape={input_shape}: a ViT has position embeddings for one height and width")
-    if features is not None:
-        check_features(features, level_names(patch_size))
-    inputs, x = image_input(input_shape, minimum=patch_size, pixel_mean=pixel_mean, pixel_std=pixel_std)
+    if head.features is not None:
+        check_features(head.features, level_names(patch_size))
+    inputs, x = image_input(input_shape, minimum=patch_size, pixels=pixels)
     check_patches(input_shape, patch_size)
     grid = (input_shape[0] // patch_size, input_shape[1] // patch_size)
-    encoder = FunnelEncoder(
-        blocks=make_blocks(blocks),
-        grid=grid,
-        head_dim=head_dim,
-        drop_path_rate=drop_path_rate,
-        pooling=pooling,
-        pool_over=pool_over,
-        pool_query_only=pool_query_only,
-        kernel_stddev=STARTS[initialization]["kernel_stddev"],
-        layer_options={
-            "gelu": gelu,
-            "dropout_rate": dropout_rate,
-            "attention_dropout_rate": attention_dropout_rate,
-            "layer_norm_epsilon": layer_norm_epsilon,
-        },
-    )
-    x = embed_patches(x, encoder.blocks[0].hidden_dim, patch_size, dropout_rate, initialization)
-    x = encoder(x, full_length=features is not None)
-    x = keras.layers.LayerNormalization(epsilon=layer_norm_epsilon, name="encoder_norm")(x)
-    if features is not None:
-        maps = keras.layers.Reshape((*grid, x.shape[-1]), name="map")(x[:, 1:])
-        return keras.Model(inputs, {features[0]: maps}, name=name)
+    funnel = FunnelEncoder(replace(encoder, blocks=make_blocks(encoder.blocks)), head.dropout_rate, grid)
+    x = embed_patches(x, funnel.options.blocks[0].hidden_dim, patch_size, head.dropout_rate, encoder.initialization)
+    x = funnel(x, full_length=head.features is not None)
+    x = keras.layers.LayerNormalization(epsilon=encoder.layer_norm_epsilon, name="encoder_norm")(x)
+    if head.features is not None:
+        maps = keras.layers.Reshape((*grid, x.shape[-1]), name="map")(x[:, 1:])  # without the class token
+        return keras.Model(inputs, {head.features[0]: maps}, name=name)
     x = x[:, 0] if classify == "token" else keras.layers.GlobalAveragePooling1D(name="pool")(x[:, 1:])
     if representation_dim is not None:
-        start = "lecun_normal" if initialization == "google" else matrix_start(encoder.kernel_stddev)
+        start = "lecun_normal" if encoder.initialization == "google" else matrix_start(encoder.kernel_stddev())
         x = keras.layers.Dense(representation_dim, activation="tanh", kernel_initializer=start, name="pre_logits")(x)
-    if include_top:
-        start = "zeros" if zero_init_head else matrix_start(encoder.kernel_stddev)
-        x = classifier(x, num_classes, 0.0, {"kernel_initializer": start})
+    if head.include_top:
+        start = "zeros" if zero_init_head else matrix_start(encoder.kernel_stddev())
+        head = replace(head, dropout_rate=0.0)  # the encoder has dropped out
+        x = classifier(x, head, {"kernel_initializer": start})
     return keras.Model(inputs, x, name=name)
 
 
@@ -223,37 +228,29 @@ class FunnelEncoder:
     With `full_length`, these are repeated to the first block's length and added to its states.
     """
 
-    blocks: tuple[Block, ...]
+    options: EncoderOptions
+    dropout_rate: float
     grid: tuple[int, int]
-    head_dim: int
-    drop_path_rate: float
-    pooling: str
-    pool_over: str
-    pool_query_only: bool
-    kernel_stddev: float | None
-    layer_options: dict
 
     def __post_init__(self):
-        check_choice("pooling", self.pooling, POOLINGS)
-        check_choice("pool_over", self.pool_over, ("sequence", "grid"))
-        check_choice("gelu", self.layer_options["gelu"], GELUS)
-        if not self.blocks:
+        blocks, head_dim = self.options.blocks, self.options.head_dim
+        if not blocks:
             raise ValueError("blocks=(): expected at least one block")
-        for number, block in enumerate(self.blocks):
+        for number, block in enumerate(blocks):
             check_numbers(vars(block), f"blocks[{number}].")
-            if block.hidden_dim % self.head_dim:
+            if block.hidden_dim % head_dim:
                 raise ValueError(
-                    f"blocks[{number}].hidden_dim={block.hidden_dim}: expected a multiple of head_dim={self.head_dim}"
+                    f"blocks[{number}].hidden_dim={block.hidden_dim}: expected a multiple of head_dim={head_dim}"
                 )
-        if self.blocks[0].stride != 1:
-            raise ValueError(f"blocks[0].stride={self.blocks[0].stride}: expected 1, pooling is between blocks")
+        if blocks[0].stride != 1:
+            raise ValueError(f"blocks[0].stride={blocks[0].stride}: expected 1, pooling is between blocks")
 
     def windows(self):
         """(rows, columns) pooled into one token in front of each block."""
-        if self.pool_over == "sequence":
-            return [(1, block.stride) for block in self.blocks]
+        if self.options.pool_over == "sequence":
+            return [(1, block.stride) for block in self.options.blocks]
         windows, halves = [], 0
-        for number, block in enumerate(self.blocks):
+        for number, block in enumerate(self.options.blocks):
             if block.stride == 2:
                 windows.append(((2, 1), (1, 2))[halves % 2])
                 halves += 1
@@ -263,39 +260,42 @@ class FunnelEncoder:
         return windows
 
     def __call__(self, x, full_length=False):
-        num_layers = sum(block.layers for block in self.blocks)
-        rates = iter(drop_path_rates(self.drop_path_rate, num_layers, first_drops=False))
+        num_layers = sum(block.layers for block in self.options.blocks)
+        rates = iter(drop_path_rates(self.options.drop_path_rate, num_layers, first_drops=False))
         # Over the sequence is over a grid of one row.
-        full_grid = grid = self.grid if self.pool_over == "grid" else (1, self.grid[0] * self.grid[1])
+        full_grid = grid = self.grid if self.options.pool_over == "grid" else (1, self.grid[0] * self.grid[1])
         total_window, first_states, index = (1, 1), None, 0
-        for number, (block, window) in enumerate(zip(self.blocks, self.windows(), strict=True), start=1):
+        for number, (block, window) in enumerate(zip(self.options.blocks, self.windows(), strict=True), start=1):
             if x.shape[-1] != block.hidden_dim:
-                start = matrix_start(self.kernel_stddev)
+                start = matrix_start(self.options.kernel_stddev())
                 x = keras.layers.Dense(block.hidden_dim, kernel_initializer=start, name=f"block{number}_projection")(x)
             context = ()
             if block.stride > 1:
                 unpooled = x
-                x = layers.FunnelPooling(grid, window, self.pooling, name=f"block{number}_pooling")(x)
+                x = layers.FunnelPooling(grid, window, self.options.pooling, name=f"block{number}_pooling")(x)
                 grid = pooled_grid(grid, window)
                 total_window = (total_window[0] * window[0], total_window[1] * window[1])
-                context = (unpooled,) if self.pool_query_only else ()
+                context = (unpooled,) if self.options.pool_query_only else ()
             for _ in range(block.layers):
                 index += 1
                 x = self.layer(block, next(rates), f"encoder_layer{index}")(x, *context)
                 context = ()
             first_states = x if first_states is None else first_states
-        if full_length and len(self.blocks) > 1:
+        if full_length and len(self.options.blocks) > 1:
             x = self.decode(x, first_states, full_grid, total_window)
         return x
 
     def layer(self, block, drop_path_rate, name):
         return layers.TransformerEncoderLayer(
-            num_heads=block.hidden_dim // self.head_dim,
+            num_heads=block.hidden_dim // self.options.head_dim,
             mlp_dim=block.mlp_dim,
+            gelu=self.options.gelu,
+            dropout_rate=self.dropout_rate,
+            attention_dropout_rate=self.options.attention_dropout_rate,
             drop_path_rate=drop_path_rate,
-            kernel_stddev=self.kernel_stddev,
+            layer_norm_epsilon=self.options.layer_norm_epsilon,
+            kernel_stddev=self.options.kernel_stddev(),
             name=name,
-            **self.layer_options,
         )
 
     def decode(self, x, first_states, full_grid, total_window):

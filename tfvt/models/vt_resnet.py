@@ -5,17 +5,18 @@ Each module groups the pixels of the stride-16 map into a few visual tokens (tok
 Layers and equations: `tfvt.layers.visual_tokens`. Counts against the paper: docs/fidelity.md.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import keras
 
 from tfvt import layers
-from tfvt.checks import check_choice
 from tfvt.layers import drop_path_rates
-from tfvt.layers.visual_tokens import NORMS
-from tfvt.models.base import IMAGENET_MEAN, IMAGENET_STD, check_features, classifier, image_input
-from tfvt.models.resnet import ResNetTrunk, batch_norm_options
+from tfvt.layers.visual_tokens import Norm
+from tfvt.models.base import check_features, classifier, image_input
+from tfvt.models.options import BatchNorm, Head, Options, Pixels, spell_out
+from tfvt.models.resnet import ResNetOptions, ResNetTrunk
 from tfvt.registry import register
 
 VARIANTS = {
@@ -30,61 +31,21 @@ VARIANTS = {
 }  # fmt: skip
 
 
-@register(VARIANTS)
-def vt_resnet(
-    *,
-    block: Literal["basic", "bottleneck"],
-    depths: tuple[int, ...],
-    num_modules: int,
-    output_channels: int,
-    num_classes: int = 1000,
-    input_shape: tuple[int | None, int | None, int] = (224, 224, 3),
-    include_top: bool = True,
-    features: tuple[str, ...] | None = None,
-    pixel_mean: tuple[float, ...] | None = IMAGENET_MEAN,
-    pixel_std: tuple[float, ...] | None = IMAGENET_STD,
-    dropout_rate: float = 0.0,
-    drop_path_rate: float = 0.0,
-    batch_norm_epsilon: float = 1e-5,
-    batch_norm_momentum: float = 0.9,
-    synchronized_batch_norm: bool = False,
-    width: int = 64,
-    stem_pool: bool = True,
-    stride_in_1x1: bool = False,
-    zero_init_last_norm: bool = False,
-    num_tokens: int = 16,
-    token_dim: int = 1024,
-    key_dim: int | None = None,
-    mlp_dim: int | None = None,
-    tokenizer: Literal["filter", "cluster", "pool"] = "filter",
-    recurrent: bool = True,
-    renewed_tokens: int | None = None,
-    relation: Literal["transformer", "graph", "none"] = "transformer",
-    num_relations: int | None = None,
-    projector: bool = True,
-    num_heads: int = 1,
-    scale_logits: bool = True,
-    token_norm: Literal["batch", "layer", "none"] = "batch",
-    kmeans_iterations: int = 5,
-    kmeans_gradient: bool = False,
-    name: str | None = None,
-) -> keras.Model:
-    """Build a VT-ResNet.
+# The tokenizers that the first module can have; `tokenize` says what the later ones have.
+TOKENIZERS = {
+    "filter": layers.FilterTokenizer,
+    "cluster": layers.ClusterTokenizer,
+    "pool": layers.PoolTokenizer,
+}
+
+
+@dataclass(frozen=True)
+class TokenOptions(Options):
+    """The token modules after the trunk.
 
     Args:
-        block, depths, width, stem_pool, stride_in_1x1, zero_init_last_norm: of the trunk, see `resnet`.
-        num_modules: token modules after the trunk.
+        num_modules: token modules.
         output_channels: C, of the map that the projectors write.
-        num_classes: width of the classifier.
-        input_shape: (height, width, channels) in pixels, at least the stride of the trunk (16).
-        include_top: False returns the pooled embedding (B, token_dim).
-        features: levels to return as a dict level -> map (B, H, W, C), no head: "P2" to "P4"; "P4" is the last
-            map that a projector wrote (the trunk's without projectors).
-        pixel_mean, pixel_std: per channel, in pixel units; pixel_mean=None takes normalised floats.
-        dropout_rate: on the embedding, before the classifier.
-        drop_path_rate: stochastic depth of the last module; blocks and modules rise linearly to it (Huang et
-            al. 2016, eq. 4, as the paper cites it).
-        batch_norm_epsilon, batch_norm_momentum, synchronized_batch_norm: of every batch norm, see `resnet`.
         num_tokens: L.
         token_dim: CT, channels of a token.
         key_dim: of the transformer's keys; default CT / 2.
@@ -101,54 +62,78 @@ def vt_resnet(
         scale_logits: divide logits of two learned vectors by the square root of their width per head.
         token_norm: after every linear of the modules except W_A and the adjacency.
         kmeans_iterations, kmeans_gradient: of the cluster tokenizer, see `ClusterTokenizer`.
+    """
+
+    num_modules: int
+    output_channels: int
+    num_tokens: int = 16
+    token_dim: int = 1024
+    key_dim: int | None = None
+    mlp_dim: int | None = None
+    tokenizer: Literal[*TOKENIZERS] = "filter"
+    recurrent: bool = True
+    renewed_tokens: int | None = None
+    relation: Literal["transformer", "graph", "none"] = "transformer"
+    num_relations: int | None = None
+    projector: bool = True
+    num_heads: int = 1
+    scale_logits: bool = True
+    token_norm: Norm = "batch"
+    kmeans_iterations: int = 5
+    kmeans_gradient: bool = False
+
+    def with_defaults(self) -> "TokenOptions":
+        """The same with numbers in place of None."""
+        defaults = {
+            "key_dim": self.token_dim // 2,
+            "mlp_dim": self.token_dim,
+            "renewed_tokens": self.num_tokens,
+            "num_relations": self.num_modules,
+        }
+        return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
+
+
+@register(VARIANTS)
+@spell_out
+def vt_resnet(
+    *,
+    trunk: ResNetOptions,
+    tokens: TokenOptions,
+    head: Head,
+    pixels: Pixels,
+    batch_norm: BatchNorm,
+    input_shape: tuple[int | None, int | None, int] = (224, 224, 3),
+    drop_path_rate: float = 0.0,
+    name: str | None = None,
+) -> keras.Model:
+    """Build a VT-ResNet.
+
+    Args:
+        include_top: False returns the pooled embedding (B, token_dim).
+        features: levels to return as a dict level -> map (B, H, W, C), no head: "P2" to "P4"; "P4" is the last
+            map that a projector wrote (the trunk's without projectors).
+        input_shape: (height, width, channels) in pixels, at least the stride of the trunk (16).
+        drop_path_rate: stochastic depth of the last module; blocks and modules rise linearly to it (Huang et
+            al. 2016, eq. 4, as the paper cites it).
         name: of the model.
 
     Returns:
         A `keras.Model` from pixels (B, H, W, 3) in 0..255 to logits, the embedding or the dict of maps.
     """
-    num_blocks = sum(depths)
-    rates = drop_path_rates(drop_path_rate, num_blocks + num_modules, first_drops=True)
-    batch_norm = batch_norm_options(batch_norm_epsilon, batch_norm_momentum, synchronized_batch_norm)
-    trunk = ResNetTrunk(
-        block=block,
-        depths=depths,
-        width=width,
-        stem_pool=stem_pool,
-        stride_in_1x1=stride_in_1x1,
-        zero_init_last_norm=zero_init_last_norm,
-        drop_path_rates=tuple(rates[:num_blocks]),
-        norm_options=batch_norm,
-    )
-    modules = TokenModules(
-        drop_path_rates=tuple(rates[num_blocks:]),
-        output_channels=output_channels,
-        num_tokens=num_tokens,
-        token_dim=token_dim,
-        key_dim=token_dim // 2 if key_dim is None else key_dim,
-        mlp_dim=token_dim if mlp_dim is None else mlp_dim,
-        tokenizer=tokenizer,
-        recurrent=recurrent,
-        renewed_tokens=num_tokens if renewed_tokens is None else renewed_tokens,
-        relation=relation,
-        num_relations=num_modules if num_relations is None else num_relations,
-        projector=projector,
-        num_heads=num_heads,
-        scale_logits=scale_logits,
-        kmeans={"iterations": kmeans_iterations, "gradient": kmeans_gradient},
-        norm=token_norm,
-        norm_options=batch_norm if token_norm == "batch" else {},
-    )
-    last = trunk.level_names()[-1]
-    if features is not None:
-        check_features(features, trunk.level_names())
-    inputs, x = image_input(input_shape, minimum=trunk.stride(), pixel_mean=pixel_mean, pixel_std=pixel_std)
-    levels = trunk(x)
-    levels[last], tokens = modules(levels[last])
-    if features is not None:
-        return keras.Model(inputs, {level: levels[level] for level in features}, name=name)
-    x = keras.layers.GlobalAveragePooling1D(name="pool")(tokens)
-    if include_top:
-        x = classifier(x, num_classes, dropout_rate)
+    num_blocks = sum(trunk.depths)
+    rates = drop_path_rates(drop_path_rate, num_blocks + tokens.num_modules, first_drops=True)
+    stages = ResNetTrunk(trunk, batch_norm, rates[:num_blocks])
+    modules = TokenModules(tokens.with_defaults(), batch_norm, rates[num_blocks:])
+    if head.features is not None:
+        check_features(head.features, stages.level_names())
+    inputs, x = image_input(input_shape, minimum=stages.stride(), pixels=pixels)
+    levels, last = stages(x), stages.level_names()[-1]
+    levels[last], last_tokens = modules(levels[last])
+    if head.features is not None:
+        return keras.Model(inputs, {level: levels[level] for level in head.features}, name=name)
+    x = keras.layers.GlobalAveragePooling1D(name="pool")(last_tokens)
+    if head.include_top:
+        x = classifier(x, head)
     return keras.Model(inputs, x, name=name)
 
 
@@ -156,87 +141,62 @@ def vt_resnet(
 class TokenModules:
     """The token modules, one per drop path rate. Called on a map, gives the last map written and the last tokens."""
 
-    drop_path_rates: tuple[float, ...]
-    output_channels: int
-    num_tokens: int
-    token_dim: int
-    key_dim: int
-    mlp_dim: int
-    tokenizer: str
-    recurrent: bool
-    renewed_tokens: int
-    relation: str
-    num_relations: int
-    projector: bool
-    num_heads: int
-    scale_logits: bool
-    kmeans: dict
-    norm: str
-    norm_options: dict
+    options: TokenOptions  # with defaults
+    batch_norm: BatchNorm
+    drop_path_rates: Sequence[float]
 
     def __post_init__(self):
-        check_choice("tokenizer", self.tokenizer, ("filter", "cluster", "pool"))
-        check_choice("relation", self.relation, ("transformer", "graph", "none"))
-        check_choice("token_norm", self.norm, NORMS)
+        options = self.options
         for argument in ("token_dim", "key_dim"):  # keys and queries of the transformer are linears in two groups
-            if self.relation == "transformer" and getattr(self, argument) % 2:
-                raise ValueError(f"{argument}={getattr(self, argument)}: expected an even number")
-        if self.renewed_tokens > self.num_tokens:
-            raise ValueError(f"renewed_tokens={self.renewed_tokens}: expected at most num_tokens={self.num_tokens}")
-        if self.num_relations > len(self.drop_path_rates):
-            raise ValueError(
-                f"num_relations={self.num_relations}: expected at most num_modules={len(self.drop_path_rates)}"
-            )
-        for argument in ("token_dim", "key_dim", "output_channels"):
-            if getattr(self, argument) % self.num_heads:
+            if options.relation == "transformer" and getattr(options, argument) % 2:
+                raise ValueError(f"{argument}={getattr(options, argument)}: expected an even number")
+        for argument, most in (("renewed_tokens", "num_tokens"), ("num_relations", "num_modules")):
+            if getattr(options, argument) > getattr(options, most):
                 raise ValueError(
-                    f"num_heads={self.num_heads}: expected a divisor of {argument}={getattr(self, argument)}"
+                    f"{argument}={getattr(options, argument)}: expected at most {most}={getattr(options, most)}"
+                )
+        for argument in ("token_dim", "key_dim", "output_channels"):
+            if getattr(options, argument) % options.num_heads:
+                raise ValueError(
+                    f"num_heads={options.num_heads}: expected a divisor of {argument}={getattr(options, argument)}"
                 )
 
     def __call__(self, x):
         tokens = None
         for module, rate in enumerate(self.drop_path_rates):
             name = f"vt{module + 1}"
-            if tokens is None or self.projector:  # without projectors the map has nothing new to tokenise
-                tokens = self.tokenize(x, tokens, f"{name}_tokenizer")
-            if module < self.num_relations:
-                tokens = self.relate(tokens, rate, f"{name}_relation")
-            if self.projector and module < len(self.drop_path_rates) - 1:
-                x = layers.Projector(
-                    self.output_channels,
-                    drop_path_rate=rate,
-                    name=f"{name}_projector",
-                    **self.attention(),
-                    **self.norms(),
-                )(x, tokens)
+            if tokens is None or self.options.projector:  # without projectors the map has nothing new to tokenise
+                tokens, _ = self.tokenizer(tokens is None, f"{name}_tokenizer")(x, tokens)
+            if module < self.options.num_relations:
+                tokens = self.relation(rate, f"{name}_relation")(tokens)
+            if self.options.projector and module < self.options.num_modules - 1:
+                options = self.attention() | self.norms() | {"drop_path_rate": rate, "name": f"{name}_projector"}
+                x = layers.Projector(self.options.output_channels, **options)(x, tokens)
         return x, tokens
 
-    def tokenize(self, x, tokens, name):
-        kind = self.tokenizer
-        if tokens is not None and kind != "pool":  # the paper's pooling row fits only if every module pools
-            kind = "recurrent" if self.recurrent else "filter"
-        if kind == "pool":
-            return layers.PoolTokenizer(self.num_tokens, self.token_dim, name=name, **self.norms())(x)
-        if kind == "recurrent":
-            tokens, _ = layers.RecurrentTokenizer(
-                self.renewed_tokens, self.token_dim, self.scale_logits, name=name, **self.norms()
-            )(x, tokens)
-        elif kind == "cluster":
-            tokens, _ = layers.ClusterTokenizer(
-                self.num_tokens, self.token_dim, name=name, **self.kmeans, **self.norms()
-            )(x)
-        else:
-            tokens, _ = layers.FilterTokenizer(self.num_tokens, self.token_dim, name=name, **self.norms())(x)
-        return tokens
+    def tokenizer(self, first, name):
+        """A layer (map, tokens of the module before or None) -> (tokens, attention)."""
+        options = self.norms() | {"name": name}
+        if first or self.options.tokenizer == "pool":  # the paper's pooling row fits only if every module pools
+            if self.options.tokenizer == "cluster":
+                options |= {"iterations": self.options.kmeans_iterations, "gradient": self.options.kmeans_gradient}
+            return TOKENIZERS[self.options.tokenizer](self.options.num_tokens, self.options.token_dim, **options)
+        if not self.options.recurrent:
+            return layers.FilterTokenizer(self.options.num_tokens, self.options.token_dim, **options)
+        options["scale_logits"] = self.options.scale_logits
+        return layers.RecurrentTokenizer(self.options.renewed_tokens, self.options.token_dim, **options)
 
-    def relate(self, tokens, drop_path_rate, name):
-        options = {"drop_path_rate": drop_path_rate, "name": name} | self.norms()
-        if self.relation == "transformer":
-            return layers.TokenTransformer(self.key_dim, self.mlp_dim, **self.attention(), **options)(tokens)
-        return layers.TokenGraph(adjacency=self.relation == "graph", **options)(tokens)
+    def relation(self, drop_path_rate, name):
+        """A layer tokens -> tokens."""
+        options = self.norms() | {"drop_path_rate": drop_path_rate, "name": name}
+        if self.options.relation == "transformer":
+            options |= self.attention()
+            return layers.TokenTransformer(self.options.key_dim, self.options.mlp_dim, **options)
+        return layers.TokenGraph(adjacency=self.options.relation == "graph", **options)
 
     def attention(self):
-        return {"num_heads": self.num_heads, "scale_logits": self.scale_logits}
+        return {"num_heads": self.options.num_heads, "scale_logits": self.options.scale_logits}
 
     def norms(self):
-        return {"norm": self.norm, "norm_options": self.norm_options}
+        norm = self.options.token_norm
+        return {"norm": norm, "norm_options": self.batch_norm.keras_arguments() if norm == "batch" else {}}

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from tfvt.data.order import HostShare
-from tfvt.trainers.errors import UsageError
+from tfvt.errors import UsageError
 from tfvt.trainers.recipes.recipe import Recipe
 from tfvt.trainers.tasks.task import Task
 

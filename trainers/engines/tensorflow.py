@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfvt.data.order import HostShare
-from tfvt.trainers.errors import UsageError
+from tfvt.errors import UsageError
 from tfvt.trainers.recipes.recipe import DistributionRecipe, Recipe
 from tfvt.trainers.run.checkpoint import assign_arrays, name_arrays
 from tfvt.trainers.tasks.task import Task

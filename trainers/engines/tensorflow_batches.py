@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import tensorflow as tf
 
 from tfvt.data.service import check_answer
-from tfvt.trainers.errors import UsageError, one_line
+from tfvt.errors import UsageError, one_line
 
 from .engine import ServersGoneError
 

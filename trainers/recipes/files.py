@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from tfvt.trainers.errors import UsageError, one_line
+from tfvt.errors import UsageError, one_line
 
 
 def packaged_recipes() -> dict[str, Path]:

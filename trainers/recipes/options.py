@@ -6,7 +6,8 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from tfvt import registry
-from tfvt.trainers.errors import UsageError, parser_error, unknown_key
+from tfvt.errors import UsageError
+from tfvt.trainers.errors import parser_error, unknown_key
 
 
 def add_options(parser: ArgumentParser, name: str) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from tfvt.trainers.errors import UsageError, parser_error, unknown_key
-from tfvt.trainers.files import write_text
+from tfvt.errors import UsageError
+from tfvt.files import write_whole
+from tfvt.trainers.errors import parser_error, unknown_key
 from tfvt.trainers.tasks import task_class
 
 from .files import find_recipes, read_recipe_file
@@ -68,7 +69,7 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """Write every key of `recipe` to the YAML file `path`, which `--config` reads back."""
-    write_text(path, yaml.safe_dump(as_plain(recipe), sort_keys=False))
+    write_whole(path, yaml.safe_dump(as_plain(recipe), sort_keys=False).encode())
 
 
 def _keys(recipe_class: type, prefix: str = "") -> Iterable[str]:

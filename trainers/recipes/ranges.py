@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tfvt.trainers.errors import UsageError
+from tfvt.errors import UsageError
 
 LARGEST_INTEGER = 2**31 - 1  # TensorFlow's shapes and counts
 LARGEST_FLOAT = float(np.finfo(np.float32).max)  # steps compute in float32

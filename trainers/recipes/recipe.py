@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from tfvt.data.order import BLOCK_SIZE
 from tfvt.data.service import check_address
-from tfvt.trainers.errors import UsageError
+from tfvt.errors import UsageError
 
 from .options import check_options
 from .plain import as_plain, flatten

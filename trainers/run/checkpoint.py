@@ -6,7 +6,6 @@ records' digests and a digest of all that. Nothing is pickled: a file from elsew
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from tfvt.trainers.errors import UsageError
-from tfvt.trainers.files import publish
+from tfvt.errors import UsageError
+from tfvt.files import whole_file
 
 FORMAT = 2  # 1, without this number in the header: no recipe, a digest of the arrays alone, sums in one array
 FORMAT_1_SUMS = ("loss", "top1", "top5", "images")
@@ -40,7 +39,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write `checkpoint` into `folder`; keep only the `keep` newest ones and remove what a kill left.
+    """Write `checkpoint` into `folder`; keep only the `keep` newest ones.
 
     The file gets its name only when every byte is on the disk: a run killed at any moment leaves the earlier
     checkpoints as they were.
@@ -57,21 +56,19 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         "records": checkpoint.records,
         "recipe": checkpoint.recipe,
     }
-    partial = path.with_suffix(".partial")
+    metadata = {"run": json.dumps(header | {"digest": _digest(header, checkpoint.arrays)})}
     try:
-        with partial.open("wb") as file:  # safetensors makes files that only their owner can read
-            mode = os.fstat(file.fileno()).st_mode
-        metadata = {"run": json.dumps(header | {"digest": _digest(header, checkpoint.arrays)})}
-        save_file(checkpoint.arrays, partial, metadata=metadata)
-        partial.chmod(mode)
-        publish(partial, path)
+        with whole_file(path) as written:
+            written.touch()
+            mode = written.stat().st_mode
+            save_file(checkpoint.arrays, written, metadata=metadata)  # makes a file that only its owner can read
+            written.chmod(mode)
     except (SafetensorError, OSError) as error:
-        partial.unlink(missing_ok=True)
         raise UsageError(
             f"cannot write the checkpoint {path} ({error}); the earlier ones are whole: make room, then continue "
             "with --resume"
         ) from error
-    for old in [*list_checkpoints(folder)[:-keep], *folder.glob("*.partial")]:
+    for old in list_checkpoints(folder)[:-keep]:
         old.unlink()
     return path
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfvt.trainers.errors import UsageError
+from tfvt.errors import UsageError
 from tfvt.trainers.recipes.parsing import parse_recipe, write_recipe
 from tfvt.trainers.recipes.plain import as_plain, flatten
 from tfvt.trainers.recipes.recipe import Recipe

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tfvt.trainers.errors import UsageError
+from tfvt.errors import UsageError
+from tfvt.files import is_temporary
 
 LOCK = "lock"
 
@@ -38,6 +39,9 @@ def locked(folder: Path) -> Iterator[None]:
                 "trains there",
                 file=sys.stderr,
             )
+        for path in [*folder.iterdir(), *folder.glob("*/.*")]:
+            if is_temporary(path):  # a killed process left it
+                path.unlink()
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

@@ -20,8 +20,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from tfvt.trainers.errors import UsageError
-from tfvt.trainers.files import write_text
+from tfvt.errors import UsageError
+from tfvt.files import write_whole
 from tfvt.trainers.tasks.task import Task
 
 from .folder import Run
@@ -100,7 +100,7 @@ class MetricsFile:
         self.lost = epochs_done - len(rows)
         text = io.StringIO()
         csv.writer(text).writerows([self.names, *rows])
-        write_text(path, text.getvalue())
+        write_whole(path, text.getvalue().encode())
 
     def write(self, cells: Mapping[str, float | None]) -> None:
         """Add a row."""

@@ -5,9 +5,9 @@ from typing import TypeVar
 
 import keras
 
+from tfvt.errors import UsageError, one_line
 from tfvt.export import Serving
-from tfvt.trainers.errors import UsageError, one_line
-from tfvt.trainers.files import publish, write_text
+from tfvt.files import whole_file, write_whole
 from tfvt.trainers.recipes.plain import as_plain
 
 from .folder import Run
@@ -17,7 +17,8 @@ S = TypeVar("S", bound=Serving)
 
 def write_serving(run: Run, serving: Serving) -> None:
     """Save beside the model what serving needs: for a classifier, its class names and the evaluation's crop."""
-    write_text(run.serving, json.dumps(as_plain(serving), indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(as_plain(serving), indent=1, ensure_ascii=False) + "\n"
+    write_whole(run.serving, text.encode())
 
 
 def read_serving(run: Run, serving_class: type[S]) -> S:
@@ -40,12 +41,10 @@ def write_model(run: Run, model: keras.Model) -> None:
     Raises:
         UsageError: the disk is full, or a limit stops the file.
     """
-    partial = run.folder / "final.partial.keras"  # Keras checks the ending
     try:
-        model.save(partial)
-        publish(partial, run.final_model)
+        with whole_file(run.final_model, ".keras") as path:  # Keras checks the ending
+            model.save(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UsageError(
             f"cannot write {run.final_model} ({one_line(error)}): make room, then `tfvt train --resume --output "
             f"{run.folder}` writes it from the last checkpoint"

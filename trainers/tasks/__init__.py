@@ -5,7 +5,9 @@ from tfvt import registry
 from .classification import Classification
 from .task import Task
 
-TASKS: dict[str, type[Task]] = {"classification": Classification}
+TASKS: dict[str, type[Task]] = {
+    "classification": Classification,
+}
 
 
 def task_class(model_name: str) -> type[Task]:

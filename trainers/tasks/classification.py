@@ -14,7 +14,7 @@ from tfvt.data.classification import ClassificationSamples, ClassificationServin
 from tfvt.data.images import EvalPreprocessing, TrainPreprocessing
 from tfvt.data.mixing import Mixing
 from tfvt.data.records import RecordSet
-from tfvt.trainers.errors import UsageError
+from tfvt.errors import UsageError
 from tfvt.trainers.recipes.recipe import DataRecipe, Recipe
 
 from .task import open_split

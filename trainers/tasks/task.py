@@ -7,9 +7,8 @@ import keras
 import numpy as np
 
 from tfvt.data.loading import Samples
-from tfvt.data.records import RecordsError, RecordSet, open_records
+from tfvt.data.records import RecordSet, open_records
 from tfvt.export import Serving
-from tfvt.trainers.errors import UsageError
 from tfvt.trainers.recipes.recipe import DataRecipe, Recipe
 
 
@@ -65,7 +64,4 @@ def open_split(data: DataRecipe, split: str) -> RecordSet:
     Raises:
         UsageError: it does not exist or is not whole.
     """
-    try:
-        return open_records(data.records, split)
-    except RecordsError as error:
-        raise UsageError(f"data: {error}") from error
+    return open_records(data.records, split)
