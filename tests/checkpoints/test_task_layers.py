@@ -67,3 +67,17 @@ def test_a_dense_models_own_file_fills_its_like_and_no_classifier(tmp_path):
     classifier = tfvt.create_model("resnet18", num_classes=5, **TINY)
     with pytest.raises(ValueError, match=r"4 tensor\(s\) that resnet18 has no weight for: neck_p5/kernel"):
         tfvt.load_checkpoint(classifier, tmp_path / "dense.keras")
+
+
+@pytest.mark.parametrize(("source", "target"), [("resnet18", "vt_resnet18"), ("vt_resnet18", "resnet18")])
+def test_a_classifier_of_pixels_does_not_classify_tokens(source, target):
+    """Embeddings of one width, and a trunk in common, but the mean of pixels in one model and of tokens in the other."""
+    common = {"depths": (1, 1, 1), "width": 8, "num_classes": 3, "input_shape": (32, 32, 3)}
+    options = {"resnet18": common, "vt_resnet18": common | {"token_dim": 32, "output_channels": 32}}
+    trained = tfvt.create_model(source, **options[source])
+    model = tfvt.create_model(target, **options[target])
+    before = weights(model)
+    report = tfvt.load_checkpoint(model, {w.path: np.asarray(w) for w in trained.weights}, strict=False)
+    assert {"head/kernel", "head/bias"} <= set(report.fresh)
+    np.testing.assert_array_equal(weights(model)["head/kernel"], before["head/kernel"])
+    np.testing.assert_array_equal(weights(model)["stem_conv/kernel"], weights(trained)["stem_conv/kernel"])

@@ -149,11 +149,10 @@ def _check_family(model, weights, found, training):
 
 def _fit(model, weights, converted, kernel):
     """({path: Tensor} of all that fits, resampled paths). A head that does not fit is not an error."""
-    # A classifier that reads other vectors does not fit, even if their width agrees: after token modules instead
-    # of a ResNet's last stage, or after pre-logits, a neck or a decoder instead of none.
+    # A classifier that reads other vectors does not fit, even if their width agrees: those of token modules instead
+    # of a trunk, or after pre-logits, a neck or a decoder instead of none.
     ours, theirs = ({task_layer(path) for path in paths} for paths in (weights, converted))
-    foreign_head = "vt" in ours and "stage4" in map(trunk_stage, converted)
-    foreign_head |= not (ours ^ theirs) <= {None, "head", "vt"}
+    foreign_head = not (ours ^ theirs) <= {None, "head"}
     assigned, resampled, misfits = {}, [], []
     for path, (names, array) in converted.items():
         is_head = task_layer(path) in HEAD_LAYERS
