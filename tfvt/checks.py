@@ -50,21 +50,24 @@ def check_arguments(hints: Mapping[str, Any], arguments: Mapping[str, Any]) -> N
         arguments: name -> value. The check skips those without a type.
     """
     for argument, value in arguments.items():
-        if argument not in hints:
-            continue
-        kinds = (hints[argument], *typing.get_args(hints[argument]))
-        choices = next((typing.get_args(kind) for kind in kinds if typing.get_origin(kind) is typing.Literal), None)
-        if value is None:
-            if type(None) not in kinds:
-                raise ValueError(f"{argument}=None: expected a value")
-        elif choices:
-            check_choice(argument, value, choices)
-        elif bool in kinds and not isinstance(value, bool):
-            raise ValueError(f"{argument}={value!r}: expected True or False")
-        elif tuple in map(typing.get_origin, kinds) and not isinstance(value, tuple | list):
-            example = " of levels such as ('P3', 'P4')" if argument == "features" else ""
-            raise ValueError(f"{argument}={value!r}: expected a sequence{example}")
+        if argument in hints:
+            _check_type(argument, value, hints[argument])
     check_numbers(arguments)
+
+
+def _check_type(argument, value, hint):
+    kinds = (hint, *typing.get_args(hint))
+    choices = next((typing.get_args(kind) for kind in kinds if typing.get_origin(kind) is typing.Literal), None)
+    if value is None:
+        if type(None) not in kinds:
+            raise ValueError(f"{argument}=None: expected a value")
+    elif choices:
+        check_choice(argument, value, choices)
+    elif bool in kinds and not isinstance(value, bool):
+        raise ValueError(f"{argument}={value!r}: expected True or False")
+    elif tuple in map(typing.get_origin, kinds) and not isinstance(value, tuple | list):
+        example = " of levels such as ('P3', 'P4')" if argument == "features" else ""
+        raise ValueError(f"{argument}={value!r}: expected a sequence{example}")
 
 
 def check_numbers(arguments: Mapping[str, Any], prefix: str = "") -> None:

@@ -98,11 +98,17 @@ def export_saved_model(
 
     module = tf.Module()  # Keras' own export would write every weight twice
     module.weights = [variable.value for variable in model.variables]
+    _write(module, serve, directory)
+    return directory
+
+
+def _write(module, signature, directory):
+    """Save a module in `directory`, which appears complete or not at all."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as temporary:
         written = Path(temporary) / "saved_model"
         try:
-            tf.saved_model.save(module, str(written), signatures=serve)
+            tf.saved_model.save(module, str(written), signatures=signature)
         except tf.errors.OpError as error:
             reason = re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", error.message)  # without the names of TensorFlow's nodes
             raise OSError(f"{directory} cannot be written: {reason}") from error
@@ -112,7 +118,6 @@ def export_saved_model(
             directory.rmdir()  # it is empty, and rename needs it gone
         os.rename(written, directory)
     fsync(directory.parent)
-    return directory
 
 
 def _check(model, directory, serving):
