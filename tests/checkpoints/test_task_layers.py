@@ -71,7 +71,7 @@ def test_a_dense_models_own_file_fills_its_like_and_no_classifier(tmp_path):
 
 @pytest.mark.parametrize(("source", "target"), [("resnet18", "vt_resnet18"), ("vt_resnet18", "resnet18")])
 def test_a_classifier_of_pixels_does_not_classify_tokens(source, target):
-    """Embeddings of one width, and a trunk in common, but the mean of pixels in one model and of tokens in the other."""
+    """The embeddings have one width and the trunks are alike, but one is a mean of pixels, the other of tokens."""
     common = {"depths": (1, 1, 1), "width": 8, "num_classes": 3, "input_shape": (32, 32, 3)}
     options = {"resnet18": common, "vt_resnet18": common | {"token_dim": 32, "output_channels": 32}}
     trained = tfvt.create_model(source, **options[source])
