@@ -9,7 +9,7 @@ import signal
 import sys
 
 
-def main():
+def main() -> int:
     # Ctrl-C during the seconds of imports: extension modules would turn a KeyboardInterrupt into all sorts of errors.
     before = signal.signal(signal.SIGINT, _leave)
     # TensorFlow's C++ side logs pages about the processor and the missing GPU; real errors raise exceptions anyway.

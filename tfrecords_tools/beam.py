@@ -10,6 +10,8 @@ import dataclasses
 import functools
 import json
 import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -18,13 +20,20 @@ from tfvt.errors import UsageError
 from tfvt.files import write_whole
 
 from .shards import PARTIAL, Finished, ShardPlan, read_finished, write_shard
-from .sources import SourceImage, some
+from .sources import RecordSettings, SourceImage, some
 
 PLAN = "plan.jsonl"  # in .partial
 SECONDS_BETWEEN_REPORTS = 1
 
 
-def write_shards(settings, plan: list[ShardPlan], output, label_offset, options, report) -> list[Finished]:
+def write_shards(
+    settings: RecordSettings,
+    plan: list[ShardPlan],
+    output: Path,
+    label_offset: int,
+    options: Iterable[str],
+    report: Callable[[int], None],
+) -> list[Finished]:
     """Write the planned shards; returns them in order.
 
     Args:
@@ -63,7 +72,7 @@ def write_shards(settings, plan: list[ShardPlan], output, label_offset, options,
     return finished
 
 
-def write_line(line, settings, output, label_offset):
+def write_line(line: str, settings: RecordSettings, output: Path | str, label_offset: int) -> None:
     """The work for one line of the plan."""
     content = json.loads(line)
     images = tuple(SourceImage(**image) for image in content.pop("images"))

@@ -5,13 +5,14 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tfvt.errors import UsageError, complain
 from tfvt.files import write_whole
 
 
-def main(argv) -> int:
+def main(argv: Sequence[str]) -> int:
     """Runs `tfvt records` with these arguments; the exit status.
 
     0: all went well. 1: `verify` found problems. 2: a mistake, or something that the command could not do. 130: Ctrl-C.

@@ -21,7 +21,7 @@ FONT_SIZE = 11
 GOLDEN_RATIO = 0.618  # of a turn between the hues of two classes, so that neighbours differ much
 
 
-def contact_sheet(directory, path, *, count=64, seed=0):
+def contact_sheet(directory: Path | str, path: Path | str, *, count: int = 64, seed: int = 0) -> None:
     """Writes a PNG with records of all splits, and below each its class and its width x height in pixels.
 
     Masks lie over their images, with a colour for each class and none for pixels without a class; the caption lists the

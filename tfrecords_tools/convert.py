@@ -14,6 +14,7 @@ import functools
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,7 +44,15 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def convert(
-    source, output, *, shards=None, label_offset=0, workers=None, max_rejects=0, overwrite=False, beam=None
+    source: Source | Path | str,
+    output: Path | str,
+    *,
+    shards: int | None = None,
+    label_offset: int = 0,
+    workers: int | None = None,
+    max_rejects: int = 0,
+    overwrite: bool = False,
+    beam: Iterable[str] | None = None,
 ) -> Manifest:
     """Write the images of a source as records.
 

@@ -1,7 +1,7 @@
 """Images -> serialized records: every writer of shards calls this, on one machine or on many."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tfvt.data.records import UNLABELLED, counted, make_example
@@ -10,7 +10,7 @@ from tfvt.files import printable
 
 from .images import RejectedImageError, read_file, read_image
 from .masks import encode_mask
-from .sources import RecordSettings
+from .sources import RecordSettings, SourceImage
 from .sources.tfds import read_span
 
 
@@ -22,7 +22,9 @@ class Reject:
     reason: str
 
 
-def shard_examples(settings: RecordSettings, images, label_offset) -> Iterator[bytes | Reject]:
+def shard_examples(
+    settings: RecordSettings, images: Sequence[SourceImage], label_offset: int
+) -> Iterator[bytes | Reject]:
     """For each image of a shard, in order, its serialized record or what is wrong with it.
 
     Args:

@@ -11,6 +11,7 @@ import struct
 import threading
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import simplejpeg
@@ -54,7 +55,7 @@ class EncodedImage:
     colorspace: str
 
 
-def read_image(data, jpeg=False) -> EncodedImage:
+def read_image(data: bytes, jpeg: bool = False) -> EncodedImage:
     """The image in a file's bytes: JPEG or PNG, whatever its name says.
 
     This re-encodes CMYK JPEGs (to RGB), 16-bit PNGs (to 8 bits) and images that EXIF says are rotated (upright);
@@ -104,7 +105,7 @@ def read_image(data, jpeg=False) -> EncodedImage:
     )
 
 
-def open_image(data, formats=None) -> Image.Image:
+def open_image(data: bytes, formats: tuple[str, ...] | None = None) -> Image.Image:
     """The image in a file's bytes; only its header is read.
 
     Args:
@@ -126,7 +127,7 @@ def open_image(data, formats=None) -> Image.Image:
         ) from None
 
 
-def read_file(path, offset=0, size=None) -> bytes:
+def read_file(path: Path | str, offset: int = 0, size: int | None = None) -> bytes:
     """A whole file, or `size` bytes of it from `offset`.
 
     Raises:
@@ -187,7 +188,7 @@ def _is_complete_jpeg(data):
     return False
 
 
-def jpeg_damage(data) -> tuple[str, bool] | None:
+def jpeg_damage(data: bytes) -> tuple[str, bool] | None:
     """The warning of libjpeg about a JPEG's compressed data, and whether it may be harmless; None: no warning.
 
     Damage that prevents decoding is reported by the decoders, Pillow's or the pipeline's.
@@ -202,7 +203,7 @@ def jpeg_damage(data) -> tuple[str, bool] | None:
     return None
 
 
-def verify_png(data):
+def verify_png(data: bytes) -> None:
     """Checks every chunk, up to the last.
 
     Raises:
@@ -218,7 +219,7 @@ def _is_16_bit_png(data, kind):
     return kind == "PNG" and data[24] == 16
 
 
-def orientation(image) -> int:
+def orientation(image: Image.Image) -> int:
     """EXIF's: 1 is upright, 2 to 8 are mirrored or rotated."""
     if "exif" not in image.info:
         return 1

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -38,7 +39,14 @@ NAME = tf.io.FixedLenFeature((), tf.string, default_value="")
 FEATURES = feature_spec((LABEL, FORMAT, HEIGHT, WIDTH)) | {SYNSET: NAME, TEXT: NAME}
 
 
-def index(directory, *, label_offset=None, class_names=None, workers=None, overwrite=False) -> Manifest:
+def index(
+    directory: Path | str,
+    *,
+    label_offset: int | None = None,
+    class_names: Sequence[str] | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> Manifest:
     """Writes `manifest.json` for the shards `<split>-00000-of-0000N` in a folder, or in its folder of the split's name.
 
     The function reads every record. Class names are the records' synsets, or if they have none their texts.
@@ -89,7 +97,7 @@ def index(directory, *, label_offset=None, class_names=None, workers=None, overw
     return manifest
 
 
-def read_class_names(path) -> tuple[str, ...]:
+def read_class_names(path: Path | str) -> tuple[str, ...]:
     """The lines of a text file.
 
     Raises:

@@ -63,7 +63,7 @@ class SplitReport:
         return len(self.heights)
 
 
-def inspect(directory, *, workers=None) -> list[SplitReport]:
+def inspect(directory: Path | str, *, workers: int | None = None) -> list[SplitReport]:
     """Reads every record of every split except for its image, and checks checksums and labels on the way.
 
     Args:
@@ -137,7 +137,7 @@ def _report(split, shards, manifest, results) -> SplitReport:
     )
 
 
-def print_report(report: SplitReport, console: Console):
+def print_report(report: SplitReport, console: Console) -> None:
     """A split as two tables: what it holds, and how many images each class has."""
     summary = Table(title=report.split, title_justify="left", title_style="bold", show_header=False)
     summary.add_row("records", f"{report.num_examples:,}")

@@ -1,6 +1,7 @@
 """The classes of an image's pixels: a PNG of stored ids -> a PNG of classes."""
 
 import io
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image
@@ -15,7 +16,7 @@ _UPRIGHT = {  # EXIF orientations that exchange width and height, and what undoe
 }
 
 
-def encode_mask(data, mask_ids, image_data) -> bytes:
+def encode_mask(data: bytes, mask_ids: Mapping[int, int], image_data: bytes) -> bytes:
     """An 8-bit grey PNG of the size of the record's image: classes 0, 1, ..., and 255 where a pixel has none.
 
     If EXIF says that the image is rotated, the mask is turned like the image if it has the size of the stored pixels,

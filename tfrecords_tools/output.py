@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from tfvt.data.records import MANIFEST, Manifest, check_shards, read_manifest
@@ -12,6 +13,7 @@ from tfvt.files import is_temporary
 
 from .progress import note
 from .shards import PARTIAL
+from .sources import Source
 
 REJECTS = "rejects.json"
 LEFT_OUT = "left_out.json"  # names below the source that are not part of it
@@ -22,7 +24,7 @@ LISTS = (MANIFEST, REJECTS, LEFT_OUT)
 SHARD_NAME = re.compile(r"(train|validation|test)-\d{5,}-of-\d{5,}")
 
 
-def check_place(source, output):
+def check_place(source: Source, output: Path) -> None:
     """Refuses what cannot be the folder of a conversion of this source."""
     if os.path.islink(output) and not output.exists():
         raise UsageError(f"output {output} is a symbolic link that leads nowhere: remove it")
@@ -32,7 +34,7 @@ def check_place(source, output):
         raise UsageError(f"output {output} lies inside the source {source.root}: choose a folder outside")
 
 
-def existing(output, digest, overwrite) -> Manifest | None:
+def existing(output: Path, digest: str, overwrite: bool) -> Manifest | None:
     """The manifest if the folder already holds this conversion, complete; None if it has to begin or continue.
 
     Raises:
@@ -66,7 +68,7 @@ def existing(output, digest, overwrite) -> Manifest | None:
     return None
 
 
-def is_overwriting(output, digest):
+def is_overwriting(output: Path, digest: str) -> bool:
     """Whether this conversion was begun with --overwrite and interrupted: --overwrite then continues it."""
     begun = output / PARTIAL / BEGUN
     return (output / PARTIAL / OVERWRITING).exists() and begun.exists() and begun.read_text() == digest
@@ -100,7 +102,7 @@ def _shards(output):
     return [path for path in output.iterdir() if SHARD_NAME.fullmatch(path.name)] if output.is_dir() else []
 
 
-def old_files(output):
+def old_files(output: Path) -> list[Path]:
     """Files that conversions wrote, in the order in which they may be deleted.
 
     First those that tell others to keep the rest; last those that show that a conversion wrote it.
@@ -112,7 +114,7 @@ def old_files(output):
     return [path for path in files if path.exists()]
 
 
-def clear_partial(output):
+def clear_partial(output: Path) -> None:
     """Removes what an unfinished conversion leaves, except for the lock, which `locked` removes."""
     for path in sorted((output / PARTIAL).iterdir(), key=lambda path: path.name == BEGUN):
         if path.name != LOCK:
@@ -120,7 +122,7 @@ def clear_partial(output):
 
 
 @contextlib.contextmanager
-def locked(output):
+def locked(output: Path) -> Iterator[None]:
     """Keeps other conversions out of the folder, and removes the temporary files that a killed one left there."""
     partial = output / PARTIAL
     with _lock(partial / LOCK):

@@ -14,7 +14,7 @@ SHARD_BYTES = 128 * 2**20
 SHUFFLE_SEED = 0  # of the order inside a split: folders are sorted by class, shards must not be
 
 
-def plan_shards(source: Source, shards=None) -> list[ShardPlan]:
+def plan_shards(source: Source, shards: int | None = None) -> list[ShardPlan]:
     """The shards of every split, in order.
 
     Args:
@@ -44,7 +44,7 @@ def _permutation(size, seed):
     return np.argsort(np.random.Philox(np.random.SeedSequence((seed,))).random_raw(size), kind="stable").tolist()
 
 
-def source_digest(source: Source, plan: list[ShardPlan], label_offset) -> str:
+def source_digest(source: Source, plan: list[ShardPlan], label_offset: int) -> str:
     """Hash of all that decides the shards' bytes, except for the contents of files whose size stayed the same."""
     digest = hashlib.sha256(repr((SCHEMA_VERSION, label_offset, source.settings)).encode())
     for shard in plan:

@@ -7,7 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 
-def note(text):
+def note(text: str) -> None:
     """One line that the user should see."""
     print(f"note: {text}", file=sys.stderr)
 

@@ -2,7 +2,8 @@
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -20,7 +21,7 @@ FRAMING = 16  # bytes of a record beside its data: length, checksum of the lengt
 _UNPARSABLE = (tf.errors.InvalidArgumentError, UnicodeDecodeError)
 
 
-def read_features(path, spec) -> dict[str, np.ndarray]:
+def read_features(path: Path | str, spec: dict[str, tf.io.FixedLenFeature]) -> dict[str, np.ndarray]:
     """Features of a shard's records, feature name -> values in order, without a copy of the image bytes.
 
     Args:
@@ -50,7 +51,7 @@ def read_features(path, spec) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts] or [empty[name]]) for name in spec}
 
 
-def is_gzip(path) -> bool:
+def is_gzip(path: Path | str) -> bool:
     """Whether a shard is compressed as a whole, as TensorFlow writes it with `compression_type="GZIP"`.
 
     Raises:
@@ -76,7 +77,7 @@ def _first_unparsable(batch, spec):
     raise AssertionError("a batch that does not parse has a record that does not")
 
 
-def parse_features(serialized, required, optional) -> dict[str, bytes | int]:
+def parse_features(serialized: bytes, required: Collection[str], optional: Iterable[str]) -> dict[str, bytes | int]:
     """A record's features of those names; of the optional ones those that it has.
 
     Raises:
@@ -100,7 +101,7 @@ def parse_features(serialized, required, optional) -> dict[str, bytes | int]:
     return values
 
 
-def read_records(path) -> Iterator[bytes | None]:
+def read_records(path: Path | str) -> Iterator[bytes | None]:
     """A shard's records in order, None in the place of one that is damaged.
 
     Raises:
@@ -121,7 +122,7 @@ def read_records(path) -> Iterator[bytes | None]:
             number += 1
 
 
-def read_record(path, number) -> bytes:
+def read_record(path: Path | str, number: int) -> bytes:
     """One record of a shard, without reading those before it.
 
     Raises:

@@ -5,8 +5,10 @@ import json
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import google_crc32c
 
@@ -14,7 +16,7 @@ from tfvt.data.records import Shard
 from tfvt.files import fsync, temporary_name, write_whole
 
 from .examples import Reject, shard_examples
-from .sources import SourceImage
+from .sources import RecordSettings, SourceImage
 
 PARTIAL = ".partial"  # below the output: what an unfinished conversion leaves for the next run
 
@@ -43,18 +45,18 @@ class RecordWriter:
     the file again for it would take an eighth of a conversion's time. Failures are `OSError`s with their number.
     """
 
-    def __init__(self, file):
+    def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.crc32 = 0
 
-    def write(self, record: bytes):
+    def write(self, record: bytes) -> None:
         length = struct.pack("<Q", len(record))
         for part in (length + masked_crc32c(length), record, masked_crc32c(record)):
             self.file.write(part)
             self.crc32 = zlib.crc32(part, self.crc32)
 
 
-def crc32(path) -> int:
+def crc32(path: Path | str) -> int:
     """CRC-32 (zlib's) of the whole file."""
     checksum = 0
     with open(path, "rb") as file:
@@ -63,13 +65,15 @@ def crc32(path) -> int:
     return checksum
 
 
-def masked_crc32c(data):
+def masked_crc32c(data: bytes) -> bytes:
     """TFRecord's checksum: rotated and offset, so that it differs from any plain checksum inside the data."""
     checksum = google_crc32c.value(data)
     return struct.pack("<I", ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def write_shard(settings, output, label_offset, advance, planned: ShardPlan) -> Finished:
+def write_shard(
+    settings: RecordSettings, output: Path | str, label_offset: int, advance: Callable[[], None], planned: ShardPlan
+) -> Finished:
     """Write a shard, and beside it in `.partial` a report for the run that ends or resumes the conversion.
 
     Any number of processes may write one shard at the same time, as Beam's runners do: each has a temporary file of
@@ -110,7 +114,7 @@ def write_shard(settings, output, label_offset, advance, planned: ShardPlan) -> 
     return finished
 
 
-def read_finished(output, planned: ShardPlan, *, checksum=True) -> Finished | None:
+def read_finished(output: Path, planned: ShardPlan, *, checksum: bool = True) -> Finished | None:
     """What `write_shard` wrote, if it exists and is whole: checks its size and, if asked, its checksum."""
     report, path = _report(output, planned), output / planned.name
     if not (report.exists() and path.exists()):

@@ -104,7 +104,9 @@ class _ShardResult:
         self.findings.append(Finding(self.name, record, text, warning))
 
 
-def verify(directory, *, split=None, workers=None, decode=True) -> Verification:
+def verify(
+    directory: Path | str, *, split: str | None = None, workers: int | None = None, decode: bool = True
+) -> Verification:
     """Reads everything of a set and finds everything that is wrong with it.
 
     Problems are: shards that are missing, differ from the manifest's size, CRC-32 or number of records, or are not in
@@ -296,7 +298,7 @@ def _duplicates(results) -> Iterator[Finding]:
         yield Finding(other.name, other.numbers[other_at], text, warning=True)
 
 
-def print_verification(verification: Verification, console: Console):
+def print_verification(verification: Verification, console: Console) -> None:
     """The findings, problems first, up to a readable number; and the count of each kind."""
     for kind, findings in (("problem", verification.problems), ("warning", verification.warnings)):
         for finding in findings[:FINDINGS_SHOWN]:

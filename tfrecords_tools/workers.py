@@ -5,14 +5,17 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for_object
+from pathlib import Path
 
 from tfvt.errors import UsageError
 
 from .shards import Finished, ShardPlan, write_shard
+from .sources import RecordSettings
 
 # A worker process has to import TensorFlow, which takes as long as one thread takes for half as many JPEGs. Threads
 # start at once, but share Python's lock: they help where disks are slow and where images are re-encoded.
@@ -27,7 +30,7 @@ class Shared:
     done: object  # multiprocessing's Value: a function, not a type
     stop: object
 
-    def advance(self):
+    def advance(self) -> None:
         """One more image.
 
         Raises:
@@ -39,7 +42,14 @@ class Shared:
             self.done.value += 1
 
 
-def write_shards(settings, plan: list[ShardPlan], output, label_offset, workers, report) -> list[Finished]:
+def write_shards(
+    settings: RecordSettings,
+    plan: list[ShardPlan],
+    output: Path | str,
+    label_offset: int,
+    workers: int,
+    report: Callable[[int], None],
+) -> list[Finished]:
     """Write the planned shards; returns them in any order.
 
     Args:

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import re
 from collections.abc import Iterable
+from typing import Any, NoReturn
 
 from tfvt.errors import UsageError, one_line
 
@@ -37,10 +38,10 @@ SYNONYMS = {
 class LineParser(argparse.ArgumentParser):
     """A parser of plain arguments, such as paths in any encoding, that raises `UsageError` as well."""
 
-    def __init__(self, **settings):
+    def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         raise UsageError(message)
 
 

@@ -30,7 +30,7 @@ MOST_STEPS = 999_999_999  # the nine digits in the names of checkpoints
 class Rate:
     """Steps per second, over the time of training steps only."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.steps = 0
         self.seconds = 0.0
 
@@ -102,7 +102,7 @@ class Loop:
 
     def __init__(
         self, recipe: Recipe, run: Run, task: Task, engine: Engine, console: Console, saved: Path | None = None
-    ):
+    ) -> None:
         self.recipe = recipe
         self.run = run
         self.task = task

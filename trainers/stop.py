@@ -7,7 +7,7 @@ from typing import Any
 class Interrupted(Exception):  # noqa: N818 (no error)
     """The run was asked to stop, has saved its state and can be resumed."""
 
-    def __init__(self, signal_number: int):
+    def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
         self.signal_number = signal_number
 
@@ -15,7 +15,7 @@ class Interrupted(Exception):  # noqa: N818 (no error)
 class StopRequest:
     """While entered, Ctrl-C and SIGTERM wait until `check` is called; a second one acts at once."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signal_number: int | None = None
         self.previous: dict[signal.Signals, Any] = {}
 

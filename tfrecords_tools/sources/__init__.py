@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from pathlib import Path
 
 from tfvt.errors import UsageError
 
@@ -16,7 +17,15 @@ FORMATS = ("folder", "imagenet", "table", "tfds", "segmentation")
 _OPTIONS = {"imagenet": "ground_truth", "tfds": "data_dir", "segmentation": "layout"}
 
 
-def open_source(location, format="auto", *, ground_truth=None, data_dir=None, layout=None, jpeg=False) -> Source:
+def open_source(
+    location: Path | str,
+    format: str = "auto",
+    *,
+    ground_truth: Path | str | None = None,
+    data_dir: Path | str | None = None,
+    layout: Path | str | None = None,
+    jpeg: bool = False,
+) -> Source:
     """The images at a location, listed but not opened.
 
     Args:

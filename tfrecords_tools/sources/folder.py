@@ -1,6 +1,8 @@
 """Class folders: `<split>/<class>/<image file>`."""
 
 import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from tfvt.errors import UsageError
 from tfvt.files import printable
@@ -11,7 +13,7 @@ SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validatio
 LAYOUT = "expected INPUT/<split>/<class>/<image file> with splits train and validation (or val)"
 
 
-def image_folder(root) -> Source:
+def image_folder(root: Path | str) -> Source:
     """The source `root/<split>/<class>/<file>`; names that begin with a dot are left out.
 
     Raises:
@@ -46,7 +48,7 @@ def image_folder(root) -> Source:
     return Source(root=root, settings=settings, splits=splits, left_out=tuple(left_out))
 
 
-def class_folders(root, split_folder, left_out) -> dict[str, str]:
+def class_folders(root: Path | str, split_folder: Path | str, left_out: list[str]) -> dict[str, str]:
     """Class name -> folder; names of all else go to `left_out`."""
     found = _visible(root, split_folder, left_out)
     files = [printable(entry.name) for entry in found if not is_folder(entry)]
@@ -69,7 +71,7 @@ def class_folders(root, split_folder, left_out) -> dict[str, str]:
     return folders
 
 
-def class_images(root, folder, label, left_out) -> list[SourceImage]:
+def class_images(root: Path | str, folder: Path | str, label: int, left_out: list[str]) -> list[SourceImage]:
     """The files of one class folder; what is left out goes to that list."""
     found = _visible(root, folder, left_out)
     if not found:
@@ -90,7 +92,7 @@ def _visible(root, folder, left_out):
     return [entry for entry in found if not entry.name.startswith(".")]
 
 
-def same_classes(root, classes) -> tuple[str, ...]:
+def same_classes(root: Path | str, classes: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """The class names that every split has, sorted.
 
     Args:

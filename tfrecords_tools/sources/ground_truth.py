@@ -5,6 +5,7 @@ import os
 import re
 import tarfile
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tfvt.errors import UsageError
 
@@ -32,7 +33,7 @@ class GroundTruth:
     texts: dict[str, str] = field(default_factory=dict)
 
 
-def read_ground_truth(path) -> GroundTruth:
+def read_ground_truth(path: Path | str) -> GroundTruth:
     """From the development kit, packed or unpacked, or from a text file with a synset a line.
 
     Raises:

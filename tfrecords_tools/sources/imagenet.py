@@ -30,7 +30,7 @@ LAYOUT = (
 )
 
 
-def looks_like_imagenet(root) -> bool:
+def looks_like_imagenet(root: Path | str) -> bool:
     """Whether a folder holds one of ImageNet's tars, or its validation images outside class folders."""
     names = [entry.name for entry in entries(root)]
     if any(name.startswith("ILSVRC2012_img_") and name.endswith(".tar") for name in names):
@@ -39,7 +39,7 @@ def looks_like_imagenet(root) -> bool:
     return any(VALIDATION_FILE.fullmatch(entry.name) for folder in folders for entry in entries(folder))
 
 
-def imagenet(root, ground_truth=None) -> Source:
+def imagenet(root: Path | str, ground_truth: Path | str | None = None) -> Source:
     """ImageNet below a folder: those of train, validation and test that exist there.
 
     Classes are the synsets in sorted order. Validation labels come from the development kit, in the folder or given,

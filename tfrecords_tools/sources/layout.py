@@ -30,7 +30,7 @@ class Layout:
     mask_ids: dict[int, int]
 
 
-def read_layout(layout) -> Layout:
+def read_layout(layout: Path | str) -> Layout:
     """A layout from a YAML file, or by the name of one that comes with tfvt, such as `ade20k`.
 
     Raises:

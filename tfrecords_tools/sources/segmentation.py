@@ -1,6 +1,7 @@
 """Images and masks of one name in two folders."""
 
 import os
+from pathlib import Path
 
 from tfvt.data.records import UNLABELLED, counted
 from tfvt.errors import UsageError
@@ -10,7 +11,7 @@ from .layout import read_layout
 from .source import RecordSettings, Source, SourceImage, entries, file_size, is_folder
 
 
-def segmentation(root, layout) -> Source:
+def segmentation(root: Path | str, layout: Path | str | None) -> Source:
     """Pairs of an image and a PNG of the same name up to the suffix, below the folders that a layout names.
 
     Args:

@@ -1,7 +1,9 @@
 """What every kind of source gives: images, listed but not opened, and what their records have in common."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tfvt.errors import UsageError
 from tfvt.files import printable
@@ -38,7 +40,7 @@ class SourceImage:
         """Its name in messages."""
         return printable(f"{self.path}:{self.member}" if self.member else self.path)
 
-    def identity(self, root) -> bytes:
+    def identity(self, root: Path | str) -> bytes:
         """All that is known without opening the file, the same wherever the source folder lies."""
         names = [os.fsencode(os.path.relpath(path, root)) for path in (self.path, self.mask) if path]
         numbers = b"%d %d %d %d" % (self.size, self.label, self.offset, self.mask_size)
@@ -104,13 +106,13 @@ class Source:
     keeps_order: bool = False
 
 
-def some(names) -> str:
+def some(names: Iterable[str]) -> str:
     """The first of many names, and how many more there are."""
     names = list(names)
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def entries(folder) -> list[os.DirEntry]:
+def entries(folder: Path | str) -> list[os.DirEntry]:
     """What a folder holds, sorted by the bytes of the names.
 
     Raises:
@@ -123,7 +125,7 @@ def entries(folder) -> list[os.DirEntry]:
         raise UsageError(f"{printable(folder)} cannot be listed: {error.strerror}") from error
 
 
-def is_folder(entry) -> bool:
+def is_folder(entry: os.DirEntry) -> bool:
     """Whether an entry is a folder; a symbolic link that leads in a circle is not one, and raises no error here."""
     try:
         return entry.is_dir()
@@ -131,7 +133,7 @@ def is_folder(entry) -> bool:
         return False
 
 
-def file_size(path) -> int:
+def file_size(path: Path | str) -> int:
     """In bytes; 0 for a file that does not exist: reading it later reports that and puts it on the rejects list."""
     try:
         return os.stat(path).st_size

@@ -5,6 +5,7 @@ import csv
 import io
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from tfvt.data.records import counted
 from tfvt.errors import UsageError
@@ -31,7 +32,7 @@ class _WrongLineError(Exception):
     """The text says what is wrong with it."""
 
 
-def image_table(path) -> Source:
+def image_table(path: Path | str) -> Source:
     """The images that a table names.
 
     The first line may name the columns `path` and `label`, and perhaps `split`, in any order; other columns do not

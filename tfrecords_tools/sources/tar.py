@@ -3,6 +3,7 @@
 import os
 import tarfile
 from dataclasses import dataclass
+from pathlib import Path
 
 from tfvt.data.records import counted
 from tfvt.errors import UsageError
@@ -31,7 +32,7 @@ class TarIndex:
         UsageError: the tar is missing, compressed, cut off or damaged, or two members have the same name.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: Path | str) -> None:
         self.path = path
         self.left_out = []  # names of links, devices, hidden files and files with holes
         try:

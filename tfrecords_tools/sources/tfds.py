@@ -2,7 +2,8 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +17,7 @@ SPLITS = ("train", "validation", "test")
 FILENAMES = ("file_name", "filename", "image/filename")
 
 
-def tfds_dataset(location, data_dir=None) -> Source:
+def tfds_dataset(location: Path | str, data_dir: Path | str | None = None) -> Source:
     """A dataset of TFDS that is prepared on this disk; nothing is downloaded.
 
     Its records allow only reading in sequence, so shards are spans of the splits in the order in which TFDS has them.
@@ -58,7 +59,7 @@ def tfds_dataset(location, data_dir=None) -> Source:
     )
 
 
-def read_span(described: TfdsFeatures, images) -> Iterator[tuple[SourceImage, bytes]]:
+def read_span(described: TfdsFeatures, images: Sequence[SourceImage]) -> Iterator[tuple[SourceImage, bytes]]:
     """(image with its label and file name, bytes) of images that follow one another in a split.
 
     Raises:

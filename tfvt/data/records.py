@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ SCHEMA_VERSION = 1
 REPAIR = "convert the images again, or write it again with `tfvt records index --overwrite`"
 
 
-def counted(number, noun) -> str:
+def counted(number: int, noun: str) -> str:
     """As in "1 image", "2 images", "1,000 classes"."""
     ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
     return f"{number:,} {noun}{ending}"
@@ -104,7 +105,7 @@ class RecordSet:
         return len(self.class_names)
 
 
-def open_records(directory, split) -> RecordSet:
+def open_records(directory: Path | str, split: str) -> RecordSet:
     """One split of the set that `tfvt records convert` wrote into `directory`.
 
     Raises:
@@ -132,7 +133,7 @@ def _digest(manifest, shards):
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def read_manifest(directory) -> Manifest:
+def read_manifest(directory: Path | str) -> Manifest:
     """The manifest of a converted set.
 
     Raises:
@@ -187,7 +188,7 @@ def _impossible(manifest: Manifest) -> str | None:
     return None
 
 
-def check_shards(directory, shards):
+def check_shards(directory: Path, shards: Iterable[Shard]) -> None:
     """Check that the shards exist and have their size, without reading them.
 
     Raises:
@@ -207,7 +208,18 @@ def check_shards(directory, shards):
 
 
 def make_example(
-    *, encoded, format, label, synset, text, height, width, channels, colorspace, filename, mask=None
+    *,
+    encoded: bytes,
+    format: str,
+    label: int,
+    synset: str,
+    text: str,
+    height: int,
+    width: int,
+    channels: int,
+    colorspace: str,
+    filename: bytes,
+    mask: bytes | None = None,
 ) -> bytes:
     """One serialized record.
 
@@ -245,13 +257,13 @@ def make_example(
     return example.SerializeToString(deterministic=True)
 
 
-def feature_spec(names) -> dict[str, tf.io.FixedLenFeature]:
+def feature_spec(names: Iterable[str]) -> dict[str, tf.io.FixedLenFeature]:
     """The named features, all scalars, as `tf.io.parse_example` takes them."""
     integers = (LABEL, HEIGHT, WIDTH, CHANNELS)
     return {name: tf.io.FixedLenFeature((), tf.int64 if name in integers else tf.string) for name in names}
 
 
-def read_span(records: RecordSet, shard, start, count) -> tf.data.Dataset:
+def read_span(records: RecordSet, shard: tf.Tensor, start: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
     """(id, serialized) of `count` records of shard number `shard`, beginning with its record `start`.
 
     The arguments are scalar int64 tensors; `id` is the record's place in the split. Where the shard is cut off or
@@ -271,7 +283,7 @@ def read_span(records: RecordSet, shard, start, count) -> tf.data.Dataset:
     return tf.data.Dataset.zip(tf.data.Dataset.range(first_id, first_id + count), readable.concatenate(unreadable))
 
 
-def locate(records: RecordSet, record_id):
+def locate(records: RecordSet, record_id: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Shard number and place in that shard, scalar int64 tensors, of the record with that id."""
     begins = tf.constant(first_ids(records), tf.int64)
     # The last shard that begins at or before the id: an empty shard begins where the next one does.
@@ -279,14 +291,14 @@ def locate(records: RecordSet, record_id):
     return shard, record_id - tf.gather(begins, shard)
 
 
-def describe(records: RecordSet, record_id, problem):
+def describe(records: RecordSet, record_id: tf.Tensor, problem: tf.Tensor | str) -> tf.Tensor:
     """The sentence "record 7 of train-00000-of-00002 <problem>", a scalar string tensor."""
     shard, index = locate(records, record_id)
     path = tf.gather(tf.constant(records.shard_paths), shard)
     return tf.strings.join(["record ", tf.strings.as_string(index), " of ", path, " ", problem])
 
 
-def fail(records: RecordSet, record_id, problem):
+def fail(records: RecordSet, record_id: tf.Tensor, problem: tf.Tensor | str) -> tf.Operation:
     """An operation that raises `InvalidArgumentError` with the sentence of `describe`."""
     hint = f" (`tfvt records inspect {records.directory}` checks the whole set)"
     return tf.debugging.Assert(False, [tf.strings.join([describe(records, record_id, problem), hint])], summarize=1)

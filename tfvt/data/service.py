@@ -77,7 +77,7 @@ class Server:
         OSError: a port is taken.
     """
 
-    def __init__(self, *, port: int = 0, worker_port: int = 0, host: str = "localhost"):
+    def __init__(self, *, port: int = 0, worker_port: int = 0, host: str = "localhost") -> None:
         for number in (port, worker_port):
             if not 0 <= number <= MAX_PORT:
                 raise UsageError(f"port {number} does not exist: name one from 1 to {MAX_PORT}, or 0 for any free one")

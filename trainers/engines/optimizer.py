@@ -26,7 +26,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     the step after the last one would have.
     """
 
-    def __init__(self, recipe: Recipe, steps_per_epoch: int):
+    def __init__(self, recipe: Recipe, steps_per_epoch: int) -> None:
         self.recipe = recipe.schedule
         self.peak = recipe.optimizer.learning_rate
         self.steps_per_epoch = steps_per_epoch
@@ -75,7 +75,7 @@ def make_optimizer(settings: OptimizerRecipe, schedule: Schedule, variables: Seq
     return optimizer
 
 
-def decays(variable, settings: OptimizerRecipe) -> bool:
+def decays(variable: keras.Variable, settings: OptimizerRecipe) -> bool:
     """Whether weight decay acts on `variable`: on all variables, or only on kernels.
 
     A layer marks its kernels by name, `kernel` or `..._kernel`: matrices that multiply features. The others are norms'

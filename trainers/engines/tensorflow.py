@@ -7,6 +7,7 @@ resume within an epoch.
 import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -53,7 +54,7 @@ def make_strategy(recipe: DistributionRecipe) -> tf.distribute.Strategy:
 class Sums:
     """Sums over images by name, kept on the devices: the host waits only to read them."""
 
-    def __init__(self, task: Task):
+    def __init__(self, task: Task) -> None:
         # Each device adds to its own copy; a read sums the copies. float64 counts any number of images.
         self.variables = {
             name: tf.Variable(
@@ -64,7 +65,7 @@ class Sums:
             for name, zeros in ({"loss": 0.0, "images": 0.0} | task.no_sums()).items()
         }
 
-    def add(self, losses, weights, sums: Mapping) -> None:
+    def add(self, losses: tf.Tensor, weights: tf.Tensor, sums: Mapping) -> None:
         """Add a batch: `losses` and `weights` (B,), and the task's own `sums`."""
         weights = tf.cast(weights, tf.float64)
         loss = tf.tensordot(tf.cast(losses, tf.float64), weights, 1)
@@ -90,7 +91,7 @@ class TensorFlowEvaluator:
 
     is_chief = True
 
-    def __init__(self, model: keras.Model, task: Task, strategy: tf.distribute.Strategy, batch_size: int):
+    def __init__(self, model: keras.Model, task: Task, strategy: tf.distribute.Strategy, batch_size: int) -> None:
         self.inference_model = model
         self.task = task
         self.strategy = strategy
@@ -113,7 +114,7 @@ class TensorFlowEvaluator:
 
         return self.strategy.distribute_datasets_from_function(host_batches)
 
-    def eval_step(self, batch) -> dict[str, np.ndarray] | None:
+    def eval_step(self, batch: Any) -> dict[str, np.ndarray] | None:
         """Add one batch to the sums of "validation"; rows of weight 0 do not count."""
         rows = self._eval_step(batch)
         if rows is None:
@@ -143,7 +144,7 @@ class TensorFlowEvaluator:
 class TensorFlowEngine(TensorFlowEvaluator):
     """`Engine` on the devices of one process."""
 
-    def __init__(self, recipe: Recipe, task: Task, steps_per_epoch: int):
+    def __init__(self, recipe: Recipe, task: Task, steps_per_epoch: int) -> None:
         self.recipe = recipe
         self.task = task
         strategy = make_strategy(recipe.distribution)
@@ -274,7 +275,7 @@ class TensorFlowEngine(TensorFlowEvaluator):
             average.assign(average + (1 - decay) * (tf.convert_to_tensor(weight) - tf.convert_to_tensor(average)))
 
 
-def float32(outputs):
+def float32(outputs: Any) -> Any:
     """The model's output, a tensor or several, in single precision."""
     return tf.nest.map_structure(lambda output: tf.cast(output, tf.float32), outputs)
 

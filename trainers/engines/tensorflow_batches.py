@@ -33,7 +33,7 @@ def readable() -> Iterator[None]:
 class BatchIterator:
     """An iterator whose errors are readable; compiled functions take `iterator`, TensorFlow's own."""
 
-    def __init__(self, iterator: Iterator):
+    def __init__(self, iterator: Iterator) -> None:
         self.iterator = iterator
 
     def __iter__(self) -> "BatchIterator":
@@ -47,7 +47,7 @@ class BatchIterator:
 class Batches:
     """A dataset whose errors are readable, however often it is read."""
 
-    def __init__(self, dataset: Iterable):
+    def __init__(self, dataset: Iterable) -> None:
         self.dataset = dataset
 
     def __iter__(self) -> BatchIterator:

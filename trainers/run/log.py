@@ -89,7 +89,7 @@ def metric_names(columns: Sequence[str]) -> tuple[str, ...]:
 class MetricsFile:
     """metrics.csv, one row per epoch; an empty field where there is no measurement."""
 
-    def __init__(self, path: Path, names: Sequence[str], epochs_done: int):
+    def __init__(self, path: Path, names: Sequence[str], epochs_done: int) -> None:
         """Keep the first `epochs_done` rows of an earlier part of the run: later epochs will run again.
 
         `lost` of them are not in the file.
@@ -135,7 +135,7 @@ def _cell(value: float | None) -> str:
 class TensorBoard:
     """The same figures as TensorBoard scalars, by step."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.writer = tf.summary.create_file_writer(str(folder))
 
@@ -178,7 +178,7 @@ class RunLog:
     Only the chief of a run's processes logs; in the others nothing is written or shown.
     """
 
-    def __init__(self, run: Run, task: Task, console: Console, is_chief: bool, batch_size: int, num_steps: int):
+    def __init__(self, run: Run, task: Task, console: Console, is_chief: bool, batch_size: int, num_steps: int) -> None:
         self.run = run
         self.task = task
         self.console = console

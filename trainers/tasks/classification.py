@@ -63,7 +63,7 @@ class Classification:
     serving_class = ClassificationServing
     columns = ("top1", "top5")
 
-    def __init__(self, recipe: ClassificationRecipe):
+    def __init__(self, recipe: ClassificationRecipe) -> None:
         self.recipe = recipe
 
     @functools.cached_property
