@@ -33,7 +33,9 @@ class Variant:
 _VARIANTS: dict[str, Variant] = {}
 
 
-def register(table: dict[str, dict[str, Any]], task: str = "classification"):
+def register(
+    table: dict[str, dict[str, Any]], task: str = "classification"
+) -> Callable[[Callable[..., keras.Model]], Callable[..., keras.Model]]:
     """Register one variant per row of `table` (model name -> arguments of the decorated builder), all for `task`."""
 
     def decorate(builder):

@@ -1,12 +1,15 @@
 """Where visual tokens look: attention of the tokenizers over the image (Visual Transformers, ICCV 2021, section 6)."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import keras
 import numpy as np
 
 from tfvt.layers import Tokenizer
 
 
-def token_attention(model: keras.Model, images, batch_size=32) -> dict[str, np.ndarray]:
+def token_attention(model: keras.Model, images: np.ndarray, batch_size: int = 32) -> dict[str, np.ndarray]:
     """Attention of every tokenizer over the map that it reads.
 
     Args:
@@ -32,7 +35,7 @@ def token_attention(model: keras.Model, images, batch_size=32) -> dict[str, np.n
     return {layer.name: np.concatenate(maps) for layer, maps in zip(layers, zip(*parts, strict=True), strict=True)}
 
 
-def foreground_attention(attention, foreground) -> np.ndarray:
+def foreground_attention(attention: np.ndarray, foreground: np.ndarray) -> np.ndarray:
     """Share of each token's attention that falls on the foreground.
 
     A pixel of the attention map counts by the share of its area that is foreground.
@@ -55,7 +58,9 @@ def foreground_attention(attention, foreground) -> np.ndarray:
     return np.einsum("bhwl,bhw->bl", attention, cells)
 
 
-def draw_token_attention(images, attention, path, titles=None):
+def draw_token_attention(
+    images: np.ndarray, attention: np.ndarray, path: Path | str, titles: Sequence[str] | None = None
+) -> None:
     """Draw each token's attention over each image, as in the paper's Figure 6, and save the picture.
 
     Args:

@@ -1,6 +1,7 @@
 """What ACmix layers prefer: the rates of attention and convolution over depth (Pan et al., CVPR 2022, section 5.5)."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -58,7 +59,7 @@ def path_rates(model: keras.Model) -> PathRates:
     return PathRates(model.name, tuple(layer.path for layer in layers), alpha, beta)
 
 
-def draw_path_rates(runs: dict[str, PathRates], path):
+def draw_path_rates(runs: dict[str, PathRates], path: Path | str) -> None:
     """Draw |alpha|, |beta| and log |alpha / beta| over depth, as in the paper's Figure 5, and save the picture.
 
     Args:

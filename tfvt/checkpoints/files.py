@@ -9,8 +9,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
+Checkpoint = Path | str | dict[str, np.ndarray]  # a path, or arrays by the source's names
 
-def read_arrays(path_or_arrays) -> dict[str, np.ndarray]:
+
+def read_arrays(path_or_arrays: Checkpoint) -> dict[str, np.ndarray]:
     """Arrays under the source's own names.
 
     Args:
@@ -52,7 +54,7 @@ def read_arrays(path_or_arrays) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} cannot be read as a {path.suffix or 'TensorFlow'} checkpoint: {error}") from error
 
 
-def read_neighbour(source, name) -> dict:
+def read_neighbour(source: Checkpoint, name: str) -> dict:
     """The JSON file `name` beside the file `source`; {} if there is none, or if `source` is a dict of arrays."""
     if isinstance(source, dict):
         return {}
@@ -60,7 +62,7 @@ def read_neighbour(source, name) -> dict:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def keras_gelu(source) -> str | None:
+def keras_gelu(source: Checkpoint) -> str | None:
     """The form of GELU that a `.keras` file was trained with; None if it has none, or is not such a file."""
     if isinstance(source, dict) or Path(source).suffix != ".keras":
         return None

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tfvt.checkpoints.files import Checkpoint
 from tfvt.checkpoints.renaming import Table
 
 
@@ -41,6 +42,6 @@ class Format:
     anchor: str
     first_weight: str
     table: Table
-    training: Callable[[object], Training]
+    training: Callable[[Checkpoint], Training]
     ignored: str = "(?!)"
     resample: str = "bilinear"

@@ -4,6 +4,7 @@ Kernels have Keras' layout, with an axis for the heads. big_vision adds its posi
 the class token's into `cls`.
 """
 
+from tfvt.checkpoints.files import Checkpoint
 from tfvt.checkpoints.formats import Format, Training
 from tfvt.checkpoints.layouts import as_is, from_heads, patches_alone, to_heads, token_and_patches
 from tfvt.checkpoints.renaming import Table, below
@@ -33,7 +34,7 @@ VIT = (
 )
 
 
-def training(source):
+def training(source: Checkpoint) -> Training:
     """Both projects train with the tanh form and pixels in -1..1."""
     return Training("tanh", 1e-6, ((127.5,) * 3, (127.5,) * 3))
 

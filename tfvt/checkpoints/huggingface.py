@@ -3,7 +3,7 @@
 One model has two spellings: that of files (`save_pretrained`) and, from version 5, that of the live state dict.
 """
 
-from tfvt.checkpoints.files import read_neighbour
+from tfvt.checkpoints.files import Checkpoint, read_neighbour
 from tfvt.checkpoints.formats import Format, Training
 from tfvt.checkpoints.layouts import token_and_patches
 from tfvt.checkpoints.renaming import Table, below
@@ -40,7 +40,7 @@ VIT = (
 _GELUS = {"gelu": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 
 
-def training(source):
+def training(source: Checkpoint) -> Training:
     """What `config.json` and `preprocessor_config.json` beside the file say, or the library's defaults."""
     config, pixels = (read_neighbour(source, name) for name in ("config.json", "preprocessor_config.json"))
     activation = config.get("hidden_act", "gelu")

@@ -3,51 +3,51 @@
 import numpy as np
 
 
-def as_is(array):
+def as_is(array: np.ndarray) -> np.ndarray:
     """Keras' own layout."""
     return array
 
 
-def torch_layout(array):
+def torch_layout(array: np.ndarray) -> np.ndarray:
     """PyTorch's: convolutions (C_out, C_in, H, W) and dense kernels (C_out, C_in)."""
     if array.ndim == 4:
         return np.transpose(array, (2, 3, 1, 0))
     return array.T if array.ndim == 2 else array
 
 
-def pointwise(array):
+def pointwise(array: np.ndarray) -> np.ndarray:
     """PyTorch's convolution of 1x1 (C_out, C_in, 1, 1), a dense layer of ours (C_in, C_out); a bias (C,) stays."""
     array = torch_layout(array)
     return array[0, 0] if array.ndim == 4 and array.shape[:2] == (1, 1) else array
 
 
-def scalar(array):
+def scalar(array: np.ndarray) -> np.ndarray:
     """One number, of any shape."""
     return array.reshape(())
 
 
-def from_heads(array):
+def from_heads(array: np.ndarray) -> np.ndarray:
     """A kernel (C, heads, D), or its bias (heads, D), that writes heads: side by side, (C, heads * D)."""
     return array.reshape(*array.shape[:-2], -1)
 
 
-def to_heads(array):
+def to_heads(array: np.ndarray) -> np.ndarray:
     """A kernel (heads, D, C) that reads heads: (heads * D, C)."""
     return array.reshape(-1, array.shape[-1])
 
 
-def positions(array):
+def positions(array: np.ndarray) -> np.ndarray:
     """A table of positions (1, N, C), as (N, C)."""
     return array.reshape(-1, array.shape[-1])
 
 
-def token_and_patches(array):
+def token_and_patches(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A table of positions (1, 1 + N, C): the class token's (1, 1, C), and the patches' (N, C)."""
     table = positions(array)
     return table[None, :1], table[1:]
 
 
-def patches_alone(array):
+def patches_alone(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A table of positions (1, N, C) without the class token's, which is folded into it: zeros, and the patches'."""
     table = positions(array)
     return np.zeros((1, 1, table.shape[-1]), "float32"), table

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from tfvt.checkpoints import acmix, google_npz, huggingface, pvt, resnet, san, swin, tfm, timm
-from tfvt.checkpoints.files import keras_gelu, read_arrays
+from tfvt.checkpoints.files import Checkpoint, keras_gelu, read_arrays
 from tfvt.checkpoints.formats import Format, Training
 from tfvt.checkpoints.layouts import as_is
 from tfvt.checkpoints.positions import KERNELS, fit_positions
@@ -61,7 +61,14 @@ class LoadReport:
         return "; ".join([counts, *left])
 
 
-def load_checkpoint(model, path_or_arrays, *, source="auto", strict=True, resample="source") -> LoadReport:
+def load_checkpoint(
+    model: keras.layers.Layer,
+    path_or_arrays: Checkpoint,
+    *,
+    source: str = "auto",
+    strict: bool = True,
+    resample: str = "source",
+) -> LoadReport:
     """Load trained weights into a model. If anything does not fit, the model stays as it was.
 
     A ResNet's weights go into a ResNet, or into the trunk of a VT-ResNet (the last stage and the classifier

@@ -18,7 +18,7 @@ from tfvt.checks import check_choice
 KERNELS = ("bilinear", "bicubic", "bicubic_antialias", "zoom")
 
 
-def fit_positions(positions, grid, kernel):
+def fit_positions(positions: np.ndarray, grid: tuple[int, int], kernel: str) -> tuple[np.ndarray, bool] | None:
     """Position embeddings of patches on another grid.
 
     Args:
@@ -44,7 +44,7 @@ def fit_positions(positions, grid, kernel):
     return resample_grid(positions, grid, kernel), True
 
 
-def resample_grid(values, size, kernel):
+def resample_grid(values: np.ndarray, size: tuple[int, int], kernel: str) -> np.ndarray:
     """Resize a map (H, W, C) to `size` (rows, columns) with one of `KERNELS`; float32."""
     check_choice("resample", kernel, KERNELS)
     rows, columns = (_weights(n, m, kernel) for n, m in zip(values.shape[:2], size, strict=True))

@@ -4,7 +4,7 @@ PyTorch's layouts. Two norms of the authors' code, that of the patches and that 
 1e-5 where the others, and all of ours, have 1e-6. Only the last of the four stages has a class token.
 """
 
-from tfvt.checkpoints.files import read_neighbour
+from tfvt.checkpoints.files import Checkpoint, read_neighbour
 from tfvt.checkpoints.formats import Format, Training
 from tfvt.checkpoints.layouts import positions, token_and_patches
 from tfvt.checkpoints.renaming import Table, below
@@ -61,7 +61,7 @@ HUGGINGFACE = (
 )
 
 
-def training(source):
+def training(source: Checkpoint) -> Training:
     """ImageNet's statistics; the epsilon of transformers' `config.json` if that file exists."""
     epsilon = read_neighbour(source, "config.json").get("layer_norm_eps")
     return Training("erf", epsilon, (IMAGENET_MEAN, IMAGENET_STD))

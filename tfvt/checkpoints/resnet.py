@@ -1,5 +1,6 @@
 """ResNet weights under the names of torchvision and timm, and of transformers, all in PyTorch's layouts."""
 
+from tfvt.checkpoints.files import Checkpoint
 from tfvt.checkpoints.formats import Format, Training
 from tfvt.checkpoints.renaming import Table, below
 from tfvt.models.options import IMAGENET_MEAN, IMAGENET_STD
@@ -32,7 +33,7 @@ HUGGINGFACE = (
 )
 
 
-def training(source):
+def training(source: Checkpoint) -> Training:
     """All normalise pixels by ImageNet's statistics."""
     return Training(pixel_statistics=(IMAGENET_MEAN, IMAGENET_STD))
 

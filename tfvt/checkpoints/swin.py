@@ -6,7 +6,7 @@ live state dict.
 
 import functools
 
-from tfvt.checkpoints.files import read_neighbour
+from tfvt.checkpoints.files import Checkpoint, read_neighbour
 from tfvt.checkpoints.formats import Format, Training
 from tfvt.checkpoints.layouts import as_is, pointwise, scalar
 from tfvt.checkpoints.renaming import Table, below
@@ -27,7 +27,7 @@ ACMIX = (
 _MERGING = (("norm.*", "norm/*"), ("reduction.*", "reduction/*"))
 
 
-def block(mixer):
+def block(mixer: tuple[tuple, ...]) -> tuple[tuple, ...]:
     """Rows of a block under the authors' names; `mixer` has those of its attention."""
     return (
         ("norm1.*", "mixer_norm/*"),
@@ -38,7 +38,7 @@ def block(mixer):
     )
 
 
-def model(mixer):
+def model(mixer: tuple[tuple, ...]) -> tuple[tuple, ...]:
     """Rows of a whole Swin under the authors' names."""
     return (
         ("patch_embed.proj.*", "patch_embedding/projection/*"),
@@ -73,7 +73,7 @@ HUGGINGFACE = (
 FIRST = {"stage_before": -1}  # the merging that ends a source's first stage begins our second
 
 
-def training(source):
+def training(source: Checkpoint) -> Training:
     """ImageNet's statistics; the epsilon of transformers' `config.json` if that file exists."""
     epsilon = read_neighbour(source, "config.json").get("layer_norm_eps")
     return Training("erf", epsilon, (IMAGENET_MEAN, IMAGENET_STD))

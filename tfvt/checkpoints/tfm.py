@@ -3,6 +3,7 @@
 Kernels have Keras' layout, with an axis for the heads.
 """
 
+from tfvt.checkpoints.files import Checkpoint
 from tfvt.checkpoints.formats import Format, Training
 from tfvt.checkpoints.layouts import as_is, from_heads, to_heads, token_and_patches
 from tfvt.checkpoints.renaming import Table, below
@@ -36,7 +37,7 @@ _PREFIX = "(backbone/|model/layer_with_weights-0/)?"
 VIT = (*below(_PREFIX, "", _BACKBONE), ("model/layer_with_weights-1/*", "head/*"))
 
 
-def training(source):
+def training(source: Checkpoint) -> Training:
     """The library's GELU is the tanh form; its pipeline normalises by ImageNet's statistics."""
     return Training("tanh", 1e-6, (IMAGENET_MEAN, IMAGENET_STD))
 

@@ -1,6 +1,6 @@
 """ViT weights under the names of timm and of DeiT, with PyTorch's layouts and one matrix for queries, keys, values."""
 
-from tfvt.checkpoints.files import read_neighbour
+from tfvt.checkpoints.files import Checkpoint, read_neighbour
 from tfvt.checkpoints.formats import Format, Training
 from tfvt.checkpoints.layouts import token_and_patches
 from tfvt.checkpoints.renaming import Table, below
@@ -24,7 +24,7 @@ VIT = (
 )
 
 
-def training(source):
+def training(source: Checkpoint) -> Training:
     """Pixel statistics from timm's `config.json` beside the file; DeiT's and timm's own ViTs have different ones."""
     pixels = read_neighbour(source, "config.json").get("pretrained_cfg", {})
     statistics = None

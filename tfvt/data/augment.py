@@ -4,7 +4,7 @@ Every function is a pure function of image and seed. Operations and magnitudes a
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -101,8 +101,11 @@ AUTOAUGMENT_OPERATIONS = {
     if name in {name for policy in IMAGENET_POLICY for name, _, _ in policy}
 }
 
+# What a seed draws, see `apply_drawn`: operations, their arguments, and places in the image.
+Drawn = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
-def auto_augment(image, seed):
+
+def auto_augment(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """AutoAugment with the ImageNet policy (Cubuk et al. 2019, arXiv:1805.09501; the released policy "v0").
 
     The seed draws one of 25 sub-policies and applies each of its two operations with its own probability.
@@ -117,7 +120,15 @@ def auto_augment(image, seed):
     return apply_drawn(image, list(AUTOAUGMENT_OPERATIONS.values()), draw_auto_augment(seed), layers=2)
 
 
-def rand_augment(image, seed, *, layers=2, magnitude=9.0, magnitude_std=0.0, probability=1.0):
+def rand_augment(
+    image: tf.Tensor,
+    seed: tf.Tensor,
+    *,
+    layers: int = 2,
+    magnitude: float = 9.0,
+    magnitude_std: float = 0.0,
+    probability: float = 1.0,
+) -> tf.Tensor:
     """RandAugment (Cubuk et al. 2020, arXiv:1909.13719): each layer draws one of 17 operations, one of them identity.
 
     Args:
@@ -136,7 +147,7 @@ def rand_augment(image, seed, *, layers=2, magnitude=9.0, magnitude_std=0.0, pro
     return apply_drawn(image, list(RANDAUGMENT_OPERATIONS.values()), drawn, layers)
 
 
-def draw_auto_augment(seed):
+def draw_auto_augment(seed: tf.Tensor) -> Drawn:
     """What `apply_drawn` takes, of AUTOAUGMENT_OPERATIONS in two layers."""
     known, names = list(AUTOAUGMENT_OPERATIONS.values()), list(AUTOAUGMENT_OPERATIONS)
     index = np.array([[names.index(name) for name, _, _ in policy] for policy in IMAGENET_POLICY])
@@ -149,7 +160,9 @@ def draw_auto_augment(seed):
     return index, tf.where(sign < negative, -argument, argument), tf.stack(center, 1)
 
 
-def draw_rand_augment(seed, layers, magnitude, magnitude_std, probability):
+def draw_rand_augment(
+    seed: tf.Tensor, layers: int, magnitude: float, magnitude_std: float, probability: float
+) -> Drawn:
     """What `apply_drawn` takes, of RANDAUGMENT_OPERATIONS."""
     known = list(RANDAUGMENT_OPERATIONS.values())
     applied, choice, sign, *center = tf.unstack(tf.random.stateless_uniform((5, layers), tf.random.fold_in(seed, 0)))
@@ -164,7 +177,9 @@ def draw_rand_augment(seed, layers, magnitude, magnitude_std, probability):
     return index, tf.where(sign < tf.gather(negative, index), -argument, argument), tf.stack(center, 1)
 
 
-def arguments(known, index, level):
+def arguments(
+    known: Sequence[Operation], index: np.ndarray, level: np.ndarray | tf.Tensor
+) -> tuple[tf.Tensor, np.ndarray]:
     """What levels (float64) mean to the operations of an index, and how often that is negative, both float32."""
     scale, offset = (np.array([getattr(op, part) for op in known] + [0.0])[index] for part in ("scale", "offset"))
     whole, signed = (np.array([getattr(op, part) for op in known] + [False])[index] for part in ("whole", "signed"))
@@ -174,7 +189,7 @@ def arguments(known, index, level):
     return tf.cast(argument, tf.float32), np.float32(0.5) * signed.astype(np.float32)
 
 
-def apply_drawn(image, known, drawn, layers):
+def apply_drawn(image: tf.Tensor, known: Sequence[Operation], drawn: Drawn, layers: int) -> tf.Tensor:
     """One known operation after the other.
 
     Args:
@@ -192,7 +207,7 @@ def apply_drawn(image, known, drawn, layers):
     return image
 
 
-def color_jitter(image, seed, strength: float):
+def color_jitter(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
     """Brightness, contrast and saturation, in this order, each by a factor from max(0, 1 - s) to 1 + s.
 
     Args:
@@ -209,7 +224,14 @@ def color_jitter(image, seed, strength: float):
     return color.color(image, factors[2])
 
 
-def random_erasing(image, seed, *, probability, area_range=(0.02, 1 / 3), aspect_range=(0.3, 1 / 0.3)):
+def random_erasing(
+    image: tf.Tensor,
+    seed: tf.Tensor,
+    *,
+    probability: float,
+    area_range: tuple[float, float] = (0.02, 1 / 3),
+    aspect_range: tuple[float, float] = (0.3, 1 / 0.3),
+) -> tf.Tensor:
     """A box of noise (Zhong et al. 2020, "Random Erasing Data Augmentation", algorithm 1).
 
     The noise is normal, with the mean and the standard deviation of ImageNet's colours. For a model that normalises by
@@ -235,7 +257,13 @@ def random_erasing(image, seed, *, probability, area_range=(0.02, 1 / 3), aspect
     return tf.cond(draws < probability, erase, lambda: image)
 
 
-def erased_box(image_shape, seed, area_range, aspect_range, trials: int = 10):
+def erased_box(
+    image_shape: tf.Tensor,
+    seed: tf.Tensor,
+    area_range: tuple[float, float],
+    aspect_range: tuple[float, float],
+    trials: int = 10,
+) -> list[tf.Tensor]:
     """(top, left, height, width) of the first of `trials` draws that is smaller than the image; none: all zero."""
     draws = tf.random.stateless_uniform((4, trials), seed)
     size = tf.cast(image_shape[:2, None], tf.float32)

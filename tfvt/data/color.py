@@ -12,24 +12,24 @@ import tensorflow as tf
 LEVELS = np.arange(256, dtype=np.int32)
 
 
-def invert(image):
+def invert(image: tf.Tensor) -> tf.Tensor:
     """255 - pixel."""
     return 255 - image
 
 
-def posterize(image, bits):
+def posterize(image: tf.Tensor, bits: tf.Tensor | int) -> tf.Tensor:
     """Pixels with their `bits` (1 to 8) highest bits; 0 leaves one, as 1 does."""
     shift = tf.cast(tf.clip_by_value(8 - bits, 0, 7), tf.uint8)
     return tf.bitwise.bitwise_and(image, tf.bitwise.left_shift(tf.constant(255, tf.uint8), shift))
 
 
-def solarize(image, threshold):
+def solarize(image: tf.Tensor, threshold: tf.Tensor | int) -> tf.Tensor:
     """Pixels of at least `threshold` (int32, 0 to 255) inverted; 256 counts as 0, as it does in bytes."""
     bright = 255 * tf.cast(image >= tf.cast(threshold, tf.uint8), tf.uint8)
     return tf.bitwise.bitwise_xor(image, bright)
 
 
-def solarize_add(image, addition):
+def solarize_add(image: tf.Tensor, addition: tf.Tensor | int) -> tf.Tensor:
     """Pixels below 128 made brighter by `addition` (int32, not negative)."""
     addition = tf.cast(tf.minimum(addition, 255), tf.uint8)
     added = tf.minimum(image, 255 - addition) + addition
@@ -37,24 +37,24 @@ def solarize_add(image, addition):
     return tf.bitwise.bitwise_xor(image, tf.bitwise.bitwise_and(tf.bitwise.bitwise_xor(image, added), dark))
 
 
-def brightness(image, factor):
+def brightness(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
     """Black at `factor` 0, the image at 1."""
     return tf.cast(tf.minimum(factor * tf.cast(image, tf.float32), 255.0), tf.uint8)
 
 
-def contrast(image, factor):
+def contrast(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
     """Each channel's mean at `factor` 0, the image at 1."""
     return tf.image.adjust_contrast(image, factor)
 
 
-def color(image, factor):
+def color(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
     """Grey at `factor` 0, the image at 1: saturation."""
     grey = tf.cast(tf.reshape(tf.image.rgb_to_grayscale(image), (-1, 1)), tf.float32)
     pixels = tf.reshape(tf.cast(image, tf.float32), (-1, 3))
     return tf.reshape(_blend(tf.matmul(grey, tf.ones((1, 3))), pixels, factor), tf.shape(image))
 
 
-def sharpness(image, factor):
+def sharpness(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
     """Smoothed by 3x3 pixels at `factor` 0, the image at 1; the border of one pixel stays. At least 3x3 pixels."""
     pixels = tf.cast(image, tf.float32)
     kernel = tf.constant([[1, 1, 1], [1, 5, 1], [1, 1, 1]], tf.float32, (3, 3, 1, 1)) / 13.0
@@ -64,7 +64,7 @@ def sharpness(image, factor):
     return tf.concat([image[:1], rows, image[-1:]], 0)
 
 
-def autocontrast(image):
+def autocontrast(image: tf.Tensor) -> tf.Tensor:
     """Each channel stretched to 0..255, if it has two values."""
     low, high = (tf.cast(reduce(image, (0, 1)), tf.float32) for reduce in (tf.reduce_min, tf.reduce_max))
     has_range = high > low
@@ -74,7 +74,7 @@ def autocontrast(image):
     return tf.reshape(tf.cast(tf.clip_by_value(stretched, 0.0, 255.0), tf.uint8), tf.shape(image))
 
 
-def equalize(image):
+def equalize(image: tf.Tensor) -> tf.Tensor:
     """Each channel with an even histogram, as far as a table of its values allows."""
     # Three histograms and three tables in a row.
     indices = _rows(image, tf.int32) + _along_row(tf.constant((0, 256, 512)), image)

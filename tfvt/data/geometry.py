@@ -11,7 +11,7 @@ import math
 import tensorflow as tf
 
 
-def rotate(image, degrees):
+def rotate(image: tf.Tensor, degrees: tf.Tensor | float) -> tf.Tensor:
     """Counter-clockwise around the centre."""
     radians = degrees * (math.pi / 180.0)
     cos, sin = tf.cos(radians), tf.sin(radians)
@@ -22,25 +22,25 @@ def rotate(image, degrees):
     return _gather(image, _reflected(y, 0, image), _reflected(x, 1, image))
 
 
-def shear_x(image, level):
+def shear_x(image: tf.Tensor, level: tf.Tensor | float) -> tf.Tensor:
     """Each row moved left by `level` times its distance from the top."""
     rows, columns = _rows_and_columns(image)
     return _gather(image, tf.cast(rows, tf.int32), _reflected(columns + level * rows, 1, image))
 
 
-def shear_y(image, level):
+def shear_y(image: tf.Tensor, level: tf.Tensor | float) -> tf.Tensor:
     """Each column moved up by `level` times its distance from the left."""
     rows, columns = _rows_and_columns(image)
     return _gather(image, _reflected(level * columns + rows, 0, image), tf.cast(columns, tf.int32))
 
 
-def translate_x(image, pixels):
+def translate_x(image: tf.Tensor, pixels: tf.Tensor | float) -> tf.Tensor:
     """Moved left by `pixels`."""
     _, columns = _rows_and_columns(image)
     return tf.gather(image, _reflected(columns[0] + pixels, 1, image), axis=1)
 
 
-def translate_y(image, pixels):
+def translate_y(image: tf.Tensor, pixels: tf.Tensor | float) -> tf.Tensor:
     """Moved up by `pixels`."""
     rows, _ = _rows_and_columns(image)
     return tf.gather(image, _reflected(rows[:, 0] + pixels, 0, image))
@@ -70,14 +70,14 @@ def _gather(image, rows, columns):
     return tf.ensure_shape(tf.gather(tf.reshape(image, (-1, 3)), index), image.shape)
 
 
-def paste(image, patch, top, left):
+def paste(image: tf.Tensor, patch: tf.Tensor, top: tf.Tensor | int, left: tf.Tensor | int) -> tf.Tensor:
     """`image` (H, W, C) with `patch` (h, w, C) over it, its upper left pixel at row `top` and column `left`."""
     bottom, right = top + tf.shape(patch)[0], left + tf.shape(patch)[1]
     rows = tf.concat([image[top:bottom, :left], patch, image[top:bottom, right:]], 1)
     return tf.ensure_shape(tf.concat([image[:top], rows, image[bottom:]], 0), image.shape)
 
 
-def cutout(image, half_size, center):
+def cutout(image: tf.Tensor, half_size: tf.Tensor | int, center: tf.Tensor) -> tf.Tensor:
     """A grey square of twice `half_size` pixels (DeVries and Taylor 2017), cut off at the image's border.
 
     Args:

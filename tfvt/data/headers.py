@@ -9,7 +9,7 @@ _HEADER_BYTES = 34  # up to the last field that is read; shorter files count as 
 _WEBP_ANIMATION = 0x02  # in the flags of VP8X
 
 
-def checked_images(encoded, max_pixels: int):
+def checked_images(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
     """The same images, after a check that every one may be decoded.
 
     JPEG, PNG, BMP and WebP files pass if they have at least 1 and at most `max_pixels` pixels. The check also refuses:
@@ -77,7 +77,7 @@ def _problems(encoded, max_pixels):
     return problems
 
 
-def is_still_webp(encoded):
+def is_still_webp(encoded: tf.Tensor) -> tf.Tensor:
     """Which of the image files (B,) are WebP without animation: bool (B,).
 
     TensorFlow 2.20 writes outside its memory when it decodes an animation to four channels.

@@ -120,7 +120,7 @@ class EvalPreprocessing:
             )
 
 
-def decode_and_augment(encoded, seed, preprocessing: TrainPreprocessing):
+def decode_and_augment(encoded: tf.Tensor, seed: tf.Tensor, preprocessing: TrainPreprocessing) -> tf.Tensor:
     """Random resized crop, flip and the other augmentations of one encoded image.
 
     Crops more than twice as high or wide as the result are resized with antialiasing, smaller ones without.
@@ -193,7 +193,7 @@ def _augment_bytes(image, seed, preprocessing):
     return image
 
 
-def decode_and_center_crop(encoded, preprocessing: EvalPreprocessing):
+def decode_and_center_crop(encoded: tf.Tensor, preprocessing: EvalPreprocessing) -> tf.Tensor:
     """Centre crop of one encoded image: deterministic, for evaluation and serving.
 
     This is how published numbers are measured: resize the image so that it just covers `image_size / crop_ratio`

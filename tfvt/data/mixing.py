@@ -44,7 +44,7 @@ class Mixing:
         return self.probability > 0 and (self.mixup_alpha > 0 or self.cutmix_alpha > 0)
 
 
-def soft_targets(labels, num_classes: int, smoothing: float = 0.0):
+def soft_targets(labels: tf.Tensor, num_classes: int, smoothing: float = 0.0) -> tf.Tensor:
     """One-hot rows with label smoothing: (1 - smoothing) * one_hot + smoothing / num_classes.
 
     Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7.
@@ -63,7 +63,9 @@ def soft_targets(labels, num_classes: int, smoothing: float = 0.0):
     return tf.one_hot(labels, num_classes, on_value=1.0 - smoothing + low, off_value=low)
 
 
-def mix_batch(images, labels, num_classes: int, seed, mixing: Mixing):
+def mix_batch(
+    images: tf.Tensor, labels: tf.Tensor, num_classes: int, seed: tf.Tensor, mixing: Mixing
+) -> tuple[tf.Tensor, tf.Tensor]:
     """One batch, mixed with itself reversed.
 
     MixUp: x = lambda x_i + (1 - lambda) x_j. CutMix: a box of x_i shows x_j; its sides are sqrt(1 - lambda) of the
@@ -112,20 +114,20 @@ def mix_batch(images, labels, num_classes: int, seed, mixing: Mixing):
     return tf.ensure_shape(mixed, images.shape), tf.ensure_shape(targets, (images.shape[0], num_classes))
 
 
-def beta(alpha: float, shape, seed):
+def beta(alpha: float, shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Draws from Beta(alpha, alpha), float32 of `shape`: the share of one of two gamma draws in their sum."""
     # In double precision: for small alphas both gamma draws would often be 0 in single precision.
     gammas = tf.random.stateless_gamma(tf.concat([[2], shape], 0), seed, alpha, dtype=tf.float64)
     return tf.cast(tf.math.divide_no_nan(gammas[0], gammas[0] + gammas[1]), tf.float32)
 
 
-def mixup_images(images, share):
+def mixup_images(images: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
     """`share` (B,) of each image of (B, H, W, C) and the rest of its partner from the other end of the batch."""
     share = tf.reshape(share, (-1, 1, 1, 1))
     return share * images + (1.0 - share) * tf.reverse(images, [0])
 
 
-def cutmix_boxes(share, centers, image_shape):
+def cutmix_boxes(share: tf.Tensor, centers: tf.Tensor, image_shape: tf.Tensor) -> tf.Tensor:
     """Boxes (top, left, bottom, right), int32 (4, B), in pixels; bottom and right lie just outside.
 
     Args:
@@ -139,7 +141,7 @@ def cutmix_boxes(share, centers, image_shape):
     return tf.concat([tf.maximum(center - half, 0), tf.minimum(center + half, image_shape[1:3, None])], 0)
 
 
-def cutmix_images(images, boxes):
+def cutmix_images(images: tf.Tensor, boxes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Each image of (B, H, W, C) with its partner's pixels in its box, int32 (4, B), and the share (B,) it keeps."""
 
     def cut_and_paste(sample):

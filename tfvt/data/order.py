@@ -18,6 +18,8 @@ GROUP_SIZE = 16
 # Each use pairs the run's seed with its own number: a new use takes a new number, the others stay.
 AUGMENTATION_STREAM, ORDER_STREAM, MIXING_STREAM = 0, 1, 2
 
+Parts = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # of shards: (shards, starts, counts), each int64 (parts,)
+
 
 @dataclass(frozen=True)
 class HostShare:
@@ -107,7 +109,7 @@ class Order:
         epoch, step = divmod(start_step, self.steps_per_epoch)
         return epoch * self.blocks_per_epoch + step * self.batch_size // (self.block_size * self.repeats)
 
-    def samples(self, number, share: Share):
+    def samples(self, number: tf.Tensor, share: Share) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, Parts]:
         """What `share` gets of block `number` (scalar int64 tensor, counted over all epochs).
 
         Returns:
@@ -130,7 +132,7 @@ class Order:
         ids = tf.gather(self.block_ids(epoch, index, parts), (places - begin) // self.repeats)
         return epoch, ids, places % self.repeats, parts
 
-    def block_ids(self, epoch, index, parts):
+    def block_ids(self, epoch: tf.Tensor, index: tf.Tensor, parts: Parts) -> tf.Tensor:
         """The records of block `index` of an epoch, int64 (records,), in the order of training."""
         shards, starts, counts = parts
         first_ids = tf.gather(tf.cumsum(tf.constant(self.shard_counts, tf.int64), exclusive=True), shards) + starts
@@ -139,7 +141,7 @@ class Order:
         ids = tf.sort(tf.repeat(first_ids, counts) + within)
         return tf.gather(ids, permutation(tf.size(ids), self._seed(epoch, 1 + index)))
 
-    def parts(self, epoch, index):
+    def parts(self, epoch: tf.Tensor, index: tf.Tensor) -> Parts:
         """The parts (shards, starts, counts) of shards that block `index` (from 0) of an epoch consists of."""
         shards = permutation(len(self.shard_counts), self._seed(epoch, 0))
         counts = tf.gather(tf.constant(self.shard_counts, tf.int64), shards)
@@ -156,7 +158,7 @@ class Order:
         return seed
 
 
-def permutation(size, seed):
+def permutation(size: tf.Tensor | int, seed: tf.Tensor) -> tf.Tensor:
     """A permutation of range(size), int64 (size,), that depends on nothing but `seed` (integer tensor (2,))."""
     bits = tf.random.stateless_uniform([size], seed, None, None, tf.int64, alg="philox")
     return tf.cast(tf.argsort(bits, stable=True), tf.int64)

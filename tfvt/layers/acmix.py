@@ -25,7 +25,7 @@ Combine = Literal["both", "sum", "alpha", "complement", "attention", "convolutio
 Attention = Literal["local", "window", "patchwise", "global"]
 
 
-def shift_kernel(kernel_size, filters):
+def shift_kernel(kernel_size: int, filters: int) -> np.ndarray:
     """(k, k, k^2, filters): of group member p, the kernel is 1 at the p-th position alone (eq. 15)."""
     positions = kernel_size**2
     kernel = np.eye(positions, dtype="float32").reshape(kernel_size, kernel_size, positions, 1)
@@ -260,7 +260,7 @@ class ACmix(keras.layers.Layer):
             return alpha * attention + beta * convolution, alpha * token
         return self.attention_path.restore(alpha * attention + beta * convolution, x)
 
-    def rates(self):
+    def rates(self) -> tuple[Any, Any]:
         """(alpha, beta) of eq. (13): tensors where they are learned, else numbers."""
         if self.combine == "both":
             return self.alpha, self.beta
@@ -274,7 +274,7 @@ class ACmix(keras.layers.Layer):
         return outputs if token_shape is None else (outputs, token_shape)
 
 
-def check_acmix_options(mixer, shift, combine):
+def check_acmix_options(mixer: str, shift: Shift, combine: Combine) -> None:
     """Raise a ValueError where a block without ACmix is given what only ACmix has."""
     for argument, value, default in (("shift", shift, "learned"), ("combine", combine, "both")):
         if value != default and mixer != "acmix":

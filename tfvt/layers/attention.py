@@ -1,5 +1,6 @@
 """Attention, written once."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -10,14 +11,21 @@ from tfvt.layers.initializers import matrix_start
 from tfvt.layers.registration import register_layer
 
 
-def softmax(logits):
+def softmax(logits: Any) -> Any:
     """Soft-max over the last axis; of a single logit, as on a map of one pixel, it is 1."""
     if logits.shape[-1] == 1:  # `ops.softmax` warns of it
         return ops.exp(ops.log_softmax(logits, axis=-1))
     return ops.softmax(logits, axis=-1)
 
 
-def multi_head_attention(query, key, value, num_heads=1, scale=True, dropout=None):
+def multi_head_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    num_heads: int = 1,
+    scale: bool = True,
+    dropout: Callable[[Any], Any] | None = None,
+) -> Any:
     """Soft-max over the keys of query key^T, times value.
 
     Args:
@@ -55,7 +63,7 @@ def _has_fused_kernel():
     return keras.backend.backend() != "tensorflow"
 
 
-def attention_macs(num_queries, num_keys, key_width, value_width):
+def attention_macs(num_queries: int, num_keys: int, key_width: int, value_width: int) -> int:
     """Multiply-adds of query key^T and of weights times value, all heads, for one image."""
     return num_queries * num_keys * (key_width + value_width)
 

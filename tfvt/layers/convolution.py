@@ -84,7 +84,7 @@ class GroupedDense(keras.layers.Layer):
         }
 
 
-def grouped_conv2d(x, kernel, strides=1):
+def grouped_conv2d(x: Any, kernel: Any, strides: int = 1) -> Any:
     """Convolution in groups, without padding: output channel block g sees input channel block g only.
 
     Args:
@@ -124,7 +124,7 @@ def _sum_of_taps(x, kernel, strides):
     return ops.reshape(sum(taps), (*ops.shape(taps[0])[:3], units))
 
 
-def strided_window(x, row, column, size, strides):
+def strided_window(x: Any, row: int, column: int, size: int, strides: int) -> Any:
     """The pixels of a map (B, H, W, ...) that one position of an unpadded convolution kernel is multiplied with."""
     height, width = ops.shape(x)[1:3]
     return x[:, row : height - size + row + 1 : strides, column : width - size + column + 1 : strides]

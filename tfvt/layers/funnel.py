@@ -10,7 +10,7 @@ from tfvt.layers.registration import register_layer
 Pooling = Literal["mean", "max"]
 
 
-def pooled_grid(grid, window):
+def pooled_grid(grid: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]:
     """(rows, columns) after pooling: rounded up, so that no token is lost."""
     return tuple(-(-side // size) for side, size in zip(grid, window, strict=True))
 

@@ -61,14 +61,14 @@ class GlobalAttention(MapAttention):
     def build(self, x_shape, token_shape=None):
         super().build(x_shape)
 
-    def build_projections(self, x_shape):
+    def build_projections(self, x_shape: tuple[int | None, ...]) -> None:
         self.query.build(x_shape)
         self.key_value.build(x_shape)
         if self.reduction > 1:
             self.reduce.build(padded_shape(x_shape, self.reduction))
             self.reduce_norm.build(x_shape)
 
-    def build_attention(self, x_shape):
+    def build_attention(self, x_shape: tuple[int | None, ...]) -> None:
         self.out = self.dense(self.filters, "out", normal_start())
         self.out.build(x_shape)
 
@@ -82,7 +82,7 @@ class GlobalAttention(MapAttention):
         outputs = self.attend(*projections, token)
         return (outputs, *projections) if self.returns == "both" else outputs
 
-    def attend(self, query, key, value, token=None):
+    def attend(self, query: Any, key: Any, value: Any, token: Any = None) -> Any:
         shape = ops.shape(query)
         query, key, value = (ops.reshape(x, (shape[0], -1, self.filters)) for x in (query, key, value))
         if token is not None:

@@ -1,5 +1,6 @@
 """Local attention: every pixel attends to the k x k pixels around it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from tfvt.layers.registration import register_layer
 MASKED = -3e4  # as a logit: weight 0 after a soft-max, and finite in half precision
 
 
-def local_attention(query, key, value, num_heads, kernel_size, strides=1):
+def local_attention(query: Any, key: Any, value: Any, num_heads: int, kernel_size: int, strides: int = 1) -> Any:
     """Soft-max attention of each query to a window of keys, by tiles of queries.
 
     A tile of queries shares one block of keys, its own area and a halo from the neighbouring blocks: two
@@ -44,7 +45,7 @@ def local_attention(query, key, value, num_heads, kernel_size, strides=1):
     return outputs
 
 
-def cut_blocks(x, grid, step, halo, num_heads):
+def cut_blocks(x: Any, grid: tuple[Any, Any], step: int, halo: int, num_heads: int) -> Any:
     """Blocks of `step` pixels a side, each with `halo` pixels of the next: (B * blocks, num_heads, pixels, d)."""
     batch, height, width, _ = ops.shape(x)
     (rows, columns), channels, side = grid, x.shape[-1], step + halo
@@ -62,7 +63,7 @@ def cut_blocks(x, grid, step, halo, num_heads):
     return ops.reshape(x, (-1, num_heads, side * side, channels // num_heads))
 
 
-def join_blocks(x, batch, grid, step):
+def join_blocks(x: Any, batch: Any, grid: tuple[Any, Any], step: int) -> Any:
     """What `cut_blocks` without a halo cut: (B * blocks, num_heads, pixels, d) -> (B, H, W, num_heads * d)."""
     num_heads, width = x.shape[1], x.shape[3]
     x = ops.reshape(x, (batch, *grid, num_heads, step, step, width))
@@ -78,7 +79,7 @@ def _join_halo(x, blocks, halo, axis):
     return ops.concatenate([own, first_pixels], axis=axis + 1)
 
 
-def split_at(x, position, axis):
+def split_at(x: Any, position: Any, axis: int) -> Sequence[Any]:
     """`x` before and from `position` along `axis`."""
     if x.shape[axis] is not None:
         # On TensorFlow the gradient of a slice takes 10 times as long as that of a split, which needs a known size.
@@ -125,14 +126,14 @@ class LocalAttention(MapAttention):
             raise ValueError(f"strides={strides}: expected 1 <= strides < kernel_size={kernel_size}")
         self.filters, self.num_heads, self.kernel_size, self.strides = filters, num_heads, kernel_size, strides
 
-    def build_projections(self, x_shape):
+    def build_projections(self, x_shape: tuple[int | None, ...]) -> None:
         self.query, self.key, self.value = (
             self.dense(self.filters, name, torch_start(x_shape[-1])) for name in ("query", "key", "value")
         )
         for layer in (self.query, self.key, self.value):
             layer.build(x_shape)
 
-    def build_attention(self, x_shape):
+    def build_attention(self, x_shape: tuple[int | None, ...]) -> None:
         check_reflection(x_shape, self.kernel_size)
         head_dim = self.filters // self.num_heads
         self.position_kernel = self.add_weight(
@@ -141,16 +142,16 @@ class LocalAttention(MapAttention):
         # Cancels in the soft-max as well; it stays so that published parameters fit.
         self.position_bias = self.add_weight(name="position_bias", shape=(head_dim,), initializer="zeros")
 
-    def project(self, x):
+    def project(self, x: Any) -> tuple[Any, Any, Any]:
         return self.query(x), self.key(x), self.value(x)
 
-    def attend(self, query, key, value):
+    def attend(self, query: Any, key: Any, value: Any) -> Any:
         key = key - ops.tile(self.positions(key), (1, 1, self.num_heads))
         key, value = (reflect(x, self.kernel_size) for x in (key, value))
         query = query[:, :: self.strides, :: self.strides]
         return local_attention(query, key, value, self.num_heads, self.kernel_size, self.strides)
 
-    def positions(self, x):
+    def positions(self, x: Any) -> Any:
         """p, (H, W, d): the linear map of (x, y), each from -1 to 1 across the map."""
         height, width = (ops.cast(size, "float32") for size in ops.shape(x)[1:3])
         row = ops.cast(ops.arange(ops.shape(x)[1]), "float32") * (2 / (height - 1)) - 1
@@ -175,7 +176,7 @@ class LocalAttention(MapAttention):
         return 2 * self.kernel_size**2 * self.filters * rows * columns
 
 
-def reflect(x, kernel_size):
+def reflect(x: Any, kernel_size: int) -> Any:
     """`x` (B, H, W, C) with half a kernel of reflected pixels on each side."""
     check_reflection(x.shape, kernel_size)  # again: a layer that was built for any size is called with one
     padding = kernel_size // 2
@@ -190,17 +191,17 @@ def reflect(x, kernel_size):
     return x
 
 
-def check_divisor(argument, divisor, filters):
+def check_divisor(argument: str, divisor: int, filters: int) -> None:
     if filters % divisor:
         raise ValueError(f"{argument}={divisor}: expected a divisor of the {filters} channels")
 
 
-def check_kernel_size(argument, kernel_size):
+def check_kernel_size(argument: str, kernel_size: int) -> None:
     if kernel_size % 2 == 0:
         raise ValueError(f"{argument}={kernel_size}: expected an odd number")
 
 
-def check_reflection(x_shape, kernel_size):
+def check_reflection(x_shape: Sequence[int | None], kernel_size: int) -> None:
     """Raise a ValueError where a map is too small to be reflected by half a kernel."""
     least = kernel_size // 2 + 1
     if any(size is not None and size < least for size in x_shape[1:3]):

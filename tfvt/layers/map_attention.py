@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 import keras
 
+from tfvt.layers.initializers import Start
+
 Returns = Literal["attention", "both", "projections"]
 
 
@@ -36,14 +38,14 @@ class MapAttention(keras.layers.Layer):
         outputs = self.attend(*projections)
         return (outputs, *projections) if self.returns == "both" else self.restore(outputs, x)
 
-    def arrange(self, x):
+    def arrange(self, x: Any) -> Any:
         """The map on which the layer works."""
         return x
 
-    def restore(self, y, x):
+    def restore(self, y: Any, x: Any) -> Any:
         """`y`, a map that lies as `arrange(x)`, laid as `x`."""
         return y
 
-    def dense(self, units, name, start, use_bias=True):
+    def dense(self, units: int, name: str, start: Start, use_bias: bool = True) -> keras.layers.Dense:
         """A dense layer; `start` are initializers, see `tfvt.layers.initializers`."""
         return keras.layers.Dense(units, use_bias=use_bias, name=name, dtype=self.dtype_policy, **start)

@@ -9,7 +9,7 @@ from tfvt.layers.initializers import normal_start, torch_start
 from tfvt.layers.registration import register_layer
 
 
-def pad_to_multiple(x, multiple):
+def pad_to_multiple(x: Any, multiple: int) -> Any:
     """`x` (B, H, W, C) with zeros at the bottom and at the right, so that `multiple` divides H and W."""
     height, width = ops.shape(x)[1:3]
     if x.shape[1] is not None and x.shape[2] is not None and height % multiple == width % multiple == 0:
@@ -17,7 +17,7 @@ def pad_to_multiple(x, multiple):
     return ops.pad(x, [[0, 0], [0, -height % multiple], [0, -width % multiple], [0, 0]])
 
 
-def padded_shape(shape, multiple):
+def padded_shape(shape: tuple[int | None, ...], multiple: int) -> tuple[int | None, ...]:
     """The shape of `pad_to_multiple(x, multiple)`, where `x` has `shape`."""
     batch, *sides, channels = shape
     return (batch, *(None if side is None else side + -side % multiple for side in sides), channels)

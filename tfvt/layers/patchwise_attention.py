@@ -52,7 +52,7 @@ class SANAttention(MapAttention):
         self.filters, self.share, self.kernel_size = filters, share, kernel_size
         self.batch_norm_options = {"epsilon": 1e-5, "momentum": 0.9} | (batch_norm_options or {})
 
-    def build_projections(self, x_shape):
+    def build_projections(self, x_shape: tuple[int | None, ...]) -> None:
         self.query, self.key, self.value = (
             self.dense(units, name, torch_start(x_shape[-1]))
             for name, units in (
@@ -64,7 +64,7 @@ class SANAttention(MapAttention):
         for layer in (self.query, self.key, self.value):
             layer.build(x_shape)
 
-    def build_attention(self, x_shape):
+    def build_attention(self, x_shape: tuple[int | None, ...]) -> None:
         check_reflection(x_shape, self.kernel_size)
         taps, weight_dim = self.kernel_size**2, self.filters // self.share
         features = self.filters // KEY_SHARE * (taps + 1)
@@ -86,7 +86,7 @@ class SANAttention(MapAttention):
         outputs = self.aggregate(*projections, training=training)
         return (outputs, *projections) if self.returns == "both" else outputs
 
-    def aggregate(self, query, key, value, training=None):
+    def aggregate(self, query: Any, key: Any, value: Any, training: bool | None = None) -> Any:
         batch, height, width, _ = ops.shape(query)
         size, weight_dim = self.kernel_size, self.filters // self.share
         taps = [divmod(p, size) for p in range(size**2)]

@@ -9,8 +9,10 @@ import keras
 
 from tfvt.checks import check_arguments
 
+Layer = typing.TypeVar("Layer", bound=keras.layers.Layer)
 
-def register_layer(cls):
+
+def register_layer(cls: type[Layer]) -> type[Layer]:
     """Register a layer with Keras, check the arguments of its constructor, and record them as its configuration.
 
     A layer whose arguments are not plain values overrides `get_config`.

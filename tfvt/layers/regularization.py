@@ -41,7 +41,7 @@ class DropPath(keras.layers.Layer):
         return input_shape
 
 
-def drop_path_rates(rate, num_blocks, first_drops):
+def drop_path_rates(rate: float, num_blocks: int, first_drops: bool) -> list[float]:
     """The rate of every block, rising linearly to `rate` in the last.
 
     Args:

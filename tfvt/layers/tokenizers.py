@@ -16,18 +16,18 @@ from tfvt.layers.registration import register_layer
 from tfvt.layers.visual_tokens import VisualTokenLayer, num_pixels, pixel_groups, pixel_list
 
 
-def token_grid(num_tokens):
+def token_grid(num_tokens: int) -> tuple[int, int]:
     """The most square (rows, columns) with rows * columns = num_tokens, rows <= columns: 8 -> (2, 4)."""
     rows = max(r for r in range(1, math.isqrt(num_tokens) + 1) if num_tokens % r == 0)
     return rows, num_tokens // rows
 
 
-def unit_vectors(x):
+def unit_vectors(x: Any) -> Any:
     """`x` divided by its length along the last axis; zero vectors stay zero, with a gradient that is finite."""
     return x * ops.rsqrt(ops.maximum(ops.sum(ops.square(x), axis=-1, keepdims=True), 1e-12))
 
 
-def kmeans(pixels, centroids, iterations):
+def kmeans(pixels: Any, centroids: Any, iterations: int) -> Any:
     """Lloyd's algorithm on unit vectors (arXiv Appendix C, Listing 1).
 
     A pixel belongs to the centroid with the greatest cosine, which among unit vectors is the nearest one. The
@@ -65,14 +65,14 @@ class Tokenizer(VisualTokenLayer):
         super().__init__(**kwargs)
         self.num_tokens, self.token_dim = num_tokens, token_dim
 
-    def build_lift(self, channels):
+    def build_lift(self, channels: int) -> None:
         """The linear from C to CT channels, where they differ."""
         self.lift = None
         if channels != self.token_dim:
             self.lift = self.linear(self.token_dim, "lift")
             self.lift.build((None, self.num_tokens, channels))
 
-    def lifted(self, tokens, training):
+    def lifted(self, tokens: Any, training: bool | None) -> Any:
         """(B, L, C) -> (B, L, CT)."""
         return tokens if self.lift is None else self.lift(tokens, training=training)
 
@@ -83,13 +83,13 @@ class Tokenizer(VisualTokenLayer):
 class _PixelTokenizer(Tokenizer):
     """A tokenizer that averages pixels with weights: T = softmax over the pixels of `logits`, times value(X)."""
 
-    def build_value(self, channels):
+    def build_value(self, channels: int) -> None:
         """The grouped value convolution, and the lift."""
         self.value = self.linear(channels, "value", pixel_groups(channels, channels))
         self.value.build((None, None, channels))
         self.build_lift(channels)
 
-    def tokenize(self, logits, pixels, map_shape, training):
+    def tokenize(self, logits: Any, pixels: Any, map_shape: tuple, training: bool | None) -> tuple[Any, Any]:
         """Tokens (B, L, CT) and attention (B, H, W, L) from logits (B, P, L) and pixels (B, P, C)."""
         attention = softmax(ops.swapaxes(logits, 1, 2))  # (B, L, P)
         tokens = self.lifted(ops.matmul(attention, self.value(pixels, training=training)), training)

@@ -16,7 +16,7 @@ from tfvt.layers.regularization import DropPath
 Gelu = Literal["erf", "tanh"]
 
 
-def gelu(x, form="erf"):
+def gelu(x: Any, form: Gelu = "erf") -> Any:
     """Gaussian error linear unit (Hendrycks and Gimpel 2016).
 
     Args:

@@ -23,7 +23,7 @@ Norm = Literal["batch", "layer", "none"]
 GROUP_CHANNELS = 64  # a pixel-side convolution has one group per 64 channels
 
 
-def pixel_groups(channels_in, channels_out):
+def pixel_groups(channels_in: int, channels_out: int) -> int:
     """Groups of a 1x1 convolution on pixels: one per 64 output channels, or the next lower number that divides both."""
     wanted = max(1, channels_out // GROUP_CHANNELS)
     return next(g for g in range(wanted, 0, -1) if channels_in % g == 0 and channels_out % g == 0)
@@ -78,16 +78,16 @@ class VisualTokenLayer(keras.layers.Layer):
         super().__init__(**kwargs)
         self.norm, self.norm_options = norm, norm_options or {}
 
-    def linear(self, units, name, groups=1):
+    def linear(self, units: int, name: str, groups: int = 1) -> LinearNorm:
         return LinearNorm(units, groups, self.norm, self.norm_options, name=name, dtype=self.dtype_policy)
 
 
-def pixel_list(x):
+def pixel_list(x: Any) -> Any:
     """(B, H, W, C) -> (B, H * W, C)."""
     return ops.reshape(x, (ops.shape(x)[0], -1, x.shape[-1]))
 
 
-def num_pixels(x):
+def num_pixels(x: Any) -> int:
     """H * W of a map (B, H, W, C)."""
     return x.shape[1] * x.shape[2]
 

@@ -45,10 +45,10 @@ class WindowAttention(MapAttention):
         self.window_size, self.shift_size = window_size, shift_size
         self.qkv = self.dense(3 * filters, "qkv", normal_start())
 
-    def build_projections(self, x_shape):
+    def build_projections(self, x_shape: tuple[int | None, ...]) -> None:
         self.qkv.build(x_shape)
 
-    def build_attention(self, x_shape):
+    def build_attention(self, x_shape: tuple[int | None, ...]) -> None:
         self.bias_table = self.add_weight(
             name="bias_table",
             shape=((2 * self.window_size - 1) ** 2, self.num_heads),
@@ -57,12 +57,12 @@ class WindowAttention(MapAttention):
         self.out = self.dense(self.filters, "out", normal_start())
         self.out.build((*x_shape[:-1], self.filters))
 
-    def arrange(self, x):
+    def arrange(self, x: Any) -> Any:
         x = pad_to_multiple(x, self.window_size)
         shift = self._shift(x)
         return x if _is_zero(shift) else ops.roll(x, (-shift, -shift), axis=(1, 2))
 
-    def restore(self, y, x):
+    def restore(self, y: Any, x: Any) -> Any:
         shift = self._shift(y)
         if not _is_zero(shift):
             y = ops.roll(y, (shift, shift), axis=(1, 2))
@@ -71,10 +71,10 @@ class WindowAttention(MapAttention):
                 y, _ = split_at(y, size, axis)
         return y
 
-    def project(self, x):
+    def project(self, x: Any) -> tuple[Any, Any, Any]:
         return tuple(ops.split(self.qkv(x), 3, axis=-1))
 
-    def attend(self, query, key, value):
+    def attend(self, query: Any, key: Any, value: Any) -> Any:
         batch, height, width, _ = ops.shape(query)
         size, grid = self.window_size, (height // self.window_size, width // self.window_size)
         query, key, value = (cut_blocks(x, grid, size, 0, self.num_heads) for x in (query, key, value))

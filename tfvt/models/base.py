@@ -1,10 +1,14 @@
 """What all families share: they take pixels, check them, and return logits, an embedding or a pyramid."""
 
 import re
+from collections.abc import Sequence
+from typing import Protocol
 
 import keras
 
 from tfvt.checks import check_choice
+from tfvt.layers.initializers import Start
+from tfvt.models.options import Head, Pixels
 
 # The layers that belong to a task, by the word that begins their names ("vt1_tokenizer": vt, a token module); all
 # others are the trunk's, which a model of another task can take over. Those of the head fit one number of classes.
@@ -12,19 +16,37 @@ HEAD_LAYERS = ("head", "pre_logits")
 TASK_LAYERS = (*HEAD_LAYERS, "neck", "decoder", "vt")
 
 
-def task_layer(path):
+class Trunk(Protocol):
+    """A network that makes a pyramid of maps of an image."""
+
+    def __call__(self, x: keras.KerasTensor) -> dict[str, keras.KerasTensor]:
+        """Level -> map (B, H, W, C), of a normalised image; more entries may follow for `embed`."""
+
+    def level_names(self) -> Sequence[str]:
+        """The levels in order."""
+
+    def embed(self, levels: dict[str, keras.KerasTensor]) -> keras.KerasTensor:
+        """The embedding (B, C) that the classifier reads, of what the call gave."""
+
+    def head_start(self, channels: int) -> Start:
+        """How a classifier of that many channels starts, see `tfvt.layers.initializers`."""
+
+
+def task_layer(path: str) -> str | None:
     """The one of `TASK_LAYERS` that the weight at `path` belongs to; None for the trunk's."""
     match = re.match(rf"({'|'.join(TASK_LAYERS)})\d*[_/]", path)
     return match and match[1]
 
 
-def trunk_stage(path):
+def trunk_stage(path: str) -> str | None:
     """The stage of the trunk, such as "stage3", that the weight at `path` belongs to; None outside the stages."""
     stage = path.partition("_")[0]
     return stage if stage.startswith("stage") else None
 
 
-def image_input(input_shape, *, minimum, pixels):
+def image_input(
+    input_shape: tuple[int | None, int | None, int], *, minimum: int, pixels: Pixels
+) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """The model's input and the same pixels, normalised.
 
     Args:
@@ -65,7 +87,7 @@ def image_input(input_shape, *, minimum, pixels):
     return inputs, normalize(inputs)
 
 
-def check_features(features, available):
+def check_features(features: Sequence[str], available: Sequence[str]) -> None:
     """Raise a ValueError that names the `available` levels unless `features` are some of them, each once."""
     if not features or len(set(features)) != len(features):
         raise ValueError(f"features={features}: expected one or more of {', '.join(available)}, each once")
@@ -73,7 +95,7 @@ def check_features(features, available):
         check_choice("features", level, available)
 
 
-def classifier(embedding, head, start=None):
+def classifier(embedding: keras.KerasTensor, head: Head, start: Start | None = None) -> keras.KerasTensor:
     """Dropout and the dense classifier on an embedding (B, C): logits (B, num_classes), float32.
 
     Args:
@@ -86,14 +108,15 @@ def classifier(embedding, head, start=None):
     return keras.layers.Dense(int(head.num_classes), dtype="float32", name="head", **(start or {}))(embedding)
 
 
-def pyramid_model(inputs, x, trunk, head, name):
+def pyramid_model(
+    inputs: keras.KerasTensor, x: keras.KerasTensor, trunk: Trunk, head: Head, name: str | None
+) -> keras.Model:
     """The model of a trunk that gives a pyramid of maps.
 
     Args:
         inputs, x: what `image_input` gives.
-        trunk: called on `x`, gives a dict level -> map (B, H, W, C); `trunk.level_names()` has the levels in order,
-            `trunk.embed` makes the embedding (B, C) of the dict, `trunk.head_start(C)` the classifier's initializers.
-        head: `Head`.
+        trunk: called on `x`.
+        head: what the model returns.
         name: of the model.
     """
     if head.features is not None:

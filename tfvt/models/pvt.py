@@ -13,7 +13,7 @@ import keras
 
 from tfvt.layers import MapPositions, PatchEmbedding, PVTBlock, drop_path_rates
 from tfvt.layers.acmix import Shift
-from tfvt.layers.initializers import normal_start
+from tfvt.layers.initializers import Start, normal_start
 from tfvt.models.base import image_input, pyramid_model
 from tfvt.models.options import Head, Pixels, spell_out
 from tfvt.registry import register
@@ -97,7 +97,7 @@ class PVTTrunk:
         if len(self.depths) != len(HEADS):
             raise ValueError(f"depths={self.depths}: expected {len(HEADS)} stages")
 
-    def level_names(self):
+    def level_names(self) -> list[str]:
         """The stages' strides are 4 to 32."""
         return ["P2", "P3", "P4", "P5"]
 
@@ -120,7 +120,7 @@ class PVTTrunk:
         levels["token"] = states[1]
         return levels
 
-    def block(self, stage, drop_path_rate, name):
+    def block(self, stage: int, drop_path_rate: float, name: str) -> PVTBlock:
         return PVTBlock(
             num_heads=HEADS[stage],
             reduction=REDUCTIONS[stage],
@@ -132,11 +132,11 @@ class PVTTrunk:
             **self.block_options,
         )
 
-    def embed(self, levels):
+    def embed(self, levels: dict[str, keras.KerasTensor]) -> keras.KerasTensor:
         """The class token, normed."""
         x = keras.layers.LayerNormalization(epsilon=self.layer_norm_epsilon, name="norm")(levels["token"])
         return keras.layers.Flatten(name="class_token")(x)
 
-    def head_start(self, channels):
+    def head_start(self, channels: int) -> Start:
         """The authors'."""
         return normal_start()

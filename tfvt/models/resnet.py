@@ -12,7 +12,7 @@ from typing import Literal
 import keras
 
 from tfvt.layers import ACmix, DropPath, drop_path_rates
-from tfvt.layers.initializers import torch_start
+from tfvt.layers.initializers import Start, torch_start
 from tfvt.models.base import image_input, pyramid_model
 from tfvt.models.options import BatchNorm, Head, Options, Pixels, spell_out
 from tfvt.registry import register
@@ -93,16 +93,16 @@ class ResNetTrunk:
         if not self.options.depths:
             raise ValueError(f"depths={self.options.depths}: expected at least one stage")
 
-    def level_names(self):
+    def level_names(self) -> list[str]:
         """The levels of the stages, named by their stride 2**n: P2, P3, ... with a max pool in the stem."""
         first = 2 if self.options.stem_pool else 1
         return [f"P{first + stage}" for stage in range(len(self.options.depths))]
 
-    def stride(self):
+    def stride(self) -> int:
         """Pixels of the image per pixel of the last map."""
         return 2 ** int(self.level_names()[-1][1:])
 
-    def channels(self):
+    def channels(self) -> int:
         """Channels of the last map."""
         return self.options.width * 2 ** (len(self.options.depths) - 1) * (1 if self.options.block == "basic" else 4)
 
@@ -119,15 +119,15 @@ class ResNetTrunk:
             levels[level] = x
         return levels
 
-    def embed(self, levels):
+    def embed(self, levels: dict[str, keras.KerasTensor]) -> keras.KerasTensor:
         """The mean over the last map."""
         return keras.layers.GlobalAveragePooling2D(name="pool")(levels[self.level_names()[-1]])
 
-    def head_start(self, channels):
+    def head_start(self, channels: int) -> Start:
         """PyTorch's default, as in torchvision."""
         return torch_start(channels)
 
-    def stem(self, x):
+    def stem(self, x: keras.KerasTensor) -> keras.KerasTensor:
         x = self.conv_norm(x, self.options.width, 7, 2, "stem")
         x = keras.layers.ReLU(name="stem_relu")(x)
         if self.options.stem_pool:
@@ -136,13 +136,17 @@ class ResNetTrunk:
             x = keras.layers.MaxPooling2D(3, 2, name="stem_pool")(x)
         return x
 
-    def basic(self, x, channels, strides, drop_path_rate, name):
+    def basic(
+        self, x: keras.KerasTensor, channels: int, strides: int, drop_path_rate: float, name: str
+    ) -> keras.KerasTensor:
         y = self.conv_norm(x, channels, 3, strides, f"{name}_1")
         y = keras.layers.ReLU(name=f"{name}_relu1")(y)
         y = self.conv_norm(y, channels, 3, 1, f"{name}_2", last=True)
         return self.add(x, y, strides, drop_path_rate, name)
 
-    def bottleneck(self, x, channels, strides, drop_path_rate, name):
+    def bottleneck(
+        self, x: keras.KerasTensor, channels: int, strides: int, drop_path_rate: float, name: str
+    ) -> keras.KerasTensor:
         first, second = (strides, 1) if self.options.stride_in_1x1 else (1, strides)
         y = self.conv_norm(x, channels, 1, first, f"{name}_1")
         y = keras.layers.ReLU(name=f"{name}_relu1")(y)
@@ -155,7 +159,9 @@ class ResNetTrunk:
         y = self.conv_norm(y, 4 * channels, 1, 1, f"{name}_3", last=True)
         return self.add(x, y, strides, drop_path_rate, name)
 
-    def add(self, shortcut, branch, strides, drop_path_rate, name):
+    def add(
+        self, shortcut: keras.KerasTensor, branch: keras.KerasTensor, strides: int, drop_path_rate: float, name: str
+    ) -> keras.KerasTensor:
         """Residual sum: the shortcut is projected where its shape differs from the branch's."""
         channels = branch.shape[-1]
         if strides > 1 or shortcut.shape[-1] != channels:
@@ -165,7 +171,9 @@ class ResNetTrunk:
         x = keras.layers.Add(name=f"{name}_add")([shortcut, branch])
         return keras.layers.ReLU(name=f"{name}_relu")(x)
 
-    def conv_norm(self, x, channels, kernel_size, strides, name, last=False):
+    def conv_norm(
+        self, x: keras.KerasTensor, channels: int, kernel_size: int, strides: int, name: str, last: bool = False
+    ) -> keras.KerasTensor:
         """Convolution without bias, padded alike on both sides, and its batch norm."""
         if kernel_size > 1:  # 'same' would pad a strided convolution more on one side than trained weights expect
             x = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
@@ -179,7 +187,7 @@ class ResNetTrunk:
         )(x)
         return self.norm(x, name, last)
 
-    def norm(self, x, name, last=False):
+    def norm(self, x: keras.KerasTensor, name: str, last: bool = False) -> keras.KerasTensor:
         gamma = "zeros" if last and self.options.zero_init_last_norm else "ones"
         return keras.layers.BatchNormalization(
             gamma_initializer=gamma, name=f"{name}_norm", **self.batch_norm.keras_arguments()

@@ -13,7 +13,7 @@ import keras
 
 from tfvt.layers import ACmix, DropPath, SANAttention, drop_path_rates
 from tfvt.layers.acmix import check_acmix_options
-from tfvt.layers.initializers import torch_start
+from tfvt.layers.initializers import Start, torch_start
 from tfvt.models.base import image_input, pyramid_model
 from tfvt.models.options import BatchNorm, Head, Mixing, Options, Pixels, spell_out
 from tfvt.registry import register
@@ -93,11 +93,11 @@ class SANTrunk:
         if self.options.width % (4 * SHARE):
             raise ValueError(f"width={self.options.width}: expected a multiple of {4 * SHARE}")
 
-    def kernel_sizes(self):
+    def kernel_sizes(self) -> list[int]:
         """The side of the neighbourhood in every stage."""
         return [self.options.first_kernel_size] + [self.options.kernel_size] * (len(self.options.depths) - 1)
 
-    def level_names(self):
+    def level_names(self) -> list[str]:
         """P1, P2, ...: strides 2, 4, ..."""
         return [f"P{1 + stage}" for stage in range(len(self.options.depths))]
 
@@ -115,7 +115,9 @@ class SANTrunk:
             x = levels[level] = self.norm_relu(x, f"stage{stage + 1}")
         return levels
 
-    def block(self, x, channels, kernel_size, drop_path_rate, name):
+    def block(
+        self, x: keras.KerasTensor, channels: int, kernel_size: int, drop_path_rate: float, name: str
+    ) -> keras.KerasTensor:
         """Batch norm and ReLU, attention to a quarter of the channels, batch norm and ReLU, 1x1, residual."""
         y = self.mix(self.norm_relu(x, f"{name}_1"), channels // 4, kernel_size, f"{name}_mixer")
         y = self.conv(self.norm_relu(y, f"{name}_2"), channels, f"{name}_conv")
@@ -123,7 +125,7 @@ class SANTrunk:
             y = DropPath(drop_path_rate, name=f"{name}_drop_path")(y)
         return keras.layers.Add(name=f"{name}_add")([x, y])
 
-    def mix(self, x, filters, kernel_size, name):
+    def mix(self, x: keras.KerasTensor, filters: int, kernel_size: int, name: str) -> keras.KerasTensor:
         if self.options.mixer == "attention":
             return SANAttention(filters, SHARE, kernel_size, self.batch_norm.keras_arguments(), name=name)(x)
         return ACmix(
@@ -136,17 +138,17 @@ class SANTrunk:
             **vars(self.acmix),
         )(x)
 
-    def conv(self, x, channels, name, use_bias=True):
+    def conv(self, x: keras.KerasTensor, channels: int, name: str, use_bias: bool = True) -> keras.KerasTensor:
         return keras.layers.Conv2D(channels, 1, use_bias=use_bias, name=name, **torch_start(x.shape[-1]))(x)
 
-    def norm_relu(self, x, name):
+    def norm_relu(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
         x = keras.layers.BatchNormalization(name=f"{name}_norm", **self.batch_norm.keras_arguments())(x)
         return keras.layers.ReLU(name=f"{name}_relu")(x)
 
-    def embed(self, levels):
+    def embed(self, levels: dict[str, keras.KerasTensor]) -> keras.KerasTensor:
         """The mean over the last map."""
         return keras.layers.GlobalAveragePooling2D(name="pool")(levels[self.level_names()[-1]])
 
-    def head_start(self, channels):
+    def head_start(self, channels: int) -> Start:
         """PyTorch's default, as the authors leave it."""
         return torch_start(channels)

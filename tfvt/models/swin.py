@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import keras
 
 from tfvt.layers import PatchEmbedding, PatchMerging, SwinBlock, drop_path_rates
-from tfvt.layers.initializers import normal_start
+from tfvt.layers.initializers import Start, normal_start
 from tfvt.layers.swin import Mixer
 from tfvt.models.base import image_input, pyramid_model
 from tfvt.models.options import Head, Mixing, Pixels, spell_out
@@ -95,7 +95,7 @@ class SwinTrunk:
         if not self.depths:
             raise ValueError(f"depths={self.depths}: expected at least one stage")
 
-    def level_names(self):
+    def level_names(self) -> list[str]:
         """P2, P3, ...: strides 4, 8, ..."""
         return [f"P{2 + stage}" for stage in range(len(self.depths))]
 
@@ -113,7 +113,7 @@ class SwinTrunk:
             levels[level] = x
         return levels
 
-    def block(self, channels, number, drop_path_rate, name):
+    def block(self, channels: int, number: int, drop_path_rate: float, name: str) -> SwinBlock:
         return SwinBlock(
             num_heads=channels // self.head_dim,
             shift_size=0 if number % 2 else self.block_options["window_size"] // 2,
@@ -124,12 +124,12 @@ class SwinTrunk:
             **self.block_options,
         )
 
-    def embed(self, levels):
+    def embed(self, levels: dict[str, keras.KerasTensor]) -> keras.KerasTensor:
         """The mean over the last map, normed."""
         x = levels[self.level_names()[-1]]
         x = keras.layers.LayerNormalization(epsilon=self.layer_norm_epsilon, name="norm")(x)
         return keras.layers.GlobalAveragePooling2D(name="pool")(x)
 
-    def head_start(self, channels):
+    def head_start(self, channels: int) -> Start:
         """The authors'."""
         return normal_start()

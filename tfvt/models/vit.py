@@ -6,8 +6,9 @@ agree both have the same weights under the same names: a checkpoint of one is a 
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 
@@ -177,7 +178,7 @@ def vit(
     return keras.Model(inputs, x, name=name)
 
 
-def make_blocks(blocks):
+def make_blocks(blocks: Iterable[Any]) -> tuple[Block, ...]:
     """`blocks` as a tuple of `Block`; recipes have them as dicts, the command line as namespaces."""
     made = []
     for number, block in enumerate(blocks):
@@ -190,7 +191,7 @@ def make_blocks(blocks):
     return tuple(made)
 
 
-def check_patches(input_shape, patch_size):
+def check_patches(input_shape: tuple[int, int, int], patch_size: int) -> None:
     """Raise a ValueError that names the nearest sizes that fit if patches do not cover the whole image."""
     for side, pixels in zip(("height", "width"), input_shape, strict=False):
         if pixels % patch_size:
@@ -201,7 +202,7 @@ def check_patches(input_shape, patch_size):
             )
 
 
-def level_names(patch_size):
+def level_names(patch_size: int) -> tuple[str]:
     """The pyramid level whose stride is the patch size: P4 for 16."""
     level = math.log2(patch_size)
     if not level.is_integer():
@@ -209,7 +210,9 @@ def level_names(patch_size):
     return (f"P{level:.0f}",)
 
 
-def embed_patches(x, hidden_dim, patch_size, dropout_rate, initialization):
+def embed_patches(
+    x: keras.KerasTensor, hidden_dim: int, patch_size: int, dropout_rate: float, initialization: str
+) -> keras.KerasTensor:
     """A class token, then the patches through one linear layer, with positions: (B, 1 + N, hidden_dim)."""
     start = {"kernel_initializer": "lecun_normal"}
     if initialization == "deit":
@@ -245,7 +248,7 @@ class FunnelEncoder:
         if blocks[0].stride != 1:
             raise ValueError(f"blocks[0].stride={blocks[0].stride}: expected 1, pooling is between blocks")
 
-    def windows(self):
+    def windows(self) -> list[tuple[int, int]]:
         """(rows, columns) pooled into one token in front of each block."""
         if self.options.pool_over == "sequence":
             return [(1, block.stride) for block in self.options.blocks]
@@ -285,7 +288,7 @@ class FunnelEncoder:
             x = self.decode(x, first_states, full_grid, total_window)
         return x
 
-    def layer(self, block, drop_path_rate, name):
+    def layer(self, block: Block, drop_path_rate: float, name: str) -> layers.TransformerEncoderLayer:
         return layers.TransformerEncoderLayer(
             num_heads=block.hidden_dim // self.options.head_dim,
             mlp_dim=block.mlp_dim,
@@ -298,7 +301,13 @@ class FunnelEncoder:
             name=name,
         )
 
-    def decode(self, x, first_states, full_grid, total_window):
+    def decode(
+        self,
+        x: keras.KerasTensor,
+        first_states: keras.KerasTensor,
+        full_grid: tuple[int, int],
+        total_window: tuple[int, int],
+    ) -> keras.KerasTensor:
         """Funnel-Transformer's decoder (its eq. 4): repeated last states plus those of the first block."""
         if x.shape[-1] != first_states.shape[-1]:
             raise ValueError(

@@ -7,7 +7,7 @@ Layers and equations: `tfvt.layers.visual_tokens`. Counts against the paper: doc
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 
@@ -174,7 +174,7 @@ class TokenModules:
                 x = layers.Projector(self.options.output_channels, **options)(x, tokens)
         return x, tokens
 
-    def tokenizer(self, first, name):
+    def tokenizer(self, first: bool, name: str) -> layers.Tokenizer:
         """A layer (map, tokens of the module before or None) -> (tokens, attention)."""
         options = self.norms() | {"name": name}
         if first or self.options.tokenizer == "pool":  # the paper's pooling row fits only if every module pools
@@ -186,7 +186,7 @@ class TokenModules:
         options["scale_logits"] = self.options.scale_logits
         return layers.RecurrentTokenizer(self.options.renewed_tokens, self.options.token_dim, **options)
 
-    def relation(self, drop_path_rate, name):
+    def relation(self, drop_path_rate: float, name: str) -> layers.TokenTransformer | layers.TokenGraph:
         """A layer tokens -> tokens."""
         options = self.norms() | {"drop_path_rate": drop_path_rate, "name": name}
         if self.options.relation == "transformer":
@@ -194,9 +194,9 @@ class TokenModules:
             return layers.TokenTransformer(self.options.key_dim, self.options.mlp_dim, **options)
         return layers.TokenGraph(adjacency=self.options.relation == "graph", **options)
 
-    def attention(self):
+    def attention(self) -> dict[str, Any]:
         return {"num_heads": self.options.num_heads, "scale_logits": self.options.scale_logits}
 
-    def norms(self):
+    def norms(self) -> dict[str, Any]:
         norm = self.options.token_norm
         return {"norm": norm, "norm_options": self.batch_norm.keras_arguments() if norm == "batch" else {}}
