@@ -150,12 +150,12 @@ def rand_augment(
 def draw_auto_augment(seed: tf.Tensor) -> Drawn:
     """What `apply_drawn` takes, of AUTOAUGMENT_OPERATIONS in two layers."""
     known, names = list(AUTOAUGMENT_OPERATIONS.values()), list(AUTOAUGMENT_OPERATIONS)
-    index = np.array([[names.index(name) for name, _, _ in policy] for policy in IMAGENET_POLICY])
+    index = np.array([[names.index(name) for name, _, _ in policy] for policy in IMAGENET_POLICY])  # (25, 2)
     chance = np.array([[chance for _, chance, _ in policy] for policy in IMAGENET_POLICY], np.float32)
-    level = np.array([[level for _, _, level in policy] for policy in IMAGENET_POLICY])
-    applied, choice, sign, *center = tf.unstack(tf.random.stateless_uniform((5, 2), seed))
+    level = np.array([[level for _, _, level in policy] for policy in IMAGENET_POLICY])  # (25, 2)
+    applied, choice, sign, *center = tf.unstack(tf.random.stateless_uniform((5, 2), seed))  # (2,) each
     chosen = tf.cast(choice[0] * len(IMAGENET_POLICY), tf.int32)
-    argument, negative = (tf.gather(table, chosen) for table in arguments(known, index, level))
+    argument, negative = (tf.gather(table, chosen) for table in arguments(known, index, level))  # (2,) each
     index = tf.where(applied < tf.gather(chance, chosen), tf.gather(index.astype(np.int32), chosen), len(known))
     return index, tf.where(sign < negative, -argument, argument), tf.stack(center, 1)
 
@@ -166,13 +166,13 @@ def draw_rand_augment(
     """What `apply_drawn` takes, of RANDAUGMENT_OPERATIONS."""
     known = list(RANDAUGMENT_OPERATIONS.values())
     applied, choice, sign, *center = tf.unstack(tf.random.stateless_uniform((5, layers), tf.random.fold_in(seed, 0)))
-    index = tf.cast(choice * (len(known) + 1), tf.int32)
+    index = tf.cast(choice * (len(known) + 1), tf.int32)  # (layers,)
     level = np.full((layers, 1), magnitude)
     if magnitude_std:
         noise = tf.random.stateless_normal((layers, 1), tf.random.fold_in(seed, 1), dtype=tf.float64)
         level = tf.clip_by_value(level + magnitude_std * noise, 0.0, max(magnitude, MAX_LEVEL))
-    argument, negative = arguments(known, np.arange(len(known) + 1), level)
-    argument = tf.gather(argument, index, batch_dims=1)
+    argument, negative = arguments(known, np.arange(len(known) + 1), level)  # (layers, n + 1), (n + 1,)
+    argument = tf.gather(argument, index, batch_dims=1)  # (layers,)
     index = tf.where(applied < probability, index, len(known))
     return index, tf.where(sign < tf.gather(negative, index), -argument, argument), tf.stack(center, 1)
 
@@ -266,12 +266,12 @@ def erased_box(
 ) -> list[tf.Tensor]:
     """(top, left, height, width) of the first of `trials` draws that is smaller than the image; none: all zero."""
     draws = tf.random.stateless_uniform((4, trials), seed)
-    size = tf.cast(image_shape[:2, None], tf.float32)
-    area = size[0] * size[1] * (area_range[0] + (area_range[1] - area_range[0]) * draws[0])
+    size = tf.cast(image_shape[:2, None], tf.float32)  # (2, 1)
+    area = size[0] * size[1] * (area_range[0] + (area_range[1] - area_range[0]) * draws[0])  # (trials,)
     low, high = math.log(aspect_range[0]), math.log(aspect_range[1])
     aspect = tf.exp(low + (high - low) * draws[1])
     box = tf.round(tf.sqrt(tf.stack([area * aspect, area / aspect])))  # (2, trials)
-    fits = tf.reduce_all(box < size, 0)
-    corner = tf.floor(draws[2:] * (size - box + 1.0))
-    boxes = tf.where(fits, tf.concat([corner, box], 0), 0.0)
+    fits = tf.reduce_all(box < size, 0)  # (trials,)
+    corner = tf.floor(draws[2:] * (size - box + 1.0))  # (2, trials)
+    boxes = tf.where(fits, tf.concat([corner, box], 0), 0.0)  # (4, trials)
     return tf.unstack(tf.cast(boxes[:, tf.argmax(tf.cast(fits, tf.int32))], tf.int32))

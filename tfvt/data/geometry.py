@@ -17,8 +17,8 @@ def rotate(image: tf.Tensor, degrees: tf.Tensor | float) -> tf.Tensor:
     cos, sin = tf.cos(radians), tf.sin(radians)
     rows, columns = _rows_and_columns(image)
     bottom, right = rows[-1], columns[0, -1]
-    x = cos * columns + -sin * rows + (right - (cos * right - sin * bottom)) / 2.0
-    y = sin * columns + cos * rows + (bottom - (sin * right + cos * bottom)) / 2.0
+    x = cos * columns + -sin * rows + (right - (cos * right - sin * bottom)) / 2.0  # (H, W)
+    y = sin * columns + cos * rows + (bottom - (sin * right + cos * bottom)) / 2.0  # (H, W)
     return _gather(image, _reflected(y, 0, image), _reflected(x, 1, image))
 
 
@@ -66,14 +66,14 @@ def _reflected(position, axis, image):
 
 def _gather(image, rows, columns):
     """The pixels at rows and columns, int32 (H, W), (H, 1) or (1, W)."""
-    index = rows * tf.shape(image)[1] + columns
+    index = rows * tf.shape(image)[1] + columns  # (H, W), into the list of pixels
     return tf.ensure_shape(tf.gather(tf.reshape(image, (-1, 3)), index), image.shape)
 
 
 def paste(image: tf.Tensor, patch: tf.Tensor, top: tf.Tensor | int, left: tf.Tensor | int) -> tf.Tensor:
     """`image` (H, W, C) with `patch` (h, w, C) over it, its upper left pixel at row `top` and column `left`."""
     bottom, right = top + tf.shape(patch)[0], left + tf.shape(patch)[1]
-    rows = tf.concat([image[top:bottom, :left], patch, image[top:bottom, right:]], 1)
+    rows = tf.concat([image[top:bottom, :left], patch, image[top:bottom, right:]], 1)  # (h, W, C)
     return tf.ensure_shape(tf.concat([image[:top], rows, image[bottom:]], 0), image.shape)
 
 
@@ -87,6 +87,6 @@ def cutout(image: tf.Tensor, half_size: tf.Tensor | int, center: tf.Tensor) -> t
     """
     size = tf.shape(image)[:2]
     pixel = tf.cast(center * tf.cast(size, tf.float32), tf.int32)
-    begin, end = tf.maximum(pixel - half_size, 0), tf.minimum(pixel + half_size, size)
-    patch = tf.fill(tf.concat([end - begin, [3]], 0), tf.constant(128, image.dtype))
+    begin, end = tf.maximum(pixel - half_size, 0), tf.minimum(pixel + half_size, size)  # (2,) each
+    patch = tf.fill(tf.concat([end - begin, [3]], 0), tf.constant(128, image.dtype))  # (h, w, 3)
     return paste(image, patch, begin[0], begin[1])

@@ -107,7 +107,7 @@ def mix_batch(
             mixed, share = cutmix()
         else:
             mixed, share = tf.cond(draws[1] < mixing.switch_probability, cutmix, mixup)
-        share = share[:, None]
+        share = share[:, None]  # (B, 1)
         return mixed, share * targets + (1.0 - share) * targets[::-1]
 
     mixed, targets = tf.cond(draws[0] < mixing.probability, mix, lambda: (images, targets))
@@ -117,7 +117,7 @@ def mix_batch(
 def beta(alpha: float, shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Draws from Beta(alpha, alpha), float32 of `shape`: the share of one of two gamma draws in their sum."""
     # In double precision: for small alphas both gamma draws would often be 0 in single precision.
-    gammas = tf.random.stateless_gamma(tf.concat([[2], shape], 0), seed, alpha, dtype=tf.float64)
+    gammas = tf.random.stateless_gamma(tf.concat([[2], shape], 0), seed, alpha, dtype=tf.float64)  # (2, *shape)
     return tf.cast(tf.math.divide_no_nan(gammas[0], gammas[0] + gammas[1]), tf.float32)
 
 
@@ -135,9 +135,9 @@ def cutmix_boxes(share: tf.Tensor, centers: tf.Tensor, image_shape: tf.Tensor) -
         centers: float32 (2, B) in [0, 1): the boxes' centres as shares of height and width.
         image_shape: int32 (4,) of the batch.
     """
-    size = tf.cast(image_shape[1:3, None], tf.float32)
-    center = tf.cast(centers * size, tf.int32)
-    half = tf.cast(tf.sqrt(1.0 - share) * size, tf.int32) // 2
+    size = tf.cast(image_shape[1:3, None], tf.float32)  # (2, 1)
+    center = tf.cast(centers * size, tf.int32)  # (2, B)
+    half = tf.cast(tf.sqrt(1.0 - share) * size, tf.int32) // 2  # (2, B)
     return tf.concat([tf.maximum(center - half, 0), tf.minimum(center + half, image_shape[1:3, None])], 0)
 
 
@@ -151,8 +151,8 @@ def cutmix_images(images: tf.Tensor, boxes: tf.Tensor) -> tuple[tf.Tensor, tf.Te
     # Copies of rows, several times as fast as a choice for every pixel.
     mixed = tf.map_fn(
         cut_and_paste,
-        (images, tf.reverse(images, [0]), tf.transpose(boxes)),
+        (images, tf.reverse(images, [0]), tf.transpose(boxes)),  # twice (B, H, W, C), and (B, 4)
         fn_output_signature=tf.TensorSpec(images.shape[1:], images.dtype),
     )
-    area = (boxes[2] - boxes[0]) * (boxes[3] - boxes[1])
+    area = (boxes[2] - boxes[0]) * (boxes[3] - boxes[1])  # (B,)
     return mixed, 1.0 - tf.cast(area, tf.float32) / tf.cast(tf.reduce_prod(tf.shape(images)[1:3]), tf.float32)

@@ -102,13 +102,13 @@ class ConvolutionPath(keras.layers.Layer):
 
     def call(self, query, key, value):
         if self.reduction == 1:
-            maps = self._mix(ops.concatenate([query, key, value], axis=-1), 0)
+            maps = self._mix(ops.concatenate([query, key, value], axis=-1), 0)  # (B, H, W, d * k^2)
         else:
             reduced = self._mix(ops.concatenate([key, value], axis=-1), query.shape[-1] // self.piece_dim)
             for axis in (1, 2):
                 reduced = ops.repeat(reduced, self.reduction, axis=axis)
             height, width = ops.shape(query)[1:3]
-            maps = self._mix(query, 0) + reduced[:, :height, :width]
+            maps = self._mix(query, 0) + reduced[:, :height, :width]  # (B, H, W, d * k^2)
         if self.use_bias:
             maps = maps + ops.tile(self.mixing_bias, (self.piece_dim,))
         return self._shift_and_sum(maps)
@@ -117,10 +117,10 @@ class ConvolutionPath(keras.layers.Layer):
         """(B, H, W, n * d) through the rows of the dense layer from `first`: (B, H, W, d * k^2)."""
         batch, height, width, _ = ops.shape(x)
         pieces, positions = x.shape[-1] // self.piece_dim, self.kernel_size**2
-        x = ops.reshape(x, (-1, pieces, self.piece_dim))
+        x = ops.reshape(x, (-1, pieces, self.piece_dim))  # (B * H * W, n, d)
         # One matrix product of many rows: far faster than a small one for every pixel.
-        x = ops.reshape(ops.transpose(x, (0, 2, 1)), (-1, pieces))
-        x = ops.matmul(x, self.mixing_kernel[first : first + pieces])
+        x = ops.reshape(ops.transpose(x, (0, 2, 1)), (-1, pieces))  # (B * H * W * d, n)
+        x = ops.matmul(x, self.mixing_kernel[first : first + pieces])  # (B * H * W * d, k^2)
         return ops.reshape(x, (batch, height, width, self.piece_dim * positions))
 
     def _shift_and_sum(self, maps):
@@ -131,11 +131,11 @@ class ConvolutionPath(keras.layers.Layer):
             kernel = shift_kernel(size, self.filters) if self.shift == "fixed" else self.kernel
             return grouped_conv2d(maps, ops.cast(kernel, maps.dtype), self.strides)
         batch, height, width, _ = ops.shape(maps)
-        maps = ops.reshape(maps, (batch, height, width, self.piece_dim, size**2))
+        maps = ops.reshape(maps, (batch, height, width, self.piece_dim, size**2))  # (B, H + k - 1, W + k - 1, d, k^2)
         shifted = [
             strided_window(maps, p // size, p % size, size, self.strides)[..., p] for p in range(size**2)
-        ]  # eq. (7)
-        return ops.repeat(sum(shifted), self.filters // self.piece_dim, axis=-1)  # eq. (8)
+        ]  # eq. (7), each (B, H / strides, W / strides, d)
+        return ops.repeat(sum(shifted), self.filters // self.piece_dim, axis=-1)  # eq. (8), (..., filters)
 
     def compute_output_shape(self, query_shape, key_shape, value_shape):
         rows, columns = (None if size is None else -(-size // self.strides) for size in query_shape[1:3])

@@ -48,10 +48,10 @@ def multi_head_attention(
 
 def _attend(query, key, value, scale, dropout):
     """(B, num_heads, L, D) each -> (B, L, num_heads * D), by two batched matmuls."""
-    weights = softmax(ops.matmul(query * scale, ops.swapaxes(key, -1, -2)))
+    weights = softmax(ops.matmul(query * scale, ops.swapaxes(key, -1, -2)))  # (B, num_heads, Q, K)
     if dropout is not None:
         weights = dropout(weights)
-    return _join_heads(ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3)))
+    return _join_heads(ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3)))  # of (B, Q, num_heads, D)
 
 
 def _has_fused_kernel():
@@ -121,20 +121,20 @@ class MultiHeadAttention(keras.layers.Layer):
             # All three take their heads' form in one go: ViT-B infers 1.01 times as fast as with one after the other.
             key_dim = x.shape[-1] // self.num_heads
             heads = ops.reshape(self._project(x, 0, 3), (*ops.shape(x)[:2], 3, self.num_heads, key_dim))
-            query, key, value = ops.unstack(ops.transpose(heads, (2, 0, 3, 1, 4)))
+            query, key, value = ops.unstack(ops.transpose(heads, (2, 0, 3, 1, 4)))  # (B, num_heads, L, key_dim) each
             return self.out(_attend(query, key, value, key_dim**-0.5, dropout))
         if context is None:
-            query, key, value = ops.split(self._project(x, 0, 3), 3, axis=-1)
+            query, key, value = ops.split(self._project(x, 0, 3), 3, axis=-1)  # (B, L, C) each
         else:
-            query = self._project(x, 0, 1)
-            key, value = ops.split(self._project(context, 1, 3), 2, axis=-1)
+            query = self._project(x, 0, 1)  # (B, L, C)
+            key, value = ops.split(self._project(context, 1, 3), 2, axis=-1)  # (B, K, C) each
         return self.out(multi_head_attention(query, key, value, self.num_heads, dropout=dropout))
 
     def _project(self, x, first, last):
         """`x` times the thirds `first` to `last` of the matrix (0: queries, 1: keys, 2: values)."""
         part = slice(first * x.shape[-1], last * x.shape[-1])
-        matrix = ops.reshape(x, (-1, x.shape[-1]))  # as `TokenDense` does
-        projected = ops.matmul(matrix, self.qkv_kernel[:, part]) + self.qkv_bias[part]
+        matrix = ops.reshape(x, (-1, x.shape[-1]))  # (B * L, C), as `TokenDense` does
+        projected = ops.matmul(matrix, self.qkv_kernel[:, part]) + self.qkv_bias[part]  # (B * L, thirds * C)
         return ops.reshape(projected, (*ops.shape(x)[:2], (last - first) * x.shape[-1]))
 
     def compute_output_shape(self, x_shape, context_shape=None):
@@ -150,7 +150,7 @@ def _split_heads(x, num_heads):
     """(B, L, C) -> (B, num_heads, L, C / num_heads)."""
     if num_heads == 1:
         return ops.expand_dims(x, 1)
-    x = ops.reshape(x, (*ops.shape(x)[:2], num_heads, x.shape[-1] // num_heads))
+    x = ops.reshape(x, (*ops.shape(x)[:2], num_heads, x.shape[-1] // num_heads))  # (B, L, num_heads, C / num_heads)
     return ops.transpose(x, (0, 2, 1, 3))
 
 

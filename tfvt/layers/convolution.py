@@ -60,15 +60,15 @@ class GroupedDense(keras.layers.Layer):
         # one matrix (C_in / groups, units). Every group then has its own fan in, but the fan out of all groups.
         groups, group_in, group_out = shape
         matrix = self.kernel_initializer((group_in, groups * group_out), dtype=dtype)
-        return ops.transpose(ops.reshape(matrix, (group_in, groups, group_out)), (1, 0, 2))
+        return ops.transpose(ops.reshape(matrix, (group_in, groups, group_out)), (1, 0, 2))  # (groups, in, out)
 
     def call(self, inputs):
         if self.groups == 1:
             outputs = ops.matmul(inputs, self.kernel[0])
         else:
             shape = ops.shape(inputs)
-            grouped = ops.reshape(inputs, (-1, self.groups, shape[-1] // self.groups))
-            grouped = ops.matmul(ops.transpose(grouped, (1, 0, 2)), self.kernel)
+            grouped = ops.reshape(inputs, (-1, self.groups, shape[-1] // self.groups))  # (N, groups, C_in / groups)
+            grouped = ops.matmul(ops.transpose(grouped, (1, 0, 2)), self.kernel)  # (groups, N, units / groups)
             outputs = ops.reshape(ops.transpose(grouped, (1, 0, 2)), (*shape[:-1], self.units))
         return outputs + self.bias if self.use_bias else outputs
 
@@ -121,7 +121,7 @@ def _sum_of_taps(x, kernel, strides):
         for row in range(size)
         for column in range(size)
     ]
-    return ops.reshape(sum(taps), (*ops.shape(taps[0])[:3], units))
+    return ops.reshape(sum(taps), (*ops.shape(taps[0])[:3], units))  # of (..., groups, units / groups)
 
 
 def strided_window(x: Any, row: int, column: int, size: int, strides: int) -> Any:

@@ -40,8 +40,8 @@ class TokenEmbedding(keras.layers.Layer):
         batch_size, (height, width, channels) = ops.shape(patches)[0], self.patch_positions.shape
         # Not -1 for the length: beside an unknown batch size it would be unknown as well, inside an exported model.
         tokens = ops.reshape(patches + self.patch_positions, (batch_size, height * width, channels))
-        first = ops.broadcast_to(self.class_token + self.class_position, (batch_size, 1, channels))
-        return ops.concatenate([ops.cast(first, tokens.dtype), tokens], axis=1)
+        first = ops.broadcast_to(self.class_token + self.class_position, (batch_size, 1, channels))  # (B, 1, C)
+        return ops.concatenate([ops.cast(first, tokens.dtype), tokens], axis=1)  # (B, 1 + H * W, C)
 
     def compute_output_shape(self, input_shape):
         batch_size, height, width, channels = input_shape

@@ -45,10 +45,10 @@ class FunnelPooling(keras.layers.Layer):
 
     def call(self, x):
         _check_tokens(self, x, self.grid)
-        patches = ops.reshape(x[:, 1:], (ops.shape(x)[0], *self.grid, x.shape[-1]))
+        patches = ops.reshape(x[:, 1:], (ops.shape(x)[0], *self.grid, x.shape[-1]))  # (B, rows, columns, C)
         # A window at the edge is a rectangle as well, so that the mean of its rows' means is its mean.
         for axis, size in zip((1, 2), self.window, strict=True):
-            patches = self._pool_axis(patches, axis, size)
+            patches = self._pool_axis(patches, axis, size)  # rows, then columns
         return _with_class_token(x, patches)
 
     def _pool_axis(self, x, axis, size):
@@ -57,9 +57,9 @@ class FunnelPooling(keras.layers.Layer):
         reduce = ops.mean if self.pooling == "mean" else ops.max
         size = min(size, x.shape[axis])  # a side that is shorter than the window is one window
         whole = x.shape[axis] // size
-        full, rest = ops.split(x, [whole * size], axis=axis)
+        full, rest = ops.split(x, [whole * size], axis=axis)  # (..., whole * size, ...), (..., remainder, ...)
         windows = (ops.shape(x)[0], *x.shape[1:axis], whole, size, *x.shape[axis + 1 :])
-        pooled = reduce(ops.reshape(full, windows), axis=axis + 1)
+        pooled = reduce(ops.reshape(full, windows), axis=axis + 1)  # (..., whole, ...)
         if rest.shape[axis] == 0:
             return pooled
         return ops.concatenate([pooled, reduce(rest, axis=axis, keepdims=True)], axis=axis)
@@ -92,7 +92,7 @@ class FunnelUpsampling(keras.layers.Layer):
     def call(self, x):
         pooled = pooled_grid(self.grid, self.window)
         _check_tokens(self, x, pooled)
-        patches = ops.reshape(x[:, 1:], (ops.shape(x)[0], *pooled, x.shape[-1]))
+        patches = ops.reshape(x[:, 1:], (ops.shape(x)[0], *pooled, x.shape[-1]))  # (B, pooled rows, pooled columns, C)
         for axis, size in zip((1, 2), self.window, strict=True):
             patches = ops.repeat(patches, size, axis=axis)
         return _with_class_token(x, patches[:, : self.grid[0], : self.grid[1]])

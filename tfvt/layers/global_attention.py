@@ -75,7 +75,7 @@ class GlobalAttention(MapAttention):
     def call(self, x, token=None):
         reduced = x
         if self.reduction > 1:
-            reduced = self.reduce_norm(self.reduce(pad_to_multiple(x, self.reduction)))
+            reduced = self.reduce_norm(self.reduce(pad_to_multiple(x, self.reduction)))  # (B, rows, columns, C)
         projections = (self.query(x), *ops.split(self.key_value(reduced), 2, axis=-1))
         if self.returns == "projections":
             return projections
@@ -84,13 +84,13 @@ class GlobalAttention(MapAttention):
 
     def attend(self, query: Any, key: Any, value: Any, token: Any = None) -> Any:
         shape = ops.shape(query)
-        query, key, value = (ops.reshape(x, (shape[0], -1, self.filters)) for x in (query, key, value))
+        query, key, value = (ops.reshape(x, (shape[0], -1, self.filters)) for x in (query, key, value))  # (B, P, C)
         if token is not None:
-            of_token = (self.query(token), *ops.split(self.key_value(token), 2, axis=-1))
+            of_token = (self.query(token), *ops.split(self.key_value(token), 2, axis=-1))  # (B, 1, C) each
             query, key, value = (
                 ops.concatenate(pair, axis=1) for pair in zip(of_token, (query, key, value), strict=True)
-            )
-        outputs = self.out(multi_head_attention(query, key, value, self.num_heads))
+            )  # (B, 1 + P, C)
+        outputs = self.out(multi_head_attention(query, key, value, self.num_heads))  # (B, HW, C), or (B, 1 + HW, C)
         if token is None:
             return ops.reshape(outputs, shape)
         return ops.reshape(outputs[:, 1:], shape), outputs[:, :1]

@@ -36,9 +36,9 @@ def local_attention(query: Any, key: Any, value: Any, num_heads: int, kernel_siz
     grid = (-(-height // tile), -(-width // tile))
     query = cut_blocks(query * (channels // num_heads) ** -0.5, grid, tile, 0, num_heads)
     key, value = (cut_blocks(x, grid, tile * strides, kernel_size - strides, num_heads) for x in (key, value))
-    logits = ops.matmul(query, ops.swapaxes(key, -1, -2))
+    logits = ops.matmul(query, ops.swapaxes(key, -1, -2))  # (B * blocks, heads, queries, keys of a block)
     weights = ops.softmax(logits + ops.cast(_window_mask(tile, kernel_size, strides), logits.dtype), axis=-1)
-    outputs = join_blocks(ops.matmul(weights, value), batch, grid, tile)
+    outputs = join_blocks(ops.matmul(weights, value), batch, grid, tile)  # (B, rows * tile, columns * tile, C)
     for axis, size in ((1, height), (2, width)):
         if outputs.shape[axis] != size:
             outputs, _ = split_at(outputs, size, axis)
@@ -54,20 +54,20 @@ def cut_blocks(x: Any, grid: tuple[Any, Any], step: int, halo: int, num_heads: i
     x = ops.pad(x, [[0, 0], [0, total[0] - height], [0, total[1] - width], [0, 0]])
     x = ops.reshape(x, (batch, rows + beyond, step, total[1], channels))
     if halo:
-        x = _join_halo(x, rows, halo, axis=1)
+        x = _join_halo(x, rows, halo, axis=1)  # (B, rows, side, total width, C)
     x = ops.reshape(x, (batch, rows, side, columns + beyond, step, channels))
     if halo:
-        x = _join_halo(x, columns, halo, axis=3)
+        x = _join_halo(x, columns, halo, axis=3)  # (B, rows, side, columns, side, C)
     x = ops.reshape(x, (batch, rows, side, columns, side, num_heads, channels // num_heads))
-    x = ops.transpose(x, (0, 1, 3, 5, 2, 4, 6))
+    x = ops.transpose(x, (0, 1, 3, 5, 2, 4, 6))  # (B, rows, columns, num_heads, side, side, d)
     return ops.reshape(x, (-1, num_heads, side * side, channels // num_heads))
 
 
 def join_blocks(x: Any, batch: Any, grid: tuple[Any, Any], step: int) -> Any:
     """What `cut_blocks` without a halo cut: (B * blocks, num_heads, pixels, d) -> (B, H, W, num_heads * d)."""
     num_heads, width = x.shape[1], x.shape[3]
-    x = ops.reshape(x, (batch, *grid, num_heads, step, step, width))
-    x = ops.transpose(x, (0, 1, 4, 2, 5, 3, 6))
+    x = ops.reshape(x, (batch, *grid, num_heads, step, step, width))  # (B, rows, columns, num_heads, step, step, d)
+    x = ops.transpose(x, (0, 1, 4, 2, 5, 3, 6))  # (B, rows, step, columns, step, num_heads, d)
     return ops.reshape(x, (batch, grid[0] * step, grid[1] * step, num_heads * width))
 
 
@@ -92,8 +92,8 @@ def _window_mask(tile, kernel_size, strides):
     """(tile ** 2, pixels of a block of keys): 0 inside a query's window, MASKED outside."""
     first = strides * np.arange(tile)[:, None]
     position = np.arange((tile - 1) * strides + kernel_size)[None, :]
-    inside = (first <= position) & (position < first + kernel_size)
-    window = inside[:, None, :, None] & inside[None, :, None, :]
+    inside = (first <= position) & (position < first + kernel_size)  # (tile, side of a block of keys)
+    window = inside[:, None, :, None] & inside[None, :, None, :]  # (tile, tile, side, side)
     return np.where(window, 0, MASKED).reshape(tile * tile, -1).astype("float32")
 
 
@@ -146,9 +146,9 @@ class LocalAttention(MapAttention):
         return self.query(x), self.key(x), self.value(x)
 
     def attend(self, query: Any, key: Any, value: Any) -> Any:
-        key = key - ops.tile(self.positions(key), (1, 1, self.num_heads))
-        key, value = (reflect(x, self.kernel_size) for x in (key, value))
-        query = query[:, :: self.strides, :: self.strides]
+        key = key - ops.tile(self.positions(key), (1, 1, self.num_heads))  # (B, H, W, C')
+        key, value = (reflect(x, self.kernel_size) for x in (key, value))  # (B, H + k - 1, W + k - 1, C')
+        query = query[:, :: self.strides, :: self.strides]  # (B, ceil(H / strides), ceil(W / strides), C')
         return local_attention(query, key, value, self.num_heads, self.kernel_size, self.strides)
 
     def positions(self, x: Any) -> Any:

@@ -94,7 +94,8 @@ class PatchMerging(keras.layers.Layer):
         batch, height, width, _ = ops.shape(x)
         channels = x.shape[-1]
         x = ops.reshape(x, (batch, height // 2, 2, width // 2, 2, channels))
-        x = ops.transpose(x, (0, 1, 3, 4, 2, 5))  # the authors' order: left column from top to bottom, then right
+        # The authors' order: left column from top to bottom, then right.
+        x = ops.transpose(x, (0, 1, 3, 4, 2, 5))  # (B, H / 2, W / 2, 2 columns, 2 rows, C)
         return self.reduction(self.norm(ops.reshape(x, (batch, height // 2, width // 2, 4 * channels))))
 
     def compute_output_shape(self, input_shape):

@@ -92,14 +92,14 @@ class SANAttention(MapAttention):
         taps = [divmod(p, size) for p in range(size**2)]
         key = reflect(key, size)
         # The norm's channels are in the published order: a channel's taps side by side.
-        keys = ops.stack([strided_window(key, *tap, size, 1) for tap in taps], axis=-1)
-        keys = ops.reshape(keys, (batch, height, width, query.shape[-1] * size**2))
+        keys = ops.stack([strided_window(key, *tap, size, 1) for tap in taps], axis=-1)  # (B, H, W, C / 4, k^2)
+        keys = ops.reshape(keys, (batch, height, width, query.shape[-1] * size**2))  # (B, H, W, C / 4 * k^2)
         x = ops.relu(self.features_norm(ops.concatenate([query, keys], axis=-1), training=training))
-        x = self.weights_of_taps(ops.relu(self.hidden_norm(self.hidden(x), training=training)))
+        x = self.weights_of_taps(ops.relu(self.hidden_norm(self.hidden(x), training=training)))  # (B, H, W, w * k^2)
         weights = ops.reshape(x, (batch, height, width, 1, weight_dim, size**2))
-        value = reflect(value, size)
+        value = reflect(value, size)  # (B, H + k - 1, W + k - 1, C)
         value = ops.reshape(value, (batch, height + size - 1, width + size - 1, self.share, weight_dim))
-        # Tap by tap: all neighbourhoods at once would be k x k times the values.
+        # Tap by tap, each (B, H, W, share, w): all neighbourhoods at once would be k x k times the values.
         outputs = sum(weights[..., p] * strided_window(value, *tap, size, 1) for p, tap in enumerate(taps))
         return ops.reshape(outputs, (batch, height, width, self.filters))
 

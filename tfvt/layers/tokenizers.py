@@ -46,10 +46,10 @@ def kmeans(pixels: Any, centroids: Any, iterations: int) -> Any:
     dtype = pixels.dtype
     pixels, centroids = (unit_vectors(ops.cast(x, "float32")) for x in (pixels, centroids))
     for _ in range(iterations):
-        nearest = ops.argmax(ops.matmul(pixels, ops.swapaxes(centroids, 1, 2)), axis=-1)
-        members = ops.one_hot(nearest, centroids.shape[1], dtype="float32")
-        total = ops.matmul(ops.swapaxes(members, 1, 2), pixels)
-        occupied = ops.expand_dims(ops.sum(members, axis=1) > 0, -1)
+        nearest = ops.argmax(ops.matmul(pixels, ops.swapaxes(centroids, 1, 2)), axis=-1)  # of (B, P, L): (B, P)
+        members = ops.one_hot(nearest, centroids.shape[1], dtype="float32")  # (B, P, L)
+        total = ops.matmul(ops.swapaxes(members, 1, 2), pixels)  # (B, L, C)
+        occupied = ops.expand_dims(ops.sum(members, axis=1) > 0, -1)  # (B, L, 1)
         centroids = ops.where(occupied, unit_vectors(total), centroids)
     return ops.cast(centroids, dtype)
 
@@ -163,7 +163,7 @@ class ClusterTokenizer(_PixelTokenizer):
         centroids = kmeans(pixels, start, self.iterations)
         if not self.gradient:
             centroids = ops.stop_gradient(centroids)
-        logits = ops.matmul(pixels, ops.swapaxes(centroids, 1, 2))
+        logits = ops.matmul(pixels, ops.swapaxes(centroids, 1, 2))  # (B, P, L)
         return self.tokenize(logits, pixels, ops.shape(x), training)
 
 
@@ -202,7 +202,7 @@ class RecurrentTokenizer(_PixelTokenizer):
         query = self.query(tokens[:, : self.num_tokens], training=training)
         if self.scale_logits:
             query = query * x.shape[-1] ** -0.5
-        logits = ops.matmul(self.key(pixels, training=training), ops.swapaxes(query, 1, 2))
+        logits = ops.matmul(self.key(pixels, training=training), ops.swapaxes(query, 1, 2))  # (B, P, L)
         renewed, attention = self.tokenize(logits, pixels, ops.shape(x), training)
         if self.num_tokens < tokens.shape[1]:
             renewed = ops.concatenate([renewed, tokens[:, self.num_tokens :]], axis=1)

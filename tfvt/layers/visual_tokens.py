@@ -136,7 +136,7 @@ class TokenTransformer(VisualTokenLayer):
 
     def call(self, tokens, training=None):
         query, key = self.query(tokens, training=training), self.key(tokens, training=training)
-        attended = multi_head_attention(query, key, tokens, self.num_heads, self.scale_logits)
+        attended = multi_head_attention(query, key, tokens, self.num_heads, self.scale_logits)  # (B, L, CT)
         tokens = tokens + self.drop_path(attended, training=training)
         hidden = ops.relu(self.mlp_in(tokens, training=training))
         return tokens + self.drop_path(self.mlp_out(hidden, training=training), training=training)
@@ -176,7 +176,7 @@ class TokenGraph(VisualTokenLayer):
         self.mix.build(input_shape)
 
     def call(self, tokens, training=None):
-        mixed = ops.matmul(self.adjacency_matrix, tokens) if self.adjacency else tokens
+        mixed = ops.matmul(self.adjacency_matrix, tokens) if self.adjacency else tokens  # (L, L) times (B, L, CT)
         branch = ops.relu(self.mix(mixed, training=training))
         return tokens + self.drop_path(branch, training=training)
 
@@ -227,10 +227,10 @@ class Projector(VisualTokenLayer):
             self.shortcut.build(x_shape)
 
     def call(self, x, tokens, training=None):
-        query = self.query(pixel_list(x), training=training)
-        key = self.key(tokens, training=training)
+        query = self.query(pixel_list(x), training=training)  # (B, H * W, C)
+        key = self.key(tokens, training=training)  # (B, L, C)
         value = tokens if self.value is None else self.value(tokens, training=training)
-        branch = multi_head_attention(query, key, value, self.num_heads, self.scale_logits)
+        branch = multi_head_attention(query, key, value, self.num_heads, self.scale_logits)  # (B, H * W, C)
         branch = ops.reshape(branch, (*ops.shape(x)[:3], self.output_channels))
         shortcut = x if self.shortcut is None else self.shortcut(x, training=training)
         return shortcut + self.drop_path(branch, training=training)

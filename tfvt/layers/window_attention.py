@@ -72,13 +72,13 @@ class WindowAttention(MapAttention):
         return y
 
     def project(self, x: Any) -> tuple[Any, Any, Any]:
-        return tuple(ops.split(self.qkv(x), 3, axis=-1))
+        return tuple(ops.split(self.qkv(x), 3, axis=-1))  # (B, H, W, C) each
 
     def attend(self, query: Any, key: Any, value: Any) -> Any:
         batch, height, width, _ = ops.shape(query)
         size, grid = self.window_size, (height // self.window_size, width // self.window_size)
         query, key, value = (cut_blocks(x, grid, size, 0, self.num_heads) for x in (query, key, value))
-        logits = ops.matmul(query * query.shape[-1] ** -0.5, ops.swapaxes(key, -1, -2))
+        logits = ops.matmul(query * query.shape[-1] ** -0.5, ops.swapaxes(key, -1, -2))  # (..., heads, pixels, pixels)
         bias = ops.cast(self._bias(height, width, self._shift_of(height, width)), logits.dtype)
         if bias.shape[0] == 1:
             logits = logits + bias
@@ -100,8 +100,8 @@ class WindowAttention(MapAttention):
         size = self.window_size
         row, column = np.divmod(np.arange(size**2), size)
         rows, columns = (c[:, None] - c[None, :] + size - 1 for c in (row, column))
-        bias = ops.take(self.bias_table, rows * (2 * size - 1) + columns, axis=0)
-        bias = ops.transpose(bias, (2, 0, 1))[None]
+        bias = ops.take(self.bias_table, rows * (2 * size - 1) + columns, axis=0)  # (pixels, pixels, heads)
+        bias = ops.transpose(bias, (2, 0, 1))[None]  # (1, heads, pixels, pixels)
         return bias if _is_zero(shift) else bias + ops.cast(self._mask(height, width, shift), bias.dtype)
 
     def _mask(self, height, width, shift):
@@ -114,7 +114,7 @@ class WindowAttention(MapAttention):
             for length in (height, width)
         )
         parts = ops.reshape(row[:, None] * 3 + column[None, :], (height // size, size, width // size, size))
-        parts = ops.reshape(ops.transpose(parts, (0, 2, 1, 3)), (-1, size**2))
+        parts = ops.reshape(ops.transpose(parts, (0, 2, 1, 3)), (-1, size**2))  # (windows, pixels)
         return ops.where(parts[:, None, :, None] != parts[:, None, None, :], ACROSS, 0.0)
 
     def compute_output_shape(self, x_shape):
