@@ -1,5 +1,7 @@
 """ResNet weights under foreign names: what is loaded, left, refused. Logits against transformers: tests/parity."""
 
+import os
+
 import keras
 import numpy as np
 import pytest
@@ -129,6 +131,28 @@ def test_a_vt_resnet_takes_the_trunk():
     np.testing.assert_array_equal(after["stage3_block1_2_conv/kernel"], expected)
 
 
+def test_the_head_of_a_resnet_without_a_fourth_stage_stays_out_of_a_vt_resnet():
+    resnet = tfvt.create_model("resnet18", num_classes=5, **TINY | {"depths": DEPTHS[:3]})
+    channels = resnet.get_layer("head").kernel.shape[0]
+    options = {"output_channels": 64, "token_dim": channels, "num_tokens": 4, "depths": DEPTHS[:3], "width": WIDTH}
+    model = tfvt.create_model("vt_resnet18", num_classes=5, input_shape=(64, 64, 3), **options)
+    report = tfvt.load_checkpoint(model, weights(resnet))
+    assert report.unused == ("head/kernel", "head/bias")
+
+
+def test_a_vt_resnet_with_four_stages_takes_its_own_head():
+    options = {"output_channels": 64, "token_dim": 64, "num_tokens": 4, "depths": DEPTHS, "width": WIDTH}
+    model = tfvt.create_model("vt_resnet18", num_classes=5, input_shape=(64, 64, 3), **options)
+    report = tfvt.load_checkpoint(model, weights(model))
+    assert (report.fresh, report.unused) == ((), ())
+
+
+def test_a_head_is_loaded_whole_or_not_at_all():
+    model = tfvt.create_model("resnet18", num_classes=5, **TINY | {"depths": DEPTHS[:3]})
+    report = tfvt.load_checkpoint(model, torchvision_state())  # its head reads the wider maps of a fourth stage
+    assert report.fresh == ("head/kernel", "head/bias")
+
+
 def test_a_pyramid_leaves_what_it_does_not_have():
     model = tfvt.create_model("resnet18", features=("P3",), **TINY)
     report = tfvt.load_checkpoint(model, torchvision_state())
@@ -169,11 +193,36 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(state, message):
         np.testing.assert_array_equal(value, before[path])
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda array: array.astype("float64") * 1e300, "numbers beyond float32"),
+        (lambda array: array * 1j, "the type complex64: expected real numbers"),
+        (lambda array: array.astype("U"), "the type <U.*: expected real numbers"),
+    ],
+)
+def test_numbers_that_float32_cannot_hold_are_refused(change, message):
+    model = tfvt.create_model("resnet18", num_classes=5, **TINY)
+    before, arrays = weights(model), torchvision_state()
+    arrays["layer4.0.conv2.weight"] = change(arrays["layer4.0.conv2.weight"])
+    with pytest.raises(ValueError, match=rf"^layer4.0.conv2.weight of the checkpoint .*{message}"):
+        tfvt.load_checkpoint(model, arrays)
+    assert all((array == before[path]).all() for path, array in weights(model).items())
+
+
+def test_names_that_are_not_strings_are_refused():
+    model = tfvt.create_model("resnet18", num_classes=5, **TINY)
+    with pytest.raises(ValueError, match=r"names of a checkpoint's arrays are strings, not b'x'"):
+        tfvt.load_checkpoint(model, torchvision_state() | {b"x": np.zeros(3)})
+
+
 def test_weights_that_are_not_finite_are_refused():
     model = tfvt.create_model("resnet18", num_classes=5, **TINY)
     before, arrays = weights(model), torchvision_state()
     arrays["layer1.0.conv1.weight"] = arrays["layer1.0.conv1.weight"] * np.nan
-    with pytest.raises(ValueError, match=r"^layer1.0.conv1.weight of the checkpoint .* holds NaN or infinity$"):
+    with pytest.raises(
+        ValueError, match=r"^layer1.0.conv1.weight of the checkpoint .* holds NaN, infinity or numbers "
+    ):
         tfvt.load_checkpoint(model, arrays)
     assert all((array == before[path]).all() for path, array in weights(model).items())
 
@@ -197,6 +246,12 @@ def test_bad_sources_and_files(tmp_path):
         tfvt.load_checkpoint(model, torchvision_state(), source="huggingface")
     with pytest.raises(FileNotFoundError, match=r"no checkpoint file .*missing.safetensors"):
         tfvt.load_checkpoint(model, tmp_path / "missing.safetensors")
+    with pytest.raises(IsADirectoryError, match=r"^\. is a folder"):
+        tfvt.load_checkpoint(model, ".")
+    tfvt.create_model("resnet18", num_classes=5, **TINY).save(tmp_path / "cut.keras")
+    os.truncate(tmp_path / "cut.keras", 1000)
+    with pytest.raises(ValueError, match=r"cut.keras cannot be read as a .keras checkpoint: it is cut off"):
+        tfvt.load_checkpoint(model, tmp_path / "cut.keras")
     with pytest.raises(IsADirectoryError, match=r"is a folder: pass the checkpoint in it, such as .*model.safetensors"):
         tfvt.load_checkpoint(model, tmp_path)
     (tmp_path / "weights.h5").write_bytes(b"x")

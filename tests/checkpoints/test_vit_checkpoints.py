@@ -164,6 +164,10 @@ def test_what_a_configuration_beside_the_file_says(tmp_path, caplog):
     (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
     with pytest.raises(ValueError, match=r"hidden_act in config.json='relu': expected one of 'gelu', 'gelu_new'"):
         tfvt.load_checkpoint(create(), tmp_path / "model.safetensors")
+    for content in ("{", "[]"):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(ValueError, match=r"config.json, beside the checkpoint, (is not JSON|holds no JSON object)"):
+            tfvt.load_checkpoint(create(), tmp_path / "model.safetensors")
     save_file(vit_states.timm(), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}))
     with caplog.at_level("WARNING", logger="tfvt"):
@@ -193,6 +197,8 @@ REFUSED = [
     ),
     ({"conv1.weight": np.zeros((8, 3, 7, 7))}, r"of the family ResNet \(torchvision\), vit_tiny16 is not"),
     ({"blocks.0.norm1.weight": np.zeros(3)}, r"cannot tell the source .* blocks.0.norm1.weight"),
+    (vit_states.timm() | {"pos_embed": np.zeros((1, 1, 16))}, r"pos_embed \(0, 16\) for embedding/patch_positions"),
+    (vit_states.our_state() | {"embedding/patch_positions": np.float32(1)}, r"\(\) for embedding/patch_positions"),
     ({"MixerBlock_0/LayerNorm_0/scale": np.zeros(3)}, r"no tensor .* fits vit_tiny16: it has MixerBlock_0/"),
 ]
 
@@ -242,6 +248,10 @@ def test_npz_files(tmp_path):
         tfvt.load_checkpoint(model, path)
     path.write_bytes(pickle.dumps({"embedding/kernel": [1, 2]}))
     with pytest.raises(ValueError, match=r"vit.npz cannot be read.*pickled"):
+        tfvt.load_checkpoint(model, path)
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(ValueError, match=r"vit.npz cannot be read.*it is an .npy file"):
         tfvt.load_checkpoint(model, path)
     np.savez(path, **{"embedding/kernel": np.array({"a": 1}, dtype=object)})
     with pytest.raises(ValueError, match=r"vit.npz cannot be read.*pickled"):

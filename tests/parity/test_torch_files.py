@@ -99,3 +99,13 @@ def test_half_precision_is_read_as_float32(tmp_path):
     x = read_arrays(tmp_path / "weights.bin")["x"]
     assert x.dtype == np.float32
     np.testing.assert_array_equal(x, [1.5, -2.0])
+
+
+def test_parameters_are_read_and_entries_without_a_name_left(tmp_path):
+    """`torch.save(dict(model.named_parameters()), ...)` keeps parameters, which have gradients."""
+    import torch
+
+    torch.save({"x": torch.nn.Parameter(torch.ones(2)), 1: torch.zeros(1)}, tmp_path / "weights.pth")
+    arrays = read_arrays(tmp_path / "weights.pth")
+    assert list(arrays) == ["x"]
+    np.testing.assert_array_equal(arrays["x"], [1.0, 1.0])

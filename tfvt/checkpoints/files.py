@@ -22,9 +22,13 @@ def read_arrays(path_or_arrays: Checkpoint) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError, IsADirectoryError: no such file, or a folder.
-        ValueError: another kind of file, or one that is damaged. The message names the file.
+        ValueError: another kind of file, or one that is damaged (the message names it), or a dict whose keys are not
+            all strings.
     """
     if isinstance(path_or_arrays, dict):
+        odd = [name for name in path_or_arrays if not isinstance(name, str)]
+        if odd:
+            raise ValueError(f"the names of a checkpoint's arrays are strings, not {odd[0]!r}")
         return {name: np.asarray(array) for name, array in path_or_arrays.items()}
     path = Path(path_or_arrays)
     readers = {
@@ -36,7 +40,7 @@ def read_arrays(path_or_arrays: Checkpoint) -> dict[str, np.ndarray]:
         ".keras": _read_keras,
     }
     reader = readers.get(path.suffix)
-    if path.with_name(f"{path.name}.index").is_file():
+    if Path(f"{path}.index").is_file():
         reader = _read_tensorflow
     elif path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: pass the checkpoint in it, such as {path / 'model.safetensors'}")
@@ -55,11 +59,23 @@ def read_arrays(path_or_arrays: Checkpoint) -> dict[str, np.ndarray]:
 
 
 def read_neighbour(source: Checkpoint, name: str) -> dict:
-    """The JSON file `name` beside the file `source`; {} if there is none, or if `source` is a dict of arrays."""
+    """The JSON object in the file `name` beside the file `source`; {} if there is none, or for a dict of arrays.
+
+    Raises:
+        ValueError: the file holds something else; the message names it.
+    """
     if isinstance(source, dict):
         return {}
     path = Path(source).with_name(name)
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}, beside the checkpoint, is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}, beside the checkpoint, holds no JSON object")
+    return content
 
 
 def keras_gelu(source: Checkpoint) -> str | None:
@@ -77,6 +93,8 @@ def _start(path):
 
 
 def _read_npz(path):
+    if _start(path).startswith(b"\x93NUMPY"):
+        raise ValueError("it is an .npy file, one array without a name: save the arrays by name with np.savez")
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
@@ -114,15 +132,17 @@ def _read_torch(path):
     for wrapper in ("state_dict", "model"):  # training scripts put the weights below one of these
         state = state.get(wrapper, state) if isinstance(state, dict) else state
     entries = state.items() if isinstance(state, dict) else ()
-    tensors = {name: tensor for name, tensor in entries if isinstance(tensor, torch.Tensor)}
+    tensors = {name: t for name, t in entries if isinstance(name, str) and isinstance(t, torch.Tensor)}
     if not tensors:
         raise ValueError("it holds no tensors by name, neither at the top nor below 'state_dict' or 'model'")
     # A model that was trained on several devices has this in front of every name.
     prefix = "module." if all(name.startswith("module.") for name in tensors) else ""
-    return {name.removeprefix(prefix): tensor.float().numpy() for name, tensor in tensors.items()}
+    return {name.removeprefix(prefix): tensor.detach().float().numpy() for name, tensor in tensors.items()}
 
 
 def _read_keras(path):
+    if not zipfile.is_zipfile(path):  # Keras would say that there is no such file
+        raise ValueError("it is cut off or damaged")
     model = keras.models.load_model(path, compile=False)
     return {weight.path: keras.ops.convert_to_numpy(weight) for weight in model.weights}
 

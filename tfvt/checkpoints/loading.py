@@ -112,11 +112,9 @@ def load_checkpoint(
     )
     if strict:
         _check_strict(model, weights, report, converted)
-    for path, tensor in assigned.items():
-        if not np.isfinite(tensor.array).all():
-            raise ValueError(f"{', '.join(tensor.names)} of the checkpoint (for {path}) holds NaN or infinity")
-    for path, tensor in assigned.items():
-        weights[path].assign(np.asarray(tensor.array, dtype="float32"))
+    values = {path: _float32(path, tensor) for path, tensor in assigned.items()}
+    for path, value in values.items():
+        weights[path].assign(value)
     _log(model, report, found, training)
     return report
 
@@ -160,24 +158,28 @@ def _fit(model, weights, converted, kernel):
     # of a trunk, or after pre-logits, a neck or a decoder instead of none.
     ours, theirs = ({task_layer(path) for path in paths} for paths in (weights, converted))
     foreign_head = not (ours ^ theirs) <= {None, "head"}
-    assigned, resampled, misfits = {}, [], []
+    assigned, resampled, misfits, other_heads = {}, [], [], set()
     for path, (names, array) in converted.items():
         is_head = task_layer(path) in HEAD_LAYERS
         if path not in weights or (foreign_head and is_head):
             continue
         shape = tuple(weights[path].shape)
         grid = _position_grid(path, shape)
-        if grid is not None and array.shape[-1] == shape[-1]:
+        if grid is not None and array.size and array.ndim in (2, 3) and array.shape[-1] == shape[-1]:
             fitted = fit_positions(array, grid, kernel)
             if fitted is not None:
                 array = fitted[0].reshape(shape)
                 resampled += [path] if fitted[1] else []
         if shape == array.shape:
             assigned[path] = Tensor(names, array)
-        elif not is_head:
+        elif is_head:
+            other_heads.add(path.rpartition("/")[0])
+        else:
             misfits.append(f"{', '.join(names)} {array.shape} for {path} {shape}")
     if misfits:
         raise ValueError(f"shapes of the checkpoint and of {model.name} differ: {'; '.join(misfits[:8])}")
+    # Without the kernel, the bias of a head would be half of another one.
+    assigned = {path: tensor for path, tensor in assigned.items() if path.rpartition("/")[0] not in other_heads}
     if not assigned:
         names = ", ".join(sorted(converted)[:3]) or "no known name"
         raise ValueError(f"no tensor of the checkpoint fits {model.name}: it has {names}")
@@ -191,6 +193,18 @@ def _position_grid(path, shape):
     if path.endswith("/bias_table"):
         return (math.isqrt(shape[0]),) * 2
     return None
+
+
+def _float32(path, tensor):
+    """The tensor as float32. Raise unless it holds real numbers that are finite there."""
+    names = f"{', '.join(tensor.names)} of the checkpoint (for {path})"
+    if tensor.array.dtype.kind in "cOSUmM" or tensor.array.dtype.names:
+        raise ValueError(f"{names} has the type {tensor.array.dtype}: expected real numbers")
+    with np.errstate(over="ignore"):
+        value = np.asarray(tensor.array, dtype="float32")
+    if not np.isfinite(value).all():
+        raise ValueError(f"{names} holds NaN, infinity or numbers beyond float32")
+    return value
 
 
 def _check_strict(model, weights, report, converted):
