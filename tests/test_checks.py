@@ -1,9 +1,11 @@
 """No number of any builder or layer may be NaN, infinite, absurd or negative; nothing is built before that is known."""
 
 import inspect
+import json
 import typing
 
 import keras
+import numpy as np
 import pytest
 
 import tfvt
@@ -90,3 +92,35 @@ def test_the_allowed_values_are_allowed():
         "kernel_size": 255,
     }
     check_numbers(numbers | {"input_shape": (None, 16384, 3), "pixel_std": (1e-6, 0.5), "key_dim": None, "name": "x"})
+
+
+NUMPY_OPTIONS = {
+    "acmix_resnet": {"depths": (1, 1), "num_heads": 2, "attention_kernel_size": 3},
+    "pvt": {"depths": (1, 1, 1, 1), "head_dim": 32},
+    "resnet": {"depths": (1, 1), "dropout_rate": 0.5},
+    "san": {"depths": (1, 1), "first_kernel_size": 3, "kernel_size": 3},
+    "swin": {"depths": (1, 1), "window_size": 4, "mlp_ratio": 2},
+    "vit": {"patch_size": 8, "representation_dim": 6},
+    "vt_resnet": {"depths": (1, 1), "num_tokens": 4, "token_dim": 64, "kmeans_iterations": 2, "num_heads": 2},
+}
+
+
+@pytest.mark.parametrize("family", NUMPY_OPTIONS)
+def test_numpy_numbers_are_numbers(family):
+    numbers = NUMPY_OPTIONS[family] | {"num_classes": 3, "input_shape": (64, 64, 3)}
+    options = {key: tuple(np.array(v)) if isinstance(v, tuple) else np.array(v)[()] for key, v in numbers.items()}
+    if family == "vt_resnet":
+        options["tokenizer"] = "cluster"
+    if family == "vit":
+        options["blocks"] = [{key: np.int64(v) for key, v in (("layers", 1), ("hidden_dim", 64), ("mlp_dim", 32))}] * 2
+    model = tfvt.create_model(SMALLEST[family], **options)
+    assert model.output_shape == (None, 3)
+    json.dumps(model.get_config())  # which NumPy's numbers would end
+
+
+def test_arguments_that_a_builder_does_not_have_are_named_with_it():
+    builder = get_variant("resnet18").builder
+    with pytest.raises(TypeError, match=r"^resnet\(\) got an unexpected keyword argument 'trunk'$"):
+        builder(block="basic", depths=(1,), trunk=None)
+    with pytest.raises(TypeError, match=r"^resnet\(\) missing a required argument: 'depths'$"):
+        builder(block="basic")

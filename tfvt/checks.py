@@ -6,6 +6,8 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 
 def check_choice(argument: str, value: Any, allowed: Iterable[Any]) -> None:
     """Raise a ValueError that names `argument` and the allowed values unless `value` is one of them."""
@@ -40,6 +42,13 @@ RANGES = {
     ("patch_size", "strides", "stride", "reduction"): _integers(1, 65536),
 }
 SEQUENCES = ("depths", "grid", "window", "input_shape", "pixel_mean", "pixel_std")
+
+
+def plain(value: Any) -> Any:
+    """`value` with Python's own numbers in place of NumPy's, which Keras refuses in many places; also in a sequence."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return type(value)(map(plain, value)) if type(value) in (list, tuple) else value
 
 
 def check_arguments(hints: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:

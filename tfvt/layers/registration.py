@@ -7,7 +7,7 @@ import typing
 
 import keras
 
-from tfvt.checks import check_arguments
+from tfvt.checks import check_arguments, plain
 
 Layer = typing.TypeVar("Layer", bound=keras.layers.Layer)
 
@@ -26,6 +26,7 @@ def register_layer(cls: type[Layer]) -> type[Layer]:
 
     @functools.wraps(construct)
     def checked(self, *args, **kwargs):
+        args, kwargs = plain(args), {name: plain(value) for name, value in kwargs.items()}
         given = dict(signature.bind(self, *args, **kwargs).arguments)
         given |= given.pop("kwargs", {})
         check_arguments(hints, given)

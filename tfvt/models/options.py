@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import keras
 
-from tfvt.checks import check_arguments
+from tfvt.checks import check_arguments, plain
 from tfvt.layers.acmix import Combine, Shift
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # per channel R, G, B, in pixel units
@@ -115,7 +115,11 @@ def spell_out(builder: Callable[..., keras.Model]) -> Callable[..., keras.Model]
 
     @functools.wraps(builder)
     def build(**arguments):
-        signature.bind(**arguments)
+        try:
+            signature.bind(**arguments)
+        except TypeError as error:
+            raise TypeError(f"{builder.__name__}() {error}") from None
+        arguments = {name: plain(value) for name, value in arguments.items()}
         check_arguments(hints, arguments)
         for name, part in parts.items():
             given = [field.name for field in dataclasses.fields(part) if field.name in arguments]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import keras
 
 from tfvt import layers
-from tfvt.checks import check_choice, check_numbers
+from tfvt.checks import check_choice, check_numbers, plain
 from tfvt.layers import drop_path_rates
 from tfvt.layers.funnel import Pooling, pooled_grid
 from tfvt.layers.initializers import matrix_start, torch_start
@@ -183,7 +183,8 @@ def make_blocks(blocks: Iterable[Any]) -> tuple[Block, ...]:
     made = []
     for number, block in enumerate(blocks):
         try:
-            made.append(Block(**(block if isinstance(block, dict) else vars(block))))
+            fields = block if isinstance(block, dict) else vars(block)
+            made.append(Block(**{name: plain(value) for name, value in fields.items()}))
         except TypeError as error:
             raise ValueError(
                 f"blocks[{number}]={block}: expected a Block or a dict of layers, hidden_dim, mlp_dim, stride ({error})"
