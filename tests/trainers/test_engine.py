@@ -151,3 +151,38 @@ def test_two_replicas_do_what_one_does(config):
     plain = report["plain_norms"]["two"]
     assert plain["replicas_differ_by"] == 0  # moving statistics are averaged, dropout states advance alike
     assert report["indivisible"] == "data.batch_size (7) must divide by the 2 devices"
+
+
+def losses_and_weights(config, *flags, steps=4):
+    vit = ["--model.name=vit_tiny16", "--optimizer.name=adamw", "--optimizer.learning_rate=1e-3"]
+    blocks = '--model.options={"blocks": [{"layers": 2, "hidden_dim": 64, "mlp_dim": 64}]}'
+    keras.utils.set_random_seed(0)
+    engine = engine_of(config, *vit, blocks, "--optimizer.clip_global_norm=1", *flags)
+    for seed in range(steps):
+        train(engine, random_batch(seed))
+    return engine.read_sums("train"), {v.path: v.numpy() for v in engine.model.trainable_variables}
+
+
+@pytest.mark.parametrize("flags", [[], ["--jit_compile=true"]])
+def test_a_batch_in_parts_is_the_batch(config, flags):
+    whole, weights = losses_and_weights(config, *flags)
+    sums, accumulated = losses_and_weights(config, *flags, "--accumulation_steps=4")
+    for name in whole:
+        np.testing.assert_allclose(sums[name], whole[name], rtol=1e-5)
+    for path, value in weights.items():
+        np.testing.assert_allclose(accumulated[path], value, rtol=1e-4, atol=2e-5)
+
+
+def test_parts_divide_the_batch(config):
+    with pytest.raises(UsageError, match=r"accumulation_steps \(3\) must divide the 8 images that each device has"):
+        engine_of(config, "--accumulation_steps=3")
+
+
+def test_frozen_layers_do_not_move_nor_do_their_statistics(config):
+    engine = engine_of(config, "--model.frozen=[stem.*]", "--optimizer.layer_decay=0.5")
+    before = {v.path: v.numpy() for v in engine.model.variables}
+    for seed in range(2):
+        train(engine, random_batch(seed))
+    moved = {v.path for v in engine.model.variables if not np.array_equal(v.numpy(), before[v.path])}
+    assert not {path for path in moved if path.startswith("stem")}
+    assert {"head/kernel", "stage2_block1_1_norm/moving_mean"} <= moved

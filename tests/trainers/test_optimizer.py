@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfvt.trainers.engines.optimizer import Schedule, make_optimizer, regularize
+import tfvt
+from tfvt.errors import UsageError
+from tfvt.trainers.engines.optimizer import Schedule, apply_scaled, freeze, layer_scales, make_optimizer, regularize
 from tfvt.trainers.recipes.parsing import parse_recipe
 from tfvt.trainers.recipes.recipe import OptimizerRecipe
 
@@ -64,11 +66,25 @@ def test_boundaries_are_exact_at_large_steps():
     np.testing.assert_allclose([schedule(boundary - 1), schedule(boundary)], [1e-8, 1e-9], rtol=1e-5)
 
 
+def orthogonalised(x):
+    """Muon's Newton-Schulz iteration for the polar factor of `x` (Jordan et al. 2024), rows at most columns."""
+    if len(x) > len(x[0]):
+        return orthogonalised(x.T).T
+    x = x / np.linalg.norm(x)
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x
+
+
 def numpy_updates(name, weight, gradients, rate, decay):
-    """Textbook updates; weight decay as PyTorch's `weight_decay` (adamw: decoupled)."""
+    """Textbook updates; weight decay as PyTorch's `weight_decay` (of those in DECOUPLED: decoupled)."""
     m, v, trajectory = 0.0, 0.0, []
     for count, gradient in enumerate(gradients, start=1):
-        gradient = gradient + (0 if name == "adamw" else decay * weight)
+        if name in DECOUPLED:
+            weight = weight - rate * decay * weight
+        else:
+            gradient = gradient + decay * weight
         if name in ("sgd", "nesterov"):
             m = 0.9 * m + gradient
             step = rate * (gradient + 0.9 * m if name == "nesterov" else m)
@@ -76,18 +92,28 @@ def numpy_updates(name, weight, gradients, rate, decay):
             v = 0.9 * v + 0.1 * gradient**2
             m = 0.9 * m + rate * gradient / np.sqrt(v + 1e-3)
             step = m
+        elif name == "lion":
+            step = rate * np.sign(0.9 * m + 0.1 * gradient)
+            m = 0.99 * m + 0.01 * gradient
+        elif name == "muon":
+            m = 0.95 * m + gradient
+            step = rate * orthogonalised(gradient + 0.95 * m) * 0.2 * max(weight.shape) ** 0.5
         else:
             m = 0.9 * m + 0.1 * gradient
             v = 0.999 * v + 0.001 * gradient**2
-            step = rate * (m / (1 - 0.9**count)) / (np.sqrt(v / (1 - 0.999**count)) + 1e-8)
-            if name == "adamw":
-                step = step + rate * decay * weight
+            epsilon = 1e-6 if name == "lamb" else 1e-8
+            step = rate * (m / (1 - 0.9**count)) / (np.sqrt(v / (1 - 0.999**count)) + epsilon)
+            if name == "lamb":
+                step = step * np.linalg.norm(weight) / np.linalg.norm(step / rate)
         weight = weight - step
         trajectory.append(weight)
     return trajectory
 
 
-@pytest.mark.parametrize("name", ["sgd", "nesterov", "adam", "adamw", "rmsprop"])
+DECOUPLED = ("adamw", "lamb", "lion", "muon")
+
+
+@pytest.mark.parametrize("name", ["sgd", "nesterov", "adam", "adamw", "rmsprop", "lamb", "lion", "muon"])
 def test_updates_are_the_textbooks(name):
     rng = np.random.default_rng(1)
     start, gradients = rng.normal(size=(3, 2)), rng.normal(size=(4, 3, 2))
@@ -138,3 +164,58 @@ def test_clipping_takes_the_norm_of_all_gradients_and_comes_before_the_decay():
     small = [gradient / 10 for gradient in gradients]
     kept = [float(g[0, 0]) for g in regularize(small, variables, OptimizerRecipe(clip_global_norm=1.0))]
     np.testing.assert_allclose(kept, [0.3, 0.4], rtol=1e-6)
+
+
+def test_muon_leaves_the_head_and_what_is_no_matrix_to_adamw():
+    recipe = recipe_of(**{"optimizer.name": "muon", "optimizer.learning_rate": 0.05})
+    model = tfvt.create_model("vit_tiny16", blocks=({"layers": 1, "hidden_dim": 64, "mlp_dim": 32},), num_classes=3)
+    optimizer = make_optimizer(recipe.optimizer, Schedule(recipe, 10), model.trainable_variables)
+    by_muon = {
+        variable.path.partition("/")[2]
+        for variable, velocity in zip(model.trainable_variables, optimizer.adam_velocities, strict=True)
+        if velocity is None
+    }
+    assert by_muon == {"mlp_in/kernel", "mlp_out/kernel", "attention/qkv_kernel", "attention/out/kernel"}
+
+
+def test_a_layer_has_its_share_of_the_rate():
+    """BEiT's numbers for a ViT of two layers: its embeddings are layer 0, its last norm and its head layer 3."""
+    block = {"layers": 2, "hidden_dim": 64, "mlp_dim": 8}
+    variables = tfvt.create_model("vit_tiny16", blocks=(block,), num_classes=3).trainable_variables
+    shares = {v.path.partition("/")[0]: share for v, share in zip(variables, layer_scales(variables, 0.5), strict=True)}
+    expected = {"patch_embedding": 1 / 8, "embedding": 1 / 8, "encoder_layer1": 1 / 4, "encoder_layer2": 1 / 2}
+    assert shares == expected | {"encoder_norm": 1, "head": 1}
+    assert set(layer_scales(variables, None)) == {1}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vt_resnet18", "swin_tiny", "pvt_tiny", "san10"])
+def test_rates_rise_towards_the_head(name):
+    variables = tfvt.create_model(name, num_classes=3, input_shape=(128, 128, 3)).trainable_variables
+    shares = layer_scales(variables, 0.9)
+    assert shares == sorted(shares)
+    assert len(set(shares)) > 8
+    assert shares[-1] == 1
+
+
+def test_a_share_of_the_rate_is_a_share_of_the_update():
+    recipe = recipe_of(**{"optimizer.name": "adamw", "optimizer.learning_rate": 0.1, "optimizer.weight_decay": 0.1})
+    variables = [keras.Variable([[2.0, -1.0]], name="kernel") for _ in range(2)]
+    optimizer = make_optimizer(recipe.optimizer, Schedule(recipe, 10), variables)
+    gradients = [keras.ops.convert_to_tensor([[0.3, 0.2]])] * 2
+    apply_scaled(optimizer, gradients, variables, [1.0, 0.25])
+    full, quarter = (variable.numpy() - np.array([[2.0, -1.0]]) for variable in variables)
+    np.testing.assert_allclose(quarter, 0.25 * full, rtol=1e-5)
+    assert np.abs(full).min() > 0.01
+
+
+def test_frozen_layers_are_named_and_stay():
+    model = tfvt.create_model("resnet18", depths=(1, 1), width=8, num_classes=3)
+    freeze(model, ["stem.*", "stage1_.*"])
+    assert {v.path.split("_")[0] for v in model.trainable_variables} == {"stage2", "head/kernel", "head/bias"}
+    for patterns, message in (
+        (["decoder.*"], "no layer of resnet18 is called 'decoder.*'; the first are stem_conv, stem_norm"),
+        (["stage(1"], r"'stage\(1' is no regular expression \(missing \), unterminated"),
+        ([".*"], "model.frozen leaves no layer to train"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            freeze(model, patterns)

@@ -1,11 +1,14 @@
 """Optimizers and learning-rate schedules of the papers, as keras objects that run on every backend."""
 
 import math
+import re
 from collections.abc import Sequence
 
 import keras
 from keras import ops
 
+from tfvt.errors import UsageError
+from tfvt.models.base import HEAD_LAYERS
 from tfvt.trainers.recipes.recipe import OptimizerRecipe, Recipe
 
 OPTIMIZERS = {
@@ -13,7 +16,16 @@ OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
     "adamw": keras.optimizers.AdamW,
     "rmsprop": keras.optimizers.RMSprop,
+    "lamb": keras.optimizers.Lamb,
+    "lion": keras.optimizers.Lion,
+    "muon": keras.optimizers.Muon,
 }
+DECOUPLED = ("adamw", "lamb", "lion", "muon")  # they decay weights in their own update
+
+# What counts as a layer for `layer_decay`, by the beginning of its weights' paths.
+LAYER = re.compile(r"encoder_layer\d+|stage\d+_block\d+|vt\d+")
+# Muon is for matrices between features: not for the classifier, nor for tables and other weights that are no kernels.
+NOT_FOR_MUON = [rf"^({'|'.join(HEAD_LAYERS)})/", r"(?<!kernel)$"]
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -63,13 +75,16 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 def make_optimizer(settings: OptimizerRecipe, schedule: Schedule, variables: Sequence) -> keras.Optimizer:
     """The recipe's optimizer, built for `variables`, its learning rate on `schedule`.
 
-    Only adamw decays weights here; `regularize` does it for the others, and clips for all.
+    Only the `DECOUPLED` ones decay weights here; `regularize` does it for the others, and clips for all.
     """
     options = dict(settings.options)
-    if settings.name == "adamw":
+    if settings.name in DECOUPLED:
         options["weight_decay"] = settings.weight_decay
+    if settings.name == "muon":
+        options |= {f"adam_{beta}": options.pop(beta) for beta in ("beta_1", "beta_2")}
+        options |= {"adam_weight_decay": settings.weight_decay, "exclude_layers": NOT_FOR_MUON}
     optimizer = OPTIMIZERS[settings.name](learning_rate=schedule, **options)
-    if settings.name == "adamw":
+    if settings.name in DECOUPLED:
         optimizer.exclude_from_weight_decay([v for v in variables if not decays(v, settings)])
     optimizer.build(variables)
     return optimizer
@@ -92,17 +107,66 @@ def regularize(gradients: Sequence, variables: Sequence, settings: OptimizerReci
     """Gradients as the update takes them: clipped by their global norm, then with the L2 term added.
 
     `gradients` are sums over all devices, so that the norm is that of the whole batch. Clipping comes first,
-    as with PyTorch's `clip_grad_norm_` before an optimizer with `weight_decay`. adamw decays
-    weights in its own update.
+    as with PyTorch's `clip_grad_norm_` before an optimizer with `weight_decay`. The `DECOUPLED` optimizers decay
+    weights in their own update.
     """
     gradients = list(gradients)
     if settings.clip_global_norm is not None:
         norm = ops.sqrt(sum(ops.sum(ops.square(gradient)) for gradient in gradients))
         scale = settings.clip_global_norm / ops.maximum(norm, settings.clip_global_norm)
         gradients = [gradient * scale for gradient in gradients]
-    if settings.name == "adamw" or settings.weight_decay == 0:
+    if settings.name in DECOUPLED or settings.weight_decay == 0:
         return gradients
     return [
         gradient + settings.weight_decay * ops.convert_to_tensor(variable) if decays(variable, settings) else gradient
         for gradient, variable in zip(gradients, variables, strict=True)
     ]
+
+
+def layer_scales(variables: Sequence, decay: float | None) -> list[float]:
+    """The share of the learning rate that each of a model's variables has.
+
+    Layer-wise decay (Clark et al. 2020, ELECTRA, section 3.2; Bao et al. 2022, BEiT): decay ** (layers after this one).
+    A layer is an encoder layer, a residual block or a token module. What stands before the first is one layer, and so
+    is what stands after the last, the head among it, which has the full rate. What stands between two goes with the
+    first of them.
+    """
+    if decay is None:
+        return [1.0] * len(variables)
+    found = [LAYER.match(variable.path) for variable in variables]
+    names = list(dict.fromkeys(match[0] for match in found if match))
+    last = max((index for index, match in enumerate(found) if match), default=-1)
+    scales, depth = [], 0
+    for index, match in enumerate(found):
+        depth = names.index(match[0]) + 1 if match else depth
+        scales.append(decay ** (0 if index > last else len(names) + 1 - depth))
+    return scales
+
+
+def apply_scaled(optimizer: keras.Optimizer, gradients: Sequence, variables: Sequence, scales: Sequence[float]) -> None:
+    """Update `variables`; each moves by its share of `scales`, as if the learning rate were so much smaller for it."""
+    slower = [(v, ops.copy(v), scale) for v, scale in zip(variables, scales, strict=True) if scale != 1]
+    optimizer.apply(gradients)
+    for variable, before, scale in slower:
+        variable.assign(before + scale * (variable - before))
+
+
+def freeze(model: keras.Model, patterns: Sequence[str]) -> None:
+    """Keep the layers whose names match one of the regular expressions as they are.
+
+    Raises:
+        UsageError: a pattern that is no regular expression or that no layer matches, or nothing is left to train.
+    """
+    layers = [layer for layer in model.layers if layer.weights]
+    for pattern in patterns:
+        try:
+            matching = [layer for layer in layers if re.fullmatch(pattern, layer.name)]
+        except re.error as error:
+            raise UsageError(f"model.frozen: {pattern!r} is no regular expression ({error})") from error
+        if not matching:
+            names = ", ".join([layer.name for layer in layers][:5])
+            raise UsageError(f"model.frozen: no layer of {model.name} is called {pattern!r}; the first are {names}")
+        for layer in matching:
+            layer.trainable = False
+    if not model.trainable_variables:
+        raise UsageError("model.frozen leaves no layer to train")

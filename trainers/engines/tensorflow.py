@@ -20,7 +20,7 @@ from tfvt.trainers.run.checkpoint import assign_arrays, name_arrays
 from tfvt.trainers.tasks.task import Task
 
 from .engine import Phase
-from .optimizer import Schedule, make_optimizer, regularize
+from .optimizer import Schedule, apply_scaled, freeze, layer_scales, make_optimizer, regularize
 from .tensorflow_batches import Batches, BatchIterator, readable, served_batches
 
 
@@ -149,10 +149,12 @@ class TensorFlowEngine(TensorFlowEvaluator):
         self.task = task
         strategy = make_strategy(recipe.distribution)
         replicas = strategy.num_replicas_in_sync
-        if recipe.data.batch_size % replicas:
-            raise UsageError(f"data.batch_size ({recipe.data.batch_size}) must divide by the {replicas} devices")
+        self._check_batch(replicas)
         with strategy.scope():
             self.model = self._build()
+            self.moving_statistics = [v for v in self.model.non_trainable_variables if _is_floating(v)]
+            freeze(self.model, recipe.model.frozen)
+            self.scales = layer_scales(self.model.trainable_variables, recipe.optimizer.layer_decay)
             self.schedule = Schedule(recipe, steps_per_epoch)
             self.optimizer = make_optimizer(recipe.optimizer, self.schedule, self.model.trainable_variables)
             self.average = _copy(self.model) if recipe.ema_decay is not None else None
@@ -164,6 +166,16 @@ class TensorFlowEngine(TensorFlowEvaluator):
         # Otherwise a plain call: synchronised batch norms cannot reduce within a function of their own.
         compiled = tf.function(self._local_gradients, jit_compile=True)
         self._gradients = compiled if recipe.jit_compile else self._local_gradients
+
+    def _check_batch(self, replicas):
+        batch_size, parts = self.recipe.data.batch_size, self.recipe.accumulation_steps
+        if batch_size % replicas:
+            raise UsageError(f"data.batch_size ({batch_size}) must divide by the {replicas} devices")
+        if batch_size // replicas % parts:
+            raise UsageError(
+                f"accumulation_steps ({parts}) must divide the {batch_size // replicas} images that each device has of "
+                "a batch"
+            )
 
     def _build(self) -> keras.Model:
         try:
@@ -238,14 +250,25 @@ class TensorFlowEngine(TensorFlowEvaluator):
 
     def _replica_step(self, batch):
         context = tf.distribute.get_replica_context()
-        gradients = self._gradients(batch)
+        parts = self.recipe.accumulation_steps
+        gradients = self._accumulated_gradients(batch, parts) if parts > 1 else self._gradients(batch)
         if self.strategy.num_replicas_in_sync > 1:
             gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
             self._average_moving_statistics(context)
         variables = self.model.trainable_variables
-        self.optimizer.apply(regularize(gradients, variables, self.recipe.optimizer))
+        gradients = regularize(gradients, variables, self.recipe.optimizer)
+        apply_scaled(self.optimizer, gradients, variables, self.scales)
         if self.average:
             self._update_average()
+
+    def _accumulated_gradients(self, batch, parts):
+        """`_local_gradients` of the batch's parts, one after another: memory holds the activations of one part."""
+        batch = {name: tf.reshape(value, (parts, -1, *value.shape[1:])) for name, value in batch.items()}
+        total = [tf.zeros(variable.shape) for variable in self.model.trainable_variables]
+        for part in tf.range(parts):
+            gradients = self._gradients({name: value[part] for name, value in batch.items()})
+            total = [sum_ + gradient for sum_, gradient in zip(total, gradients)]  # noqa: B905 - AutoGraph
+        return total
 
     def _local_gradients(self, batch):
         """Gradients of this device's share of the global batch's mean loss; rows of weight 0 add nothing to it."""
@@ -263,9 +286,8 @@ class TensorFlowEngine(TensorFlowEvaluator):
 
     def _average_moving_statistics(self, context):
         """Batch norms see only their device's images: keep one set of moving statistics, the mean."""
-        for variable in self.model.non_trainable_variables:
-            if tf.as_dtype(variable.dtype).is_floating:
-                variable.assign(context.all_reduce(tf.distribute.ReduceOp.MEAN, tf.convert_to_tensor(variable)))
+        for variable in self.moving_statistics:
+            variable.assign(context.all_reduce(tf.distribute.ReduceOp.MEAN, tf.convert_to_tensor(variable)))
 
     def _update_average(self):
         """Update the averaged weights; early on with a running mean, like TensorFlow's ExponentialMovingAverage."""
@@ -273,6 +295,10 @@ class TensorFlowEngine(TensorFlowEvaluator):
         decay = tf.minimum(self.recipe.ema_decay, (1 + updates) / (10 + updates))
         for average, weight in zip(self.average.weights, self.model.weights, strict=True):
             average.assign(average + (1 - decay) * (tf.convert_to_tensor(weight) - tf.convert_to_tensor(average)))
+
+
+def _is_floating(variable):
+    return tf.as_dtype(variable.dtype).is_floating
 
 
 def float32(outputs: Any) -> Any:

@@ -22,6 +22,9 @@ OPTIMIZER_OPTIONS: dict[str, dict[str, Any]] = {
     "adam": {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8},
     "adamw": {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8},
     "rmsprop": {"rho": 0.9, "momentum": 0.9, "epsilon": 1e-3},
+    "lamb": {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-6},
+    "lion": {"beta_1": 0.9, "beta_2": 0.99},
+    "muon": {"momentum": 0.95, "nesterov": True, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8},
 }
 SCHEDULE_OPTIONS: dict[str, dict[str, Any]] = {
     "constant": {},
@@ -39,11 +42,14 @@ class ModelRecipe:
         name: a name of `tfvt models`.
         options: the family's own options; `tfvt profile NAME --help` lists them with their types.
         weights: a file to start from, as `tfvt.load_checkpoint` takes it.
+        frozen: regular expressions of layer names; these layers stay as they start, and their batch norms use their
+            moving statistics.
     """
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
     weights: str | None = None
+    frozen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,23 +86,25 @@ class OptimizerRecipe:
     """How weights are updated. A field that the named optimizer does not take must stay null.
 
     Args:
-        name: the update rule; adamw decouples weight decay, the others add it to the gradient.
+        name: the update rule; sgd, adam and rmsprop add weight decay to the gradient, the others decouple it.
         learning_rate: the peak rate, which the schedule scales.
-        weight_decay: factor of the L2 term (adamw: of the decoupled decay).
+        weight_decay: factor of the L2 term, or of the decoupled decay.
         decay_norms_and_biases: false: only kernels decay, not norms, biases, class tokens or tables of positions.
+        layer_decay: each layer's rate is that of the next one times this, the head's the full one; null: all alike.
         clip_global_norm: largest norm of all gradients together, after the sum over devices; null: no limit.
-        momentum: sgd, rmsprop.
-        nesterov: sgd.
+        momentum: sgd, rmsprop, muon.
+        nesterov: sgd, muon.
         rho: rmsprop, decay of the mean square.
-        beta_1: adam, adamw.
-        beta_2: adam, adamw.
-        epsilon: adam, adamw, rmsprop (added under the root there).
+        beta_1: adam, adamw, lamb, lion; muon, of the weights that it leaves to adamw.
+        beta_2: as beta_1.
+        epsilon: adam, adamw, lamb, muon, rmsprop (added under the root there).
     """
 
-    name: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
+    name: Literal["sgd", "adam", "adamw", "rmsprop", "lamb", "lion", "muon"] = "sgd"
     learning_rate: float = 0.1
     weight_decay: float = 0.0
     decay_norms_and_biases: bool = True
+    layer_decay: float | None = None
     clip_global_norm: float | None = None
     momentum: float | None = None
     nesterov: bool | None = None
@@ -174,6 +182,7 @@ class Recipe:
         precision: mixed_bfloat16 computes in bfloat16 and keeps float32 weights, for accelerators.
         jit_compile: compile forward and backward with XLA.
         deterministic: only operations that give the same bits every time.
+        accumulation_steps: parts of a batch that are computed one after another, for batches that memory cannot hold.
         steps_per_call: updates in one compiled call, for devices that wait for the host between calls.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         distribution: which devices share a step.
@@ -190,6 +199,7 @@ class Recipe:
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     jit_compile: bool = False
     deterministic: bool = True
+    accumulation_steps: int = 1
     steps_per_call: int = 1
     evaluate_every: int = 1
     distribution: DistributionRecipe = field(default_factory=DistributionRecipe)

@@ -36,11 +36,12 @@ def read_serving(run: Run, serving_class: type[S]) -> S:
 
 
 def write_model(run: Run, model: keras.Model) -> None:
-    """Save `model` as `final.keras`.
+    """Save `model` as `final.keras`, with all its layers trainable: what is frozen is the recipe's affair.
 
     Raises:
         UsageError: the disk is full, or a limit stops the file.
     """
+    model.trainable = True
     try:
         with whole_file(run.final_model, ".keras") as path:  # Keras checks the ending
             model.save(path)
