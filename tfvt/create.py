@@ -7,6 +7,7 @@ import keras
 
 from tfvt import models  # noqa: F401 - registers every name
 from tfvt.checkpoints import load_checkpoint
+from tfvt.checkpoints.files import Checkpoint
 from tfvt.registry import check_options, get_variant
 
 
@@ -17,7 +18,7 @@ def create_model(
     input_shape: tuple[int | None, int | None, int] | None = None,
     include_top: bool = True,
     features: Iterable[str] | None = None,
-    weights: Any = None,
+    weights: Checkpoint | None = None,
     **overrides: Any,
 ) -> keras.Model:
     """Build a model by its registered name.

@@ -5,6 +5,7 @@ import pickle
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -58,7 +59,7 @@ def read_arrays(path_or_arrays: Checkpoint) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} cannot be read as a {path.suffix or 'TensorFlow'} checkpoint: {error}") from error
 
 
-def read_neighbour(source: Checkpoint, name: str) -> dict:
+def read_neighbour(source: Checkpoint, name: str) -> dict[str, Any]:
     """The JSON object in the file `name` beside the file `source`; {} if there is none, or for a dict of arrays.
 
     Raises:

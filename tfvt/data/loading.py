@@ -32,7 +32,11 @@ class Samples(Protocol):
 
 
 def load_batch(
-    records: RecordSet, samples: Samples, decode: Callable, columns: tuple[tf.Tensor, ...], skip_damaged: bool
+    records: RecordSet,
+    samples: Samples,
+    decode: Callable[..., dict[str, tf.Tensor]],
+    columns: tuple[tf.Tensor, ...],
+    skip_damaged: bool,
 ) -> dict[str, tf.Tensor]:
     """Samples (B, ...) by name, and their "weight", float32 (B,).
 

@@ -114,7 +114,7 @@ def mix_batch(
     return tf.ensure_shape(mixed, images.shape), tf.ensure_shape(targets, (images.shape[0], num_classes))
 
 
-def beta(alpha: float, shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+def beta(alpha: float, shape: tf.Tensor | tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
     """Draws from Beta(alpha, alpha), float32 of `shape`: the share of one of two gamma draws in their sum."""
     # In double precision: for small alphas both gamma draws would often be 0 in single precision.
     gammas = tf.random.stateless_gamma(tf.concat([[2], shape], 0), seed, alpha, dtype=tf.float64)  # (2, *shape)

@@ -132,7 +132,7 @@ class Order:
         ids = tf.gather(self.block_ids(epoch, index, parts), (places - begin) // self.repeats)
         return epoch, ids, places % self.repeats, parts
 
-    def block_ids(self, epoch: tf.Tensor, index: tf.Tensor, parts: Parts) -> tf.Tensor:
+    def block_ids(self, epoch: tf.Tensor | int, index: tf.Tensor | int, parts: Parts) -> tf.Tensor:
         """The records of block `index` of an epoch, int64 (records,), in the order of training."""
         shards, starts, counts = parts
         first_ids = tf.gather(tf.cumsum(tf.constant(self.shard_counts, tf.int64), exclusive=True), shards) + starts
@@ -141,7 +141,7 @@ class Order:
         ids = tf.sort(tf.repeat(first_ids, counts) + within)
         return tf.gather(ids, permutation(tf.size(ids), self._seed(epoch, 1 + index)))
 
-    def parts(self, epoch: tf.Tensor, index: tf.Tensor) -> Parts:
+    def parts(self, epoch: tf.Tensor | int, index: tf.Tensor) -> Parts:
         """The parts (shards, starts, counts) of shards that block `index` (from 0) of an epoch consists of."""
         shards = permutation(len(self.shard_counts), self._seed(epoch, 0))
         counts = tf.gather(tf.constant(self.shard_counts, tf.int64), shards)

@@ -46,7 +46,10 @@ def local_attention(query: Any, key: Any, value: Any, num_heads: int, kernel_siz
 
 
 def cut_blocks(x: Any, grid: tuple[Any, Any], step: int, halo: int, num_heads: int) -> Any:
-    """Blocks of `step` pixels a side, each with `halo` pixels of the next: (B * blocks, num_heads, pixels, d)."""
+    """Blocks of `step` pixels a side, each with `halo` pixels of the next: (B * blocks, num_heads, pixels, d).
+
+    `grid` is how many, (rows, columns): numbers, or scalar tensors for a map (B, H, W, num_heads * d) of unknown size.
+    """
     batch, height, width, _ = ops.shape(x)
     (rows, columns), channels, side = grid, x.shape[-1], step + halo
     beyond = 1 if halo else 0  # blocks whose first pixels are the last halo

@@ -14,7 +14,8 @@ class MapAttention(keras.layers.Layer):
 
     A subclass has `build_projections(x_shape)`, `build_attention(x_shape)`, `project(x)` -> query, key, value and
     `attend(query, key, value)`, or a `call` of its own that needs more. Where it moves pixels, it also has
-    `arrange(x)`, which runs before the two stages, and `restore(y, x)`, which runs after them.
+    `arrange(x)`, which runs before the two stages, and `restore(y, x)`, which runs after them. All take and give maps
+    (B, H, W, channels).
 
     Args:
         returns: "attention", the output alone; "both", the tuple (output, query, key, value); "projections", the

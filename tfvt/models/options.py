@@ -16,6 +16,7 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 
@@ -72,7 +73,7 @@ class BatchNorm(Options):
     batch_norm_momentum: float = 0.9
     synchronized_batch_norm: bool = False
 
-    def keras_arguments(self) -> dict:
+    def keras_arguments(self) -> dict[str, Any]:
         """Arguments of `keras.layers.BatchNormalization`."""
         arguments = {"epsilon": self.batch_norm_epsilon, "momentum": self.batch_norm_momentum}
         # Only pass the flag where it is set: backends other than TensorFlow refuse it.

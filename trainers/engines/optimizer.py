@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -72,7 +73,9 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
                 return final + (self.peak - final) * 0.5 * (1 + ops.cos(math.pi * ops.clip(share, 0, 1)))
 
 
-def make_optimizer(settings: OptimizerRecipe, schedule: Schedule, variables: Sequence) -> keras.Optimizer:
+def make_optimizer(
+    settings: OptimizerRecipe, schedule: Schedule, variables: Sequence[keras.Variable]
+) -> keras.Optimizer:
     """The recipe's optimizer, built for `variables`, its learning rate on `schedule`.
 
     Only the `DECOUPLED` ones decay weights here; `regularize` does it for the others, and clips for all.
@@ -103,7 +106,7 @@ def decays(variable: keras.Variable, settings: OptimizerRecipe) -> bool:
     return settings.decay_norms_and_biases or variable.name.endswith("kernel")
 
 
-def regularize(gradients: Sequence, variables: Sequence, settings: OptimizerRecipe) -> list:
+def regularize(gradients: Sequence[Any], variables: Sequence[keras.Variable], settings: OptimizerRecipe) -> list[Any]:
     """Gradients as the update takes them: clipped by their global norm, then with the L2 term added.
 
     `gradients` are sums over all devices, so that the norm is that of the whole batch. Clipping comes first,

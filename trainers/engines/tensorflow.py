@@ -65,7 +65,7 @@ class Sums:
             for name, zeros in ({"loss": 0.0, "images": 0.0} | task.no_sums()).items()
         }
 
-    def add(self, losses: tf.Tensor, weights: tf.Tensor, sums: Mapping) -> None:
+    def add(self, losses: tf.Tensor, weights: tf.Tensor, sums: Mapping[str, tf.Tensor]) -> None:
         """Add a batch: `losses` and `weights` (B,), and the task's own `sums`."""
         weights = tf.cast(weights, tf.float64)
         loss = tf.tensordot(tf.cast(losses, tf.float64), weights, 1)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -126,12 +127,12 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{9}\.safetensors", path.name))
 
 
-def name_arrays(prefix: str, variables: Iterable) -> dict[str, np.ndarray]:
+def name_arrays(prefix: str, variables: Iterable[keras.Variable]) -> dict[str, np.ndarray]:
     """Arrays of keras `variables` under names that keep their order: `model/0003/conv1/kernel`."""
     return {f"{prefix}/{index:04d}/{v.path}": np.asarray(v) for index, v in enumerate(variables)}
 
 
-def assign_arrays(prefix: str, variables: Iterable, arrays: dict[str, np.ndarray]) -> None:
+def assign_arrays(prefix: str, variables: Iterable[keras.Variable], arrays: dict[str, np.ndarray]) -> None:
     """Assign what `name_arrays` collected, in order; counts, shapes and types must agree.
 
     Raises:
