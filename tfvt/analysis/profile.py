@@ -71,7 +71,7 @@ class Profile:
         return "\n".join(lines)
 
 
-def profile(model_or_name: keras.Model | str, input_shape: tuple[int, int, int] | None = None) -> Profile:
+def profile(model_or_name: keras.Model | str, input_shape: tuple[int, ...] | None = None) -> Profile:
     """Count parameters and MACs of a built model.
 
     Each layer counts as the model calls it, in one abstract run that computes nothing. So an option that

@@ -1,5 +1,6 @@
 """Global attention with keys and values from a reduced map (Pyramid Vision Transformer)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -61,14 +62,14 @@ class GlobalAttention(MapAttention):
     def build(self, x_shape, token_shape=None):
         super().build(x_shape)
 
-    def build_projections(self, x_shape: tuple[int | None, ...]) -> None:
+    def build_projections(self, x_shape: Sequence[int | None]) -> None:
         self.query.build(x_shape)
         self.key_value.build(x_shape)
         if self.reduction > 1:
             self.reduce.build(padded_shape(x_shape, self.reduction))
             self.reduce_norm.build(x_shape)
 
-    def build_attention(self, x_shape: tuple[int | None, ...]) -> None:
+    def build_attention(self, x_shape: Sequence[int | None]) -> None:
         self.out = self.dense(self.filters, "out", normal_start())
         self.out.build(x_shape)
 

@@ -129,14 +129,14 @@ class LocalAttention(MapAttention):
             raise ValueError(f"strides={strides}: expected 1 <= strides < kernel_size={kernel_size}")
         self.filters, self.num_heads, self.kernel_size, self.strides = filters, num_heads, kernel_size, strides
 
-    def build_projections(self, x_shape: tuple[int | None, ...]) -> None:
+    def build_projections(self, x_shape: Sequence[int | None]) -> None:
         self.query, self.key, self.value = (
             self.dense(self.filters, name, torch_start(x_shape[-1])) for name in ("query", "key", "value")
         )
         for layer in (self.query, self.key, self.value):
             layer.build(x_shape)
 
-    def build_attention(self, x_shape: tuple[int | None, ...]) -> None:
+    def build_attention(self, x_shape: Sequence[int | None]) -> None:
         check_reflection(x_shape, self.kernel_size)
         head_dim = self.filters // self.num_heads
         self.position_kernel = self.add_weight(
@@ -204,8 +204,8 @@ def check_kernel_size(argument: str, kernel_size: int) -> None:
         raise ValueError(f"{argument}={kernel_size}: expected an odd number")
 
 
-def check_reflection(x_shape: Sequence[int | None], kernel_size: int) -> None:
-    """Raise a ValueError where a map is too small to be reflected by half a kernel."""
+def check_reflection(x_shape: Any, kernel_size: int) -> None:
+    """Raise a ValueError where a map of `x_shape`, as any backend says it, is too small to reflect half a kernel."""
     least = kernel_size // 2 + 1
     if any(size is not None and size < least for size in x_shape[1:3]):
         raise ValueError(

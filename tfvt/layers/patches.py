@@ -1,5 +1,6 @@
 """From pixels to patches, and from patches to larger ones, for maps of any size."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -17,7 +18,7 @@ def pad_to_multiple(x: Any, multiple: int) -> Any:
     return ops.pad(x, [[0, 0], [0, -height % multiple], [0, -width % multiple], [0, 0]])
 
 
-def padded_shape(shape: tuple[int | None, ...], multiple: int) -> tuple[int | None, ...]:
+def padded_shape(shape: Sequence[int | None], multiple: int) -> tuple[int | None, ...]:
     """The shape of `pad_to_multiple(x, multiple)`, where `x` has `shape`."""
     batch, *sides, channels = shape
     return (batch, *(None if side is None else side + -side % multiple for side in sides), channels)

@@ -1,5 +1,6 @@
 """Patchwise attention: a small network makes the weights of a k x k neighbourhood from all its features (SAN)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -52,7 +53,7 @@ class SANAttention(MapAttention):
         self.filters, self.share, self.kernel_size = filters, share, kernel_size
         self.batch_norm_options = {"epsilon": 1e-5, "momentum": 0.9} | (batch_norm_options or {})
 
-    def build_projections(self, x_shape: tuple[int | None, ...]) -> None:
+    def build_projections(self, x_shape: Sequence[int | None]) -> None:
         self.query, self.key, self.value = (
             self.dense(units, name, torch_start(x_shape[-1]))
             for name, units in (
@@ -64,7 +65,7 @@ class SANAttention(MapAttention):
         for layer in (self.query, self.key, self.value):
             layer.build(x_shape)
 
-    def build_attention(self, x_shape: tuple[int | None, ...]) -> None:
+    def build_attention(self, x_shape: Sequence[int | None]) -> None:
         check_reflection(x_shape, self.kernel_size)
         taps, weight_dim = self.kernel_size**2, self.filters // self.share
         features = self.filters // KEY_SHARE * (taps + 1)

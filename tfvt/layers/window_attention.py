@@ -1,5 +1,6 @@
 """Window attention: every pixel attends to the pixels of its own window (Swin Transformer)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,10 +46,10 @@ class WindowAttention(MapAttention):
         self.window_size, self.shift_size = window_size, shift_size
         self.qkv = self.dense(3 * filters, "qkv", normal_start())
 
-    def build_projections(self, x_shape: tuple[int | None, ...]) -> None:
+    def build_projections(self, x_shape: Sequence[int | None]) -> None:
         self.qkv.build(x_shape)
 
-    def build_attention(self, x_shape: tuple[int | None, ...]) -> None:
+    def build_attention(self, x_shape: Sequence[int | None]) -> None:
         self.bias_table = self.add_weight(
             name="bias_table",
             shape=((2 * self.window_size - 1) ** 2, self.num_heads),
