@@ -54,7 +54,7 @@ def convert(
     overwrite: bool = False,
     beam: Iterable[str] | None = None,
 ) -> Manifest:
-    """Write the images of a source as records.
+    """Write the images of a source as records, and return the manifest.
 
     Args:
         source: a `Source`, or a location for `open_source`.
@@ -66,9 +66,6 @@ def convert(
         max_rejects: images that the conversion may leave out before it counts as failed.
         overwrite: replace the conversion that `output` holds; the same call, interrupted, continues where it stopped.
         beam: options of an Apache Beam pipeline (`["--runner=FlinkRunner", ...]`), which then writes the shards.
-
-    Returns:
-        The manifest.
 
     Raises:
         UsageError: the source is wrong, `output` holds something else, another conversion writes into it or it is
