@@ -71,11 +71,7 @@ def convert(
         UsageError: the source is wrong, `output` holds something else, another conversion writes into it or it is
             full, there are too many rejects, or a class or split has no image left.
     """
-    for name, value, least in (("shards", shards, 1), ("workers", workers, 1), ("max_rejects", max_rejects, 0)):
-        if value is not None and value < least:
-            raise UsageError(f"{name} must be at least {least}, not {value}")
-    if label_offset not in (0, 1):
-        raise UsageError(f"label_offset must be 0 or 1, not {label_offset}")
+    _check_numbers(shards, workers, max_rejects, label_offset)
     if beam is not None and workers is not None:
         raise UsageError("workers are of this machine: set the number of Beam's workers in the options of its runner")
     if not isinstance(source, Source):
@@ -140,6 +136,14 @@ def _convert(source, output, plan, digest, label_offset, write_shards, max_rejec
             write_whole(output / MANIFEST, manifest.to_json().encode())
         clear_partial(output)
     return manifest
+
+
+def _check_numbers(shards, workers, max_rejects, label_offset):
+    for name, value, least in (("shards", shards, 1), ("workers", workers, 1), ("max_rejects", max_rejects, 0)):
+        if value is not None and value < least:
+            raise UsageError(f"{name} must be at least {least}, not {value}")
+    if label_offset not in (0, 1):
+        raise UsageError(f"label_offset must be 0 or 1, not {label_offset}")
 
 
 def _writer(workers, beam):

@@ -52,19 +52,20 @@ def _example(settings, image, data, label_offset):
     mask = None
     if settings.mask_ids:
         mask = encode_mask(_read_mask(image.mask), settings.mask_ids, data)
-    if not UNLABELLED <= image.label < len(settings.class_names):
+    classes = _class_features(settings, image, label_offset)
+    return make_example(**vars(encoded), **classes, filename=image.filename, mask=mask)
+
+
+def _class_features(settings, image, label_offset):
+    """The arguments of `make_example` that say which class the image shows."""
+    if image.label == UNLABELLED:
+        return {"label": UNLABELLED, "synset": "", "text": ""}
+    if not 0 <= image.label < len(settings.class_names):
         raise UsageError(
             f"{image.printable} has label {image.label}: there are {counted(len(settings.class_names), 'class')}"
         )
-    labelled = image.label != UNLABELLED
-    return make_example(
-        **vars(encoded),
-        label=image.label + label_offset if labelled else UNLABELLED,
-        synset=settings.class_names[image.label] if labelled else "",
-        text=settings.class_texts[image.label] if labelled else "",
-        filename=image.filename,
-        mask=mask,
-    )
+    names = {"synset": settings.class_names[image.label], "text": settings.class_texts[image.label]}
+    return names | {"label": image.label + label_offset}
 
 
 def _read_mask(path):

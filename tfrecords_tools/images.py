@@ -134,14 +134,7 @@ def read_file(path: Path | str, offset: int = 0, size: int | None = None) -> byt
         RejectedImageError: unreadable, empty, or shorter.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise RejectedImageError("not a regular file")
-            data = os.pread(descriptor, status.st_size if size is None else size, offset)
-        finally:
-            os.close(descriptor)
+        data = _read_regular(path, offset, size)
     except OSError as error:
         raise RejectedImageError(f"cannot be read: {error.strerror}") from error
     if not data:
@@ -149,6 +142,17 @@ def read_file(path: Path | str, offset: int = 0, size: int | None = None) -> byt
     if size is not None and len(data) < size:
         raise RejectedImageError(f"{path} ends {counted(size - len(data), 'byte')} before the image does")
     return data
+
+
+def _read_regular(path, offset, size):
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise RejectedImageError("not a regular file")
+        return os.pread(descriptor, status.st_size if size is None else size, offset)
+    finally:
+        os.close(descriptor)
 
 
 def _plain_jpeg(data):

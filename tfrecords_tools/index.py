@@ -116,6 +116,18 @@ def read_class_names(path: Path | str) -> tuple[str, ...]:
     return names
 
 
+def _split_shards(directory, split):
+    """Paths in order; none if the split is not there."""
+    paths = [path for folder in (directory, directory / split) for path in folder.glob(f"{split}-*")]
+    for path in sorted(paths):
+        if path.name.endswith(".gz") and SHARD_NAME.fullmatch(path.stem):
+            raise UsageError(f"{path} {GZIP}")
+    paths = sorted(path for path in paths if SHARD_NAME.fullmatch(path.name))
+    if paths:
+        _check_complete(split, paths)
+    return paths
+
+
 def _find_shards(directory, overwrite) -> dict[str, list[Path]]:
     """Split name -> paths in order."""
     if not directory.is_dir():
@@ -124,16 +136,7 @@ def _find_shards(directory, overwrite) -> dict[str, list[Path]]:
         raise UsageError(f"{directory} has a {MANIFEST} already: replace it with --overwrite")
     if (directory / PARTIAL).exists():
         raise UsageError(f"{directory} holds an unfinished conversion: run `tfvt records convert` again to finish it")
-    found = {}
-    for split in SPLITS:
-        paths = [path for folder in (directory, directory / split) for path in folder.glob(f"{split}-*")]
-        for path in sorted(paths):
-            if path.name.endswith(".gz") and SHARD_NAME.fullmatch(path.stem):
-                raise UsageError(f"{path} {GZIP}")
-        paths = sorted(path for path in paths if SHARD_NAME.fullmatch(path.name))
-        if paths:
-            _check_complete(split, paths)
-            found[split] = paths
+    found = {split: paths for split in SPLITS if (paths := _split_shards(directory, split))}
     if not found:
         raise UsageError(
             f"{directory} holds no shards: they are called train-00000-of-00008, validation-00000-of-00002, ..., and "

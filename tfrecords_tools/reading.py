@@ -89,16 +89,18 @@ def parse_features(serialized: bytes, required: Collection[str], optional: Itera
         raise UsageError("it is not a tf.train.Example") from None
     values = {}
     for name, feature in feature_spec((*required, *optional)).items():
-        if name not in features:
-            if name in required:
-                raise UsageError(f"it lacks {name}")
-            continue
-        kind = "int64" if feature.dtype == tf.int64 else "bytes"
-        content = getattr(features[name], f"{kind}_list").value
-        if len(content) != 1:
-            raise UsageError(f"its {name} is not one value of type {kind}")
-        values[name] = content[0]
+        if name in features:
+            values[name] = _one_value(features[name], name, "int64" if feature.dtype == tf.int64 else "bytes")
+        elif name in required:
+            raise UsageError(f"it lacks {name}")
     return values
+
+
+def _one_value(feature, name, kind):
+    content = getattr(feature, f"{kind}_list").value
+    if len(content) != 1:
+        raise UsageError(f"its {name} is not one value of type {kind}")
+    return content[0]
 
 
 def read_records(path: Path | str) -> Iterator[bytes | None]:

@@ -210,15 +210,21 @@ def _verify_record(result: _ShardResult, manifest: Manifest, serialized, decode)
     if MASK in values and decode:
         for text in _mask_problems(values, len(manifest.class_names)):
             result.add(number, text)
+    _verify_label(result, manifest, values)
+    result.numbers.append(number)
+    result.labels.append(label)
+    result.hashes.append(int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest()))
+
+
+def _verify_label(result, manifest, values):
+    """The label is one of the manifest's classes; what the record calls the class is compared at the end."""
+    number, label = result.count, values[LABEL]
     first, last = manifest.label_offset, manifest.label_offset + len(manifest.class_names) - 1
     if first <= label <= last:
         names = (values.get(name, b"").decode("utf-8", "backslashreplace") for name in (SYNSET, TEXT))
         result.claims.setdefault(ClassClaim(label, *names), _place(result.name, number))
     elif label != UNLABELLED or not (result.split == "test" or MASK in values):
         result.add(number, f"its label is {label}, not one from {first} to {last}")
-    result.numbers.append(number)
-    result.labels.append(label)
-    result.hashes.append(int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest()))
 
 
 def _image_findings(values, decode) -> Iterator[tuple[str, bool]]:

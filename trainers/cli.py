@@ -110,27 +110,34 @@ def _profile(arguments: Sequence[str]) -> int:
     """Parameters and multiply-adds of a model, layer by layer: NAME [--OPTION VALUE ...]"""
     import tfvt
 
-    from .recipes.options import add_options
-
     if not arguments or arguments[0].startswith("-"):
         print("usage: tfvt profile NAME [--OPTION VALUE ...]; `tfvt profile NAME --help` lists the options of NAME")
         return 0 if {"-h", "--help"} & set(arguments) else USAGE_STATUS
     name, *flags = arguments
-    parser = ArgumentParser(prog=f"tfvt profile {name}", description=_profile.__doc__, exit_on_error=False)
-    parser.add_argument("--input_shape", nargs=3, type=int, default=[224, 224, 3], metavar=("H", "W", "C"))
-    parser.add_argument("--num_classes", type=int, default=1000)
     try:
-        known = {*tfvt.registry.option_names(name), "input_shape", "num_classes", "help"}
-        for flag in flags:
-            option = flag.removeprefix("--").partition("=")[0]
-            if flag.startswith("--") and option not in known:
-                raise unknown_key(option, known)
-        add_options(parser, name)
-        model = tfvt.create_model(name, **parser.parse_args(flags).as_dict())
+        model = tfvt.create_model(name, **_model_arguments(name, flags))
     except ValueError as error:
         raise UsageError(str(error)) from error
     print(tfvt.profile(model))
     return 0
+
+
+def _model_arguments(name, flags):
+    """Arguments of `create_model` from the flags of `tfvt profile`."""
+    from tfvt.registry import option_names
+
+    from .recipes.options import add_options
+
+    parser = ArgumentParser(prog=f"tfvt profile {name}", description=_profile.__doc__, exit_on_error=False)
+    parser.add_argument("--input_shape", nargs=3, type=int, default=[224, 224, 3], metavar=("H", "W", "C"))
+    parser.add_argument("--num_classes", type=int, default=1000)
+    known = {*option_names(name), "input_shape", "num_classes", "help"}
+    for flag in flags:
+        option = flag.removeprefix("--").partition("=")[0]
+        if flag.startswith("--") and option not in known:
+            raise unknown_key(option, known)
+    add_options(parser, name)
+    return parser.parse_args(flags).as_dict()
 
 
 def _records(arguments: Sequence[str]) -> int:

@@ -118,6 +118,11 @@ def _train(root, path, left_out) -> dict[str, list[SourceImage]]:
         if strangers:
             raise UsageError(f"{path} holds folders that are not synsets such as n01440764: {some(strangers)}")
         return {name: class_images(root, folder, UNLABELLED, left_out) for name, folder in folders.items()}
+    return _train_tar(path, left_out)
+
+
+def _train_tar(path, left_out):
+    """Of a tar of tars."""
     synsets = {}
     with TarIndex(path) as tar:
         for member in _progress(tar.members(), f"listing {os.path.basename(path)}"):

@@ -130,10 +130,15 @@ def _read_torch(path):
             f"it is damaged, or holds Python objects{objects}, which could run code; tfvt reads only tensors. "
             "If you trust it, save only its state dict"
         ) from error
+    return _named_tensors(state, torch.Tensor)
+
+
+def _named_tensors(state, tensor_class):
+    """Name -> array, of what PyTorch saved."""
     for wrapper in ("state_dict", "model"):  # training scripts put the weights below one of these
         state = state.get(wrapper, state) if isinstance(state, dict) else state
     entries = state.items() if isinstance(state, dict) else ()
-    tensors = {name: t for name, t in entries if isinstance(name, str) and isinstance(t, torch.Tensor)}
+    tensors = {name: t for name, t in entries if isinstance(name, str) and isinstance(t, tensor_class)}
     if not tensors:
         raise ValueError("it holds no tensors by name, neither at the top nor below 'state_dict' or 'model'")
     # A model that was trained on several devices has this in front of every name.

@@ -109,6 +109,13 @@ class Order:
         epoch, step = divmod(start_step, self.steps_per_epoch)
         return epoch * self.blocks_per_epoch + step * self.batch_size // (self.block_size * self.repeats)
 
+    def _belongs(self, epoch, places, share):
+        """Whether `share` gets the samples at these places of an epoch."""
+        step = epoch * self.steps_per_epoch + places // self.batch_size
+        row = places % self.batch_size
+        wanted = (step >= share.start_step) & ((step - share.start_step) % share.step_stride == 0)
+        return wanted & (row // share.host.rows(self.batch_size) == share.host.index)
+
     def samples(self, number: tf.Tensor, share: Share) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, Parts]:
         """What `share` gets of block `number` (scalar int64 tensor, counted over all epochs).
 
@@ -123,12 +130,7 @@ class Order:
         samples = tf.reduce_sum(parts[2]) * self.repeats
         begin = index * self.block_size * self.repeats
         places = tf.range(begin, tf.minimum(begin + samples, self.samples_per_epoch))
-        step = epoch * self.steps_per_epoch + places // self.batch_size
-        row = places % self.batch_size
-        rows = share.host.rows(self.batch_size)
-        wanted = (step >= share.start_step) & ((step - share.start_step) % share.step_stride == 0)
-        wanted &= row // rows == share.host.index
-        places = tf.boolean_mask(places, wanted)
+        places = tf.boolean_mask(places, self._belongs(epoch, places, share))
         ids = tf.gather(self.block_ids(epoch, index, parts), (places - begin) // self.repeats)
         return epoch, ids, places % self.repeats, parts
 

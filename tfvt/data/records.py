@@ -174,7 +174,10 @@ def _impossible(manifest: Manifest) -> str | None:
         return f"class_names has {twice!r} twice"
     if type(manifest.label_offset) is not int or manifest.label_offset not in (0, 1):
         return f"label_offset is {manifest.label_offset!r}, not 0 or 1"
-    shards = [shard for shards in manifest.splits.values() for shard in shards]
+    return _impossible_shard([shard for shards in manifest.splits.values() for shard in shards])
+
+
+def _impossible_shard(shards):
     for shard in shards:
         if not isinstance(shard.name, str) or Path(shard.name).is_absolute() or ".." in Path(shard.name).parts:
             return f"shard {shard.name!r} lies outside the folder"
