@@ -18,5 +18,5 @@ setup(
     packages=packages,
     package_dir=package_dir,
     py_modules=["tfvt_cli"],
-    package_data={"tfvt.configs": ["*.yaml"], "tfvt.tfrecords_tools": ["layouts/*.yaml"]},
+    package_data={"tfvt": ["py.typed"], "tfvt.configs": ["*.yaml"], "tfvt.tfrecords_tools": ["layouts/*.yaml"]},
 )
