@@ -17,7 +17,7 @@ from rich.console import Console
 
 from benchmarks.timing import alternate, median_ms, median_ratio
 from tfvt.data.records import RecordSet
-from tfvt.trainers.engines.engine import configure_process, make_engine
+from tfvt.trainers.engines import configure_process, make_engine
 from tfvt.trainers.loop import Loop
 from tfvt.trainers.recipes.parsing import parse_recipe
 from tfvt.trainers.run.folder import Run

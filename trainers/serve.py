@@ -17,7 +17,7 @@ from tfvt.export import MAX_PIXELS, Serving, export_saved_model
 from tfvt.files import printable
 from tfvt.tfrecords_tools.images import RejectedImageError, jpeg_damage, read_file, read_image
 
-from .engines.engine import check_backend, make_evaluator
+from .engines import check_backend, make_evaluator
 from .errors import LineParser
 from .loop import evaluate as evaluate_model
 from .recipes.parsing import parse_recipe

@@ -14,7 +14,7 @@ from rich.console import Console
 from tfvt.data.service import check_answer
 from tfvt.errors import UsageError
 
-from .engines.engine import configure_process, make_engine
+from .engines import configure_process, make_engine
 from .errors import LineParser
 from .loop import Loop, epoch_steps
 from .recipes.parsing import parse_recipe, recipe_parser

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfvt.errors import UsageError
+from tfvt.trainers.engines import configure_process
 from tfvt.trainers.engines import tensorflow as engines
-from tfvt.trainers.engines.engine import configure_process
 from tfvt.trainers.recipes.parsing import parse_recipe
 from tfvt.trainers.tasks.classification import Classification
 
