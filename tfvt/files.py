@@ -42,7 +42,8 @@ def whole_file(path: Path | str, ending: str = "") -> Iterator[Path]:
         fsync(temporary)
         temporary.replace(path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk has no name in Python's error
+        if error.filename in (None, str(temporary), temporary):  # a full disk has no name in Python's error
+            error.filename, error.filename2 = str(path), None
         raise
     finally:
         temporary.unlink(missing_ok=True)

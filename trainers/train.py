@@ -81,7 +81,7 @@ def _loop(recipe: Recipe, run: Run, resume: bool) -> Loop:
 
 def _add_call_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of this call that are not part of the recipe."""
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="the run's folder")
+    parser.add_argument("--output", type=_folder, metavar="FOLDER", help="the run's folder")
     parser.add_argument(
         "--init",
         type=Path,
@@ -90,6 +90,13 @@ def _add_call_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --output")
+
+
+def _folder(text: str) -> Path:
+    """Empty is what an unset variable of a shell leaves, and a path to the present directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a folder, not an empty name")
+    return Path(text)
 
 
 def _initial_weights(source: Path) -> Path:

@@ -97,6 +97,9 @@ def test_a_folder_is_taken_only_when_everything_is_there(fails, config, tmp_path
     folder = tmp_path / "run"
     train = ("train", "--config", config, *HERE, "--output", folder)
     assert "say where the run goes: --output FOLDER" in fails("train", "--config", config)
+    assert "argument --output: expected a folder, not an empty name" in fails("train", "--config", config, "--output=")
+    for arguments in (["--config"], ["--config="], ["--config", ""]):
+        assert "--config: expected a file" in fails("train", "--output", folder, *arguments)
     assert f"no folder {tmp_path}/none" in fails(*train, "--data.records", tmp_path / "none")
     assert "no key model.options.tokenz" in fails(*train, "--model.options.tokenz", "8")
     assert "batch_size must be from 1" in fails(*train, "--data.batch_size", "1000")
@@ -330,6 +333,29 @@ def test_a_place_that_cannot_be_written_to_is_one_line(finished_run, config, fai
     assert fails(*train, tmp_path / "run").endswith(f"{tmp_path}/run: Permission denied")
     assert fails("export", finished_run, tmp_path / "a" / "b").endswith(f"{tmp_path}/a: Permission denied")
     assert file.read_text() == "mine"
+
+
+def test_folders_in_place_of_files_are_named(finished_run, fails, tmp_path):
+    """And a file in place of a folder: by the names that the user sees, not by those of temporary files."""
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    (run / "serving.json").unlink()
+    (run / "serving.json").mkdir()
+    assert fails("train", "--resume", "--output", run).endswith(f"{run}/serving.json: Is a directory")
+    (run / "serving.json").rmdir()
+    shutil.rmtree(run / "tensorboard")
+    (run / "tensorboard").write_text("mine")
+    assert f"cannot write {run}/tensorboard (" in fails("train", "--resume", "--output", run)
+
+
+def test_a_link_to_another_disk_is_replaced_alone(config, tmp_path):
+    elsewhere, run = tmp_path / "elsewhere", tmp_path / "run"
+    (elsewhere / "old").mkdir(parents=True)
+    run.mkdir()
+    (run / "checkpoints").symlink_to(elsewhere)
+    (run / "tensorboard").symlink_to(tmp_path / "nowhere")
+    assert main(["train", "--config", str(config), *HERE, "--output", str(run), "--overwrite"]) == 0
+    assert list_checkpoints(run / "checkpoints")
+    assert [path.name for path in elsewhere.iterdir()] == ["old"]
 
 
 def test_a_run_is_used_on_tensorflow_alone(finished_run, config, tmp_path):

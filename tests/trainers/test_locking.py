@@ -36,6 +36,19 @@ def test_the_lock_is_one_process_and_ends_with_it(tmp_path):
         pass
 
 
+def test_only_what_a_killed_run_left_is_removed(tmp_path):
+    """Not what a conversion into a folder below is writing now."""
+    end = f".{0:032x}.new"
+    ours = [f".recipe.yaml{end}", f".final.keras{end}.keras", f"checkpoints/.step-000000004.safetensors{end}"]
+    others = [f".thesis{end}", f"records/.train-00000-of-00002{end}", f"checkpoints/.thesis{end}", ".recipe.yaml.new"]
+    for name in ours + others:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("precious")
+    with locked(tmp_path):
+        left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"lock", *others}
+
+
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):
     def unsupported(*_):
         raise OSError(95, "Operation not supported")

@@ -32,12 +32,14 @@ def find_recipes(arguments: Sequence[str]) -> list[str]:
             continue
         if equals:
             found[position] = f"--config={_find(name)}"
-        elif position + 1 < len(found):
-            found[position + 1] = _find(found[position + 1])
+        else:
+            found[position + 1 : position + 2] = [_find(*found[position + 1 : position + 2] or [""])]
     return found
 
 
 def _find(name: str) -> str:
+    if not name:
+        raise UsageError("--config: expected a file, or a name of `tfvt recipes`")
     packaged, stem = packaged_recipes(), name.removesuffix(".yaml")
     if Path(name).is_file() or (stem not in packaged and (Path(name).exists() or "/" in name)):
         return name

@@ -57,7 +57,7 @@ class Run:
         """The files that a run has written here, without its lock."""
         files = (self.recipe, self.serving, self.metrics, self.final_model)
         folders = (self.tensorboard, self.checkpoints, self.saved_model)
-        return [path for path in files + folders if path.exists()]
+        return [path for path in files + folders if path.exists() or path.is_symlink()]
 
 
 def check_vacant(run: Run, overwrite: bool) -> None:
@@ -102,7 +102,8 @@ def start_run(run: Run, recipe: Recipe, overwrite: bool = False) -> None:
     if run.contents() and not overwrite:
         raise _holds_another_run(run)
     for path in run.contents():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        # Of a link, which may lead to a larger disk, the link alone.
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     write_recipe(_with_absolute_paths(recipe), run.recipe)
 
 

@@ -12,6 +12,7 @@ from tfvt.errors import UsageError
 from tfvt.files import is_temporary
 
 LOCK = "lock"
+FILES = ("recipe.yaml", "serving.json", "metrics.csv", "final.keras")  # which a run writes whole, beside checkpoints
 
 
 @contextlib.contextmanager
@@ -39,9 +40,10 @@ def locked(folder: Path) -> Iterator[None]:
                 "trains there",
                 file=sys.stderr,
             )
-        for path in [*folder.iterdir(), *folder.glob("*/.*")]:
-            if is_temporary(path):  # a killed process left it
-                path.unlink()
+        left = [path for path in folder.iterdir() if is_temporary(path, FILES)]
+        left += [path for path in folder.glob("checkpoints/.step-*") if is_temporary(path)]
+        for path in left:  # by a killed process of a run; others may be writing files of their own below this folder
+            path.unlink()
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

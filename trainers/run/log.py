@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,19 +138,24 @@ class TensorBoard:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.writer = tf.summary.create_file_writer(str(folder))
+        with self._reported():
+            self.writer = tf.summary.create_file_writer(str(folder))
 
     def write(self, cells: Mapping[str, float | None]) -> None:
         """Add a row."""
-        try:
-            with self.writer.as_default(step=cells["step"]):
-                for name, value in cells.items():
-                    if name != "step" and value is not None:
-                        tf.summary.scalar(name.replace("train_", "train/").replace("validation_", "validation/"), value)
+        with self._reported(), self.writer.as_default(step=cells["step"]):
+            for name, value in cells.items():
+                if name != "step" and value is not None:
+                    tf.summary.scalar(name.replace("train_", "train/").replace("validation_", "validation/"), value)
             self.writer.flush()
+
+    @contextlib.contextmanager
+    def _reported(self):
+        try:
+            yield
         except tf.errors.OpError as error:
-            reason = error.message.rpartition("; ")[2].splitlines()[0]
-            raise UsageError(_disk_full(self.folder, reason)) from error
+            reason = re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", error.message)  # without the names of TensorFlow's nodes
+            raise UsageError(_disk_full(self.folder, reason.rpartition("; ")[2].splitlines()[0])) from error
 
     def close(self) -> None:
         """Flush and end."""
