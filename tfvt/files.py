@@ -46,7 +46,8 @@ def whole_file(path: Path | str, ending: str = "") -> Iterator[Path]:
             error.filename, error.filename2 = str(path), None
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is gone; a read-only disk says so of itself
+            temporary.unlink()
     fsync(path.parent)
 
 
