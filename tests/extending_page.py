@@ -1,4 +1,4 @@
-"""docs/extending.md, read: what it adds to which file, and what it runs then."""
+"""The pages docs/extending*.md, read: what they add to which file, and what they run then."""
 
 import re
 from pathlib import Path
@@ -9,12 +9,14 @@ BLOCK = re.compile(rf"(?:^{PLACE}\n\n)?^```(?:python)?\n(?P<code>.*?)^```$", re.
 
 
 def sections():
-    """[(title, blocks)]: each block is a match of `BLOCK`, without a place if it is to be run."""
-    _, *parts = re.split(r"^## ", (ROOT / "docs" / "extending.md").read_text(), flags=re.MULTILINE)
-    return [(part.partition("\n")[0], list(BLOCK.finditer(part))) for part in parts]
+    """[(title, blocks)] of headings: each block is a match of `BLOCK`, without a place if it is to be run."""
+    pages = [path.read_text() for path in sorted((ROOT / "docs").glob("extending*.md"))]
+    parts = [part for page in pages for part in re.split(r"^##? ", page, flags=re.MULTILINE)]
+    found = [(part.partition("\n")[0], list(BLOCK.finditer(part))) for part in parts]
+    return [(title, blocks) for title, blocks in found if blocks]
 
 
 def new_file(path):
-    """The content that the page gives the new file `path`."""
+    """The content that the pages give the new file `path`."""
     (code,) = [block["code"] for _, blocks in sections() for block in blocks if block["new"] == path]
     return code

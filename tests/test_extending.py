@@ -1,4 +1,4 @@
-"""What docs/extending.md adds works as printed, and touches the places that it counts."""
+"""What docs/extending*.md add works as printed, and touches the places that they count."""
 
 import os
 import shutil
@@ -13,11 +13,11 @@ from tests.extending_page import ROOT, sections
 EXPECTED = {
     "A variant": (["line"], "resnet14"),
     "A tokenizer": (["lines", "line", "line"], "GatedTokenizer name=vt1_tokenizer"),
-    "A backbone family": (
+    "Add a backbone family": (
         ["new", "lines"],
         "['plain_cnn3', 'plain_cnn4']\n{'P2': (None, 56, 56, 64), 'P4': (None, 14, 14, 256)}",
     ),
-    "A task": (["new", "new", "line", "line"], "tfvt.trainers.tasks.mean_colour.MeanColour"),
+    "Add a task": (["new", "new", "lines"], "tfvt.trainers.tasks.mean_colour.MeanColour"),
 }
 
 

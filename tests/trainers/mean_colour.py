@@ -1,4 +1,4 @@
-"""A task of another kind than classification, the mean colour of an image: that of docs/extending.md."""
+"""A task of another kind than classification, the mean colour of an image: that of docs/extending_task.md."""
 
 import sys
 import types
