@@ -79,3 +79,16 @@ def test_the_table_names_layers_and_totals():
     assert lines[0].split() == ["layer", "type", "output", "parameters", "MACs"]
     assert any(line.split()[:2] == ["vt1_tokenizer/value/linear", "GroupedDense"] for line in lines)
     assert lines[-2].split() == ["total", "at", "64x64x3", "vt_resnet18", f"{profile.params:,}", f"{profile.macs:,}"]
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 1), (64, 64), (0, 64, 3), (64, -1, 3)])
+def test_a_shape_that_the_model_cannot_have_is_named(shape):
+    model = tfvt.create_model("resnet18", input_shape=(None, None, 3), width=8, depths=(1,))
+    with pytest.raises(ValueError, match=r"^input_shape=.*: expected sides of at least 1 for resnet18, which takes"):
+        tfvt.profile(model, input_shape=shape)
+
+
+@pytest.mark.parametrize("model", [None, keras.layers.Dense(3), 5])
+def test_what_is_no_model_is_named(model):
+    with pytest.raises(ValueError, match=r"profile takes a keras\.Model or a registered name, not "):
+        tfvt.profile(model)

@@ -351,6 +351,7 @@ def test_a_link_to_another_disk_is_replaced_alone(config, tmp_path):
     elsewhere, run = tmp_path / "elsewhere", tmp_path / "run"
     (elsewhere / "old").mkdir(parents=True)
     run.mkdir()
+    (run / "recipe.yaml").write_text("epochs: 90")
     (run / "checkpoints").symlink_to(elsewhere)
     (run / "tensorboard").symlink_to(tmp_path / "nowhere")
     assert main(["train", "--config", str(config), *HERE, "--output", str(run), "--overwrite"]) == 0

@@ -49,6 +49,22 @@ def test_only_what_a_killed_run_left_is_removed(tmp_path):
     assert left == {"lock", *others}
 
 
+def test_folders_of_other_projects_are_not_replaced(config, tmp_path):
+    """A folder called checkpoints is common; only a recipe beside it shows that it is a run's."""
+    foreign = tmp_path / "checkpoints" / "precious.bin"
+    foreign.parent.mkdir()
+    foreign.write_bytes(b"work of years")
+    recipe = parse_recipe(["--config", str(config)])
+    for attempt in (lambda: check_vacant(Run(tmp_path), True), lambda: start_run(Run(tmp_path), recipe, True)):
+        with pytest.raises(UsageError, match=rf"^{foreign.parent} is of no run, and a run in {tmp_path} would replace"):
+            attempt()
+    assert foreign.read_bytes() == b"work of years"
+    (tmp_path / "recipe.yaml").write_text("of an earlier run")
+    start_run(Run(tmp_path), recipe, overwrite=True)
+    assert not foreign.exists()
+    assert "resnet" in (tmp_path / "recipe.yaml").read_text()
+
+
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):
     def unsupported(*_):
         raise OSError(95, "Operation not supported")
@@ -66,6 +82,7 @@ def test_a_run_that_came_meanwhile_is_not_deleted_without_overwrite(config, tmp_
     run, recipe = Run(tmp_path / "run"), parse_recipe(["--config", str(config)])
     check_vacant(run, overwrite=False)  # a slow start: another run begins and ends after this check
     run.folder.mkdir()
+    run.recipe.write_text("epochs: 90")
     run.final_model.write_bytes(b"work of hours")
     before = snapshot(run.folder)
     with locked(run.folder), pytest.raises(UsageError, match="holds another run"):

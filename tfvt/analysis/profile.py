@@ -82,10 +82,12 @@ def profile(model_or_name: keras.Model | str, input_shape: tuple[int, ...] | Non
         input_shape: (height, width, channels) to count at; default the model's own. A name is built at that size.
 
     Raises:
-        ValueError: an unknown name; a model without a fixed size and no `input_shape`; a layer whose
-            multiplications are unknown.
+        ValueError: an unknown name; a model without a fixed size and no `input_shape`, or one that the model does not
+            take; a layer whose multiplications are unknown.
     """
     model = model_or_name
+    if not isinstance(model, keras.Model | str):
+        raise ValueError(f"profile takes a keras.Model or a registered name, not {type(model).__name__}")
     if isinstance(model, str):
         from tfvt.create import create_model
 
@@ -93,6 +95,7 @@ def profile(model_or_name: keras.Model | str, input_shape: tuple[int, ...] | Non
     shape = tuple(input_shape or model.input_shape[1:])
     if None in shape:
         raise ValueError(f"{model.name} takes any size: pass input_shape=(height, width, channels) to count at")
+    _check_shape(model, shape)
     calls = _record_calls(model, shape)
     rows, seen = [], set()
     for layer, inputs, output_shape in calls:
@@ -123,6 +126,13 @@ def _macs(layer, inputs, output_shape):
             "give the layer a method macs(*inputs)"
         )
     return 0
+
+
+def _check_shape(model, shape):
+    """Raise a ValueError that names the shape where the model cannot have such an input."""
+    *sides, channels = own = model.input_shape[1:]
+    if len(shape) != len(sides) + 1 or shape[-1] != channels or min(shape) < 1:
+        raise ValueError(f"input_shape={shape}: expected sides of at least 1 for {model.name}, which takes {own}")
 
 
 def _record_calls(model, input_shape):

@@ -64,20 +64,26 @@ def check_vacant(run: Run, overwrite: bool) -> None:
     """Refuse a folder in which a run is active, or one that holds a run, unless `overwrite` replaces it.
 
     Raises:
-        UsageError: the folder is such a one.
+        UsageError: the folder is such a one, or what lies in it is not of a run.
     """
     if not run.contents():
         return
     with locked(run.folder):
-        if not overwrite:
-            raise _holds_another_run(run)
+        _check_replaceable(run, overwrite)
 
 
-def _holds_another_run(run: Run) -> UsageError:
-    return UsageError(
-        f"{run.folder} holds another run: choose another --output, continue it with --resume, "
-        "or replace it with --overwrite"
-    )
+def _check_replaceable(run, overwrite):
+    contents = run.contents()
+    if contents and run.recipe not in contents:  # a run begins with its recipe, and deletes that of another last
+        raise UsageError(
+            f"{contents[0]} is of no run, and a run in {run.folder} would replace it: choose another --output, or "
+            "move it away"
+        )
+    if contents and not overwrite:
+        raise UsageError(
+            f"{run.folder} holds another run: choose another --output, continue it with --resume, "
+            "or replace it with --overwrite"
+        )
 
 
 def check_weights_outside(run: Run, recipe: Recipe) -> None:
@@ -97,11 +103,10 @@ def start_run(run: Run, recipe: Recipe, overwrite: bool = False) -> None:
     The recipe gets absolute paths, so that later commands work from any directory.
 
     Raises:
-        UsageError: the folder holds a run, and `overwrite` is false.
+        UsageError: the folder holds a run, and `overwrite` is false; or what lies in it is not of a run.
     """
-    if run.contents() and not overwrite:
-        raise _holds_another_run(run)
-    for path in run.contents():
+    _check_replaceable(run, overwrite)
+    for path in set(run.contents()) - {run.recipe}:  # the new recipe replaces the old one at once
         # Of a link, which may lead to a larger disk, the link alone.
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     write_recipe(_with_absolute_paths(recipe), run.recipe)
