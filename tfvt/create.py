@@ -52,10 +52,15 @@ def create_model(
     if include_top and features is None:
         arguments["num_classes"] = num_classes
     if input_shape is not None:
-        arguments["input_shape"] = tuple(input_shape)
+        arguments["input_shape"] = _as_tuple(input_shape)
     if features is not None:
-        arguments["features"] = features if isinstance(features, str) else tuple(features)
+        arguments["features"] = _as_tuple(features)
     model = variant.builder(**arguments)
     if weights is not None:
         load_checkpoint(model, weights)
     return model
+
+
+def _as_tuple(value):
+    """Any iterable as the tuple that builders take; what is none is theirs to refuse."""
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value

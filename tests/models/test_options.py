@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
+import tfvt
 from tests.contracts import SMALLEST
 from tfvt.models.options import Head, Options, spell_out
 from tfvt.registry import get_variant
@@ -93,3 +94,10 @@ def test_every_argument_of_a_builder_is_described(name):
     section = re.search(r"Args:\n((?:    .*\n)+)", builder.__doc__)[1]
     described = [n for names in re.findall(r"^    (\w[\w, ]*):", section, re.MULTILINE) for n in names.split(", ")]
     assert sorted(described) == sorted(inspect.signature(builder).parameters)
+
+
+@pytest.mark.parametrize("argument", ["features", "input_shape", "depths"])
+@pytest.mark.parametrize("value", [5, "P3", 2.5])
+def test_what_is_no_sequence_is_named(argument, value):
+    with pytest.raises(ValueError, match=rf"^{argument}={value!r}: expected a sequence"):
+        tfvt.create_model("resnet18", **{argument: value})
