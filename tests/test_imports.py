@@ -1,6 +1,8 @@
 """The library without TensorFlow, and which modules may import it."""
 
 import ast
+import importlib.util
+import inspect
 import os
 import subprocess
 import sys
@@ -86,3 +88,13 @@ def imported_names(node):
             return [f"tfvt.{alias.name}" for alias in node.names]
         return [node.module]
     return []
+
+
+@pytest.mark.parametrize(
+    "package", ["tfvt", "tfvt.analysis", "tfvt.checkpoints", "tfvt.data", "tfvt.layers", "tfvt.models"]
+)
+def test_no_export_hides_a_module(package):
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        if importlib.util.find_spec(f"{package}.{name}"):
+            assert inspect.ismodule(getattr(module, name)), f"{package}.{name}"

@@ -8,7 +8,7 @@
 """
 
 from tfvt import layers, models
-from tfvt.analysis.profile import Profile, profile
+from tfvt.analysis.profiling import Profile, profile
 from tfvt.checkpoints import LoadReport, load_checkpoint
 from tfvt.create import create_model
 from tfvt.registry import list_models
