@@ -9,11 +9,15 @@ class UsageError(Exception):
     """A user's mistake, or damaged input: the text says what is wrong, where, and what to do about it."""
 
 
+class WriteError(OSError):
+    """A file that cannot be written: the disk is full, or the folder is not writable."""
+
+
 def complain(command: str, error: Exception | str) -> int:
     """Print what ended a command, and return its exit status. Of an OSError, say which file it is about."""
     if isinstance(error, OSError):  # a folder that is not writable, a full disk
         place = f"{error.filename}: " if error.filename else ""
-        error = f"{place}{error.strerror or error}"
+        error = f"{'cannot write ' if isinstance(error, WriteError) else ''}{place}{error.strerror or error}"
     print(f"tfvt {command}: error: {error}", file=sys.stderr)
     return USAGE_STATUS
 

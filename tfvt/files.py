@@ -7,6 +7,8 @@ import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from tfvt.errors import WriteError
+
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.new(\.\w+)?")  # what a killed process may leave
 
 
@@ -33,7 +35,7 @@ def whole_file(path: Path | str, ending: str = "") -> Iterator[Path]:
         ending: of the temporary name, such as ".keras", for libraries that read it.
 
     Raises:
-        OSError: the disk is full, or the folder is not writable; it names the file.
+        WriteError: the disk is full, or the folder is not writable; it names the file.
     """
     path = Path(path)
     temporary = path.with_name(temporary_name(path.name, ending))
@@ -43,7 +45,7 @@ def whole_file(path: Path | str, ending: str = "") -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         if error.filename in (None, str(temporary), temporary):  # a full disk has no name in Python's error
-            error.filename, error.filename2 = str(path), None
+            raise WriteError(error.errno, error.strerror or str(error), str(path)) from error
         raise
     finally:
         with contextlib.suppress(OSError):  # it is gone; a read-only disk says so of itself

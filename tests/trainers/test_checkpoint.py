@@ -10,7 +10,7 @@ from limits import largest_file
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from tfvt.errors import UsageError
+from tfvt.errors import UsageError, WriteError
 from tfvt.files import write_whole
 from tfvt.trainers.run import checkpoint as module
 from tfvt.trainers.run.checkpoint import (
@@ -194,7 +194,7 @@ def test_arrays_of_another_model_are_refused():
 
 def test_a_small_file_is_there_whole_or_not_at_all(tmp_path):
     write_whole(tmp_path / "recipe.yaml", b"old")
-    with largest_file(100), pytest.raises(OSError, match="File too large") as error:
+    with largest_file(100), pytest.raises(WriteError, match="File too large") as error:
         write_whole(tmp_path / "recipe.yaml", b"new" * 100)
     assert error.value.filename == f"{tmp_path}/recipe.yaml"
     assert (tmp_path / "recipe.yaml").read_text() == "old"

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from limits import largest_file
 from small_records import write_small_records
 
 from tfvt import configs
@@ -67,6 +68,17 @@ def test_profile_needs_only_a_name(fails, capsys):
     assert main(["profile", "resnet18"]) == 0
     assert re.search(r"^head +Dense +1000 +513,000 ", capsys.readouterr().out, re.MULTILINE)
     assert re.search(r'"width".*int.*many', fails("profile", "resnet18", "--width", "many"))
+
+
+def test_profile_help_shows_what_the_model_has(capsys):
+    with pytest.raises(SystemExit):
+        main(["profile", "vt_resnet18", "--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert re.search(
+        r"--depths \[ITEM,...\] residual blocks in each stage. \(type: tuple\[int, ...\], default: \(2, 2, 2\)\)", words
+    )
+    assert "[--num_modules NUM_MODULES]" in words
+    assert "required" not in words
 
 
 def test_train_help_lists_the_keys(capsys):
@@ -335,12 +347,18 @@ def test_a_place_that_cannot_be_written_to_is_one_line(finished_run, config, fai
     assert file.read_text() == "mine"
 
 
+def test_a_disk_that_is_full_when_a_run_begins_is_one_line(config, fails, tmp_path):
+    with largest_file(200):  # which takes the lock
+        line = fails("train", "--config", config, *HERE, "--output", tmp_path / "run")
+    assert line == f"tfvt train: error: cannot write {tmp_path}/run/recipe.yaml: File too large"
+
+
 def test_folders_in_place_of_files_are_named(finished_run, fails, tmp_path):
     """And a file in place of a folder: by the names that the user sees, not by those of temporary files."""
     run = shutil.copytree(finished_run, tmp_path / "run")
     (run / "serving.json").unlink()
     (run / "serving.json").mkdir()
-    assert fails("train", "--resume", "--output", run).endswith(f"{run}/serving.json: Is a directory")
+    assert fails("train", "--resume", "--output", run).endswith(f"cannot write {run}/serving.json: Is a directory")
     (run / "serving.json").rmdir()
     shutil.rmtree(run / "tensorboard")
     (run / "tensorboard").write_text("mine")

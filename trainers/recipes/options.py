@@ -15,6 +15,8 @@ def add_options(parser: ArgumentParser, name: str) -> None:
     variant = registry.get_variant(name)
     parser.add_function_arguments(variant.builder, skip=set(registry.COMMON_ARGUMENTS), as_group=False)
     parser.set_defaults(variant.row)
+    for action in parser._actions:  # what the builder requires and the model's row gives
+        action.required = action.required and action.dest not in variant.row
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
