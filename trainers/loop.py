@@ -220,24 +220,20 @@ class Loop:
 
     def _save(self, state: dict[str, np.ndarray]) -> None:
         if self.engine.is_chief:
-            checkpoint = Checkpoint(self.step, self.epoch, state, self._digests(), plain_recipe(self.recipe))
+            checkpoint = Checkpoint(self.step, self.epoch, state, self.task.digests(), plain_recipe(self.recipe))
             save_checkpoint(self.run.checkpoints, checkpoint, self.recipe.checkpoints.keep)
-
-    def _digests(self) -> dict[str, str]:
-        """The digest of each split's records, independent of their folder."""
-        return {"training": self.task.train_records.digest, "validation": self.task.validation_records.digest}
 
     def _resume(self) -> None:
         """Continue from the checkpoint, if there is one."""
         if self.saved is None:
             return
         checkpoint = load_checkpoint(self.saved)
-        for split, digest in self._digests().items():
-            began = checkpoint.records.get(split)
+        for name, digest in self.task.digests().items():
+            began = checkpoint.digests.get(name)
             if began != digest:
                 raise UsageError(
-                    f"{self.recipe.data.records} is not what this run began with: the {split} records have the digest "
-                    f"{digest}, those of {self.saved} had {began}"
+                    f"--resume: this run began with other {name} data: their digest is {digest}, and {began} in "
+                    f"{self.saved}"
                 )
         if checkpoint.recipe is not None:
             check_checkpoint_recipe(self.run, checkpoint.recipe, self.recipe)

@@ -36,7 +36,7 @@ RECIPE = {"epochs": 3, "optimizer": {"learning_rate": 0.1}}
 def test_arrays_step_and_epoch_come_back_bit_equal(tmp_path):
     path = save_checkpoint(tmp_path, Checkpoint(12, 3, ARRAYS, RECORDS, RECIPE), keep=1)
     loaded = load_checkpoint(path)
-    assert (loaded.step, loaded.epoch, loaded.records, loaded.recipe) == (12, 3, RECORDS, RECIPE)
+    assert (loaded.step, loaded.epoch, loaded.digests, loaded.recipe) == (12, 3, RECORDS, RECIPE)
     assert loaded.arrays.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
         assert loaded.arrays[name].dtype == array.dtype

@@ -11,6 +11,7 @@ import tensorflow as tf
 from mean_colour import MeanColour
 from rich.console import Console
 from small_records import tinted_image
+from tensorflow.python import pywrap_tfe as tfe
 from test_resume import logged, newest
 
 from tfvt import registry
@@ -107,7 +108,7 @@ class EagerEngine:
 
     def train_steps(self, batches, count):
         for _ in range(count):
-            batch = next(batches)
+            batch = self.task.teach(next(batches))
             with tf.GradientTape() as tape:
                 outputs = self.model(batch["image"], training=True)
                 losses = self.task.loss(outputs, batch, training=True)
@@ -176,6 +177,31 @@ def run_loop(engine_class, recipe, run, saved=None, stop_at=None):
     else:
         loop.train()
     return run.folder
+
+
+class Brightening(Classification):
+    """The class of an image, with its brightness as what a teacher says of it."""
+
+    def teach(self, batch):
+        assert tfe.TFE_Py_TapeSetIsEmpty()  # nothing is kept for gradients
+        return batch | {"teacher": tf.reduce_mean(batch["image"], axis=(1, 2, 3))}
+
+    def loss(self, outputs, batch, training):
+        assert ("teacher" in batch) == training
+        assert training != tfe.TFE_Py_TapeSetIsEmpty()
+        return batch["teacher"] + 0 * outputs[:, 0] if training else super().loss(outputs, batch, training)
+
+
+@pytest.mark.parametrize("flags", [[], ["--jit_compile=true"], ["--accumulation_steps=2"]])
+def test_a_task_may_ask_a_teacher_before_the_gradient(flags, config):
+    recipe = parse_recipe(["--config", str(config), *flags])
+    engine = TensorFlowEngine(recipe, Brightening(recipe), 6)
+    images = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype("float32")
+    batch = {"image": tf.constant(images), "label": tf.zeros(8, tf.int32)}
+    engine.train_steps(iter([batch]), 1)
+    np.testing.assert_allclose(engine.read_sums("train")["loss"], images.mean((1, 2, 3)).sum(), rtol=1e-5)
+    engine.eval_step(batch | {"weight": tf.ones(8)})
+    assert engine.read_sums("validation")["images"] == 8
 
 
 def test_another_engine_runs_the_same_loop(config, tmp_path):

@@ -272,6 +272,7 @@ class TensorFlowEngine(TensorFlowEvaluator):
 
     def _local_gradients(self, batch):
         """Gradients of this device's share of the global batch's mean loss; rows of weight 0 add nothing to it."""
+        batch = self.task.teach(batch)  # out here, where nothing of it is kept for the gradients
         with tf.GradientTape() as tape:
             outputs = float32(self.model(batch["image"], training=True))
             losses = self.task.loss(outputs, batch, training=True)

@@ -1,7 +1,7 @@
 """Checkpoints of a run: one safetensors file each, written whole or not at all.
 
 A file holds arrays by name and, in its metadata, a header: the step, the number of finished epochs, the recipe, the
-records' digests and a digest of all that. Nothing is pickled: a file from elsewhere can be wrong but cannot run code.
+data's digests and a digest of all that. Nothing is pickled: a file from elsewhere can be wrong but cannot run code.
 """
 
 import hashlib
@@ -28,14 +28,14 @@ FORMAT_1_SUMS = ("loss", "top1", "top5", "images")
 class Checkpoint:
     """The state of a run after `step` updates; its first `epoch` epochs are evaluated and logged.
 
-    `records` is the digest of each split's records and `recipe` the recipe as plain values (None in files of format
+    `digests` are the task's (`Task.digests`), `recipe` is the recipe as plain values (None in files of format
     1): what a step trains on depends on them.
     """
 
     step: int
     epoch: int
     arrays: dict[str, np.ndarray]
-    records: dict[str, str]
+    digests: dict[str, str]
     recipe: dict[str, Any] | None
 
 
@@ -54,7 +54,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         "format": FORMAT,
         "step": checkpoint.step,
         "epoch": checkpoint.epoch,
-        "records": checkpoint.records,
+        "records": checkpoint.digests,  # the name is of format 1
         "recipe": checkpoint.recipe,
     }
     metadata = {"run": json.dumps(header | {"digest": _digest(header, checkpoint.arrays)})}

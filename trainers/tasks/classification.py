@@ -17,7 +17,7 @@ from tfvt.data.records import RecordSet
 from tfvt.errors import UsageError
 from tfvt.trainers.recipes.recipe import DataRecipe, Recipe
 
-from .task import open_split
+from .task import Task, open_split
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ClassificationRecipe(Recipe):
             )
 
 
-class Classification:
+class Classification(Task):
     """`Task` of recognising the class that an image shows."""
 
     recipe_class = ClassificationRecipe

@@ -15,7 +15,8 @@ from tfvt.trainers.recipes.recipe import DataRecipe, Recipe
 class Task(Protocol):
     """Data, loss, figures and answers of one kind of learning.
 
-    A task knows no device and no loop: `loss` and `sums` use keras.ops and run on every engine.
+    A task knows no device and no loop: `teach`, `loss` and `sums` use keras.ops and run on every engine. A class that
+    derives from this one gets the methods below that have a body.
 
     Attributes:
         recipe_class: the recipe of such a run, with the task's own keys.
@@ -35,6 +36,13 @@ class Task(Protocol):
 
     def model(self) -> keras.Model:
         """The network, from a batch's "image" to `outputs`."""
+
+    def teach(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A training batch with what `loss` needs and no gradient flows through, such as a teacher's outputs.
+
+        Engines call it on each device before they begin to differentiate.
+        """
+        return batch
 
     def loss(self, outputs: Any, batch: Mapping[str, Any], training: bool) -> Any:
         """Of each sample, float32 (B,)."""
@@ -56,6 +64,10 @@ class Task(Protocol):
 
     def serving(self) -> Serving:
         """The steps around the model, from the bytes of an image to an answer."""
+
+    def digests(self) -> dict[str, str]:
+        """Of the data that the steps depend on, by name, wherever they lie. A run continues only with the same."""
+        return {"training": self.train_records.digest, "validation": self.validation_records.digest}
 
 
 def open_split(data: DataRecipe, split: str) -> RecordSet:
