@@ -20,10 +20,11 @@ from .loop import Loop, epoch_steps
 from .recipes.parsing import parse_recipe, recipe_parser
 from .recipes.recipe import Recipe
 from .run.checkpoint import list_checkpoints
-from .run.folder import Run, check_same_recipe, check_vacant, check_weights_outside, open_run, start_run
+from .run.folder import Run, check_files_outside, check_same_recipe, check_vacant, open_run, start_run
 from .run.lock import locked
 from .stop import Interrupted
 from .tasks import task_class
+from .tasks.distillation import training_task
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -54,7 +55,7 @@ def train(arguments: Sequence[str]) -> int:
             return _train(_loop(recipe, run, resume=True))
     run = Run(call.output)
     recipe = parse_recipe(recipe_arguments)
-    check_weights_outside(run, recipe)
+    check_files_outside(run, recipe)
     check_vacant(run, call.overwrite)
     loop = _loop(recipe, run, resume=False)
     with locked(run.folder):  # now that records and model are checked
@@ -74,7 +75,7 @@ def _loop(recipe: Recipe, run: Run, resume: bool) -> Loop:
     model = recipe.model
     if saved:  # it holds all weights: the file with which the run began may be gone
         model = dataclasses.replace(model, weights=None)
-    task = task_class(model.name)(dataclasses.replace(recipe, model=model))
+    task = training_task(dataclasses.replace(recipe, model=model))
     engine = make_engine(recipe, task, epoch_steps(task, recipe))
     return Loop(recipe, run, task, engine, Console(), saved)
 

@@ -123,7 +123,10 @@ def test_weights_inside_the_output_are_refused_not_deleted(records, pretrained, 
         for more in ((), ("--overwrite",)):
             assert train(config, run, *source, *more) == 2
             (line,) = capsys.readouterr().err.splitlines()
-            assert re.search(r"final.keras lie inside --output .*run: choose another --output", line)
+            assert re.search(
+                r"error: model.weights .*final.keras lies inside --output .*run: choose another --output",
+                line,
+            )
     assert (run / "final.keras").read_bytes() == before
     assert list(run.iterdir()) == [run / "final.keras"]
 

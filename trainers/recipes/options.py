@@ -19,8 +19,8 @@ def add_options(parser: ArgumentParser, name: str) -> None:
         action.required = action.required and action.dest not in variant.row
 
 
-def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """`options` of the model `name` as values of their types.
+def check_options(name: str, options: Mapping[str, Any], part: str = "model") -> dict[str, Any]:
+    """`options` of the model `name` as values of their types. `part` is the recipe's part that holds them.
 
     Raises:
         UsageError: an unknown model, a name that is not one of its options, or a value of another type.
@@ -31,13 +31,13 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError(f"model.name: {error}") from error
     for option in options:
         if option not in known:
-            raise unknown_key(f"model.options.{option}", [f"model.options.{known_name}" for known_name in known])
+            raise unknown_key(f"{part}.options.{option}", [f"{part}.options.{known_name}" for known_name in known])
     parser = ArgumentParser(exit_on_error=False)
     add_options(parser, name)
     try:
         checked = parser.parse_object(dict(options)).as_dict()
     except ArgumentError as error:
-        raise UsageError(str(parser_error(error)).replace('key "', 'key "model.options.')) from error
+        raise UsageError(str(parser_error(error)).replace('key "', f'key "{part}.options.')) from error
     return {option: _plain(checked[option]) for option in options}
 
 

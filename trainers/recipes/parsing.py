@@ -49,7 +49,7 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
         below = sorted(name for name in known if name.startswith(f"{key}."))
         if below:
             raise UsageError(f"{key} takes keys such as {below[0]}, not a value of its own")
-        if key not in known and not key.startswith("model.options."):
+        if key not in known and f"{key.partition('.options.')[0]}.options" not in known:
             raise unknown_key(key, known)
     parser = recipe_parser(recipe_class)
     try:

@@ -224,6 +224,11 @@ class Recipe:
                 f"schedule.warmup_epochs ({self.schedule.warmup_epochs:g}) must be less than epochs ({self.epochs})"
             )
 
+    @property
+    def files(self) -> dict[str, str]:
+        """The files and folders that the run reads besides its records, by key."""
+        return {"model.weights": self.model.weights} if self.model.weights else {}
+
 
 def _fill(key: str, recipe, table: Mapping[str, Mapping[str, Any]]):
     """Set the optimizer's or schedule's own options to their defaults where null; refuse those of others."""

@@ -86,15 +86,15 @@ def _check_replaceable(run, overwrite):
         )
 
 
-def check_weights_outside(run: Run, recipe: Recipe) -> None:
-    """Refuse to start from weights in the run's own folder: replacing what it holds would delete them.
+def check_files_outside(run: Run, recipe: Recipe) -> None:
+    """Refuse to read weights or a teacher in the run's own folder: replacing what it holds would delete them.
 
     Raises:
-        UsageError: the weights are inside that folder.
+        UsageError: a file of the recipe is inside that folder; the message names its key.
     """
-    weights = recipe.model.weights
-    if weights and Path(weights).resolve().is_relative_to(run.folder.resolve()):
-        raise UsageError(f"the initial weights {weights} lie inside --output {run.folder}: choose another --output")
+    for key, path in recipe.files.items():
+        if Path(path).resolve().is_relative_to(run.folder.resolve()):
+            raise UsageError(f"{key} {path} lies inside --output {run.folder}: choose another --output")
 
 
 def start_run(run: Run, recipe: Recipe, overwrite: bool = False) -> None:

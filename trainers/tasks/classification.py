@@ -15,6 +15,7 @@ from tfvt.data.images import EvalPreprocessing, TrainPreprocessing
 from tfvt.data.mixing import Mixing
 from tfvt.data.records import RecordSet
 from tfvt.errors import UsageError
+from tfvt.trainers.recipes.distillation import DistillationRecipe
 from tfvt.trainers.recipes.recipe import DataRecipe, Recipe
 
 from .task import Task, open_split
@@ -42,10 +43,12 @@ class ClassificationRecipe(Recipe):
     Args:
         data: which images.
         label_smoothing: share of the target spread evenly over all classes, in training.
+        distillation: a trained model to learn from.
     """
 
     data: ClassificationData
     label_smoothing: float = 0.0
+    distillation: DistillationRecipe = field(default_factory=DistillationRecipe)
 
     def __post_init__(self):
         super().__post_init__()
@@ -54,6 +57,11 @@ class ClassificationRecipe(Recipe):
                 f"data.train.image_size {self.data.train.image_size} and data.evaluation.image_size "
                 f"{self.data.evaluation.image_size} must be equal: the model is built for one size"
             )
+
+    @property
+    def files(self) -> dict[str, str]:
+        """With those of the teacher."""
+        return super().files | {f"distillation.{key}": path for key, path in self.distillation.files.items()}
 
 
 class Classification(Task):
