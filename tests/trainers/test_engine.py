@@ -142,12 +142,16 @@ def test_two_replicas_do_what_one_does(config):
     result = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout.splitlines()[-1])
-    for case in ("without_norms", "synchronized_norms", "compiled"):
+    for case in ("without_norms", "synchronized_norms", "compiled", "taught_by_teacher", "taught_by_saved"):
         one, two = report[case]["one"], report[case]["two"]
         assert (one["replicas"], two["replicas"]) == (1, 2)
         np.testing.assert_allclose(one["losses"], two["losses"], rtol=1e-5, err_msg=case)
         assert report[case]["largest_difference"] < 1e-5, case
         assert two["replicas_differ_by"] == 0, case
+    np.testing.assert_allclose(
+        report["taught_by_saved"]["two"]["losses"], report["taught_by_teacher"]["two"]["losses"], rtol=1e-5
+    )
+    assert report["taught_by_saved"]["two"]["losses"] != report["without_norms"]["two"]["losses"]
     plain = report["plain_norms"]["two"]
     assert plain["replicas_differ_by"] == 0  # moving statistics are averaged, dropout states advance alike
     assert report["indivisible"] == "data.batch_size (7) must divide by the 2 devices"

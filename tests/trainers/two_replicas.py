@@ -3,6 +3,8 @@
 import functools
 import json
 import sys
+import tempfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,6 +15,7 @@ from tfvt.trainers.engines import configure_process
 from tfvt.trainers.engines import tensorflow as engines
 from tfvt.trainers.recipes.parsing import parse_recipe
 from tfvt.trainers.tasks.classification import Classification
+from tfvt.trainers.tasks.distillation import Distillation
 
 STRATEGIES = {"one": ["--distribution.strategy=default"], "two": ["--distribution.strategy=mirrored"]}
 STRATEGIES["two"].append("--distribution.devices=[CPU:0,CPU:1]")
@@ -54,10 +57,21 @@ def batches():
     return tf.data.Dataset.from_tensor_slices(data).batch(8, drop_remainder=True)
 
 
+def write_teachers(folder):
+    """A network for larger images, as a file and as a SavedModel: the flags of a taught case of each."""
+    teacher = keras.Sequential([keras.Input((48, 48, 3)), keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization(),
+                                keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(6)])  # fmt: skip
+    teacher.save(folder / "teacher.keras")
+    teacher.export(folder / "saved", verbose=False)
+    return {f"taught_by_{path.stem}": ([f"--distillation.teacher={path}"], list) for path in folder.iterdir()}
+
+
 def train(config, flags, make_layers=list):
     recipe = parse_recipe(["--config", config, "--optimizer.clip_global_norm=0.1", *flags])
     configure_process(recipe)
-    engine = engines.TensorFlowEngine(recipe, SmallModel(recipe, make_layers), steps_per_epoch=6)
+    task = SmallModel(recipe, make_layers)
+    task = Distillation(task) if recipe.distillation.teacher else task
+    engine = engines.TensorFlowEngine(recipe, task, steps_per_epoch=6)
     losses = []
     training = engine.train_batches(lambda share: batches(), check_stop=lambda: None)
     for _ in range(5):
@@ -72,19 +86,24 @@ def train(config, flags, make_layers=list):
     return report, list(engine.state().values())
 
 
+def compare(config, flags, make_layers):
+    """One device and two."""
+    runs = {name: train(config, [*flags, *strategy], make_layers) for name, strategy in STRATEGIES.items()}
+    differences = [
+        np.abs(one.astype(np.float64) - two).max() for one, two in zip(runs["one"][1], runs["two"][1], strict=True)
+    ]
+    return {name: run[0] for name, run in runs.items()} | {"largest_difference": max(differences)}
+
+
 def main(config):
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )
     # One strategy for all cases: the collective operations of two of them in one process mix up their keys.
     engines.make_strategy = functools.cache(engines.make_strategy)
-    report = {}
-    for case, (flags, make_layers) in CASES.items():
-        runs = {name: train(config, [*flags, *strategy], make_layers) for name, strategy in STRATEGIES.items()}
-        report[case] = {name: run[0] for name, run in runs.items()}
-        report[case]["largest_difference"] = max(
-            np.abs(one.astype(np.float64) - two).max() for one, two in zip(runs["one"][1], runs["two"][1], strict=True)
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        cases = CASES | write_teachers(Path(folder))
+        report = {case: compare(config, *settings) for case, settings in cases.items()}
     try:
         train(config, [*STRATEGIES["two"], "--data.batch_size=7"])
     except UsageError as error:

@@ -225,9 +225,14 @@ def _saved_model(path):
     if not spec.dtype.is_floating or spec.shape.rank != 4 or spec.shape[0] is not None or spec.shape[-1] != 3:
         raise UsageError(f"{path} takes {spec.dtype.name} {spec.shape}: expected floats (None, height, width, 3)")
 
-    def apply(pixels):
-        _ = loaded  # it owns the variables
+    def serve(pixels, owner=loaded):  # of the variables
         return signature(**{name: tf.cast(pixels, spec.dtype)})[output]
+
+    def apply(pixels):
+        if not tf.distribute.in_cross_replica_context():
+            return serve(pixels)
+        strategy = tf.distribute.get_strategy()  # what was loaded for several devices runs only on one of them
+        return strategy.experimental_local_results(strategy.run(serve, (pixels,)))[0]
 
     return Source(apply, tuple(spec.shape[1:3]), (), lambda: _files_digest(path))
 
