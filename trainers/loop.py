@@ -5,7 +5,7 @@ The loop decides what happens when. The task knows what the model learns; the en
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from tfvt.data.stream import StreamSettings, eval_stream, steps_per_epoch, train
 from tfvt.errors import UsageError
 
 from .engines.engine import Engine, Evaluator, ServersGoneError
+from .pace import Rate, TimedBatches
 from .recipes.recipe import Recipe
 from .run.checkpoint import Checkpoint, check_finite, load_checkpoint, save_checkpoint
 from .run.folder import Run, check_checkpoint_recipe, plain_recipe
@@ -25,24 +26,6 @@ from .stop import Interrupted, StopRequest
 from .tasks.task import Task
 
 MOST_STEPS = 999_999_999  # the nine digits in the names of checkpoints
-
-
-class Rate:
-    """Steps per second, over the time of training steps only."""
-
-    def __init__(self) -> None:
-        self.steps = 0
-        self.seconds = 0.0
-
-    def add(self, steps: int, since: float) -> None:
-        """Count `steps` steps that began at the time `since` (of `time.perf_counter`) and end now."""
-        self.steps += steps
-        self.seconds += time.perf_counter() - since
-
-    @property
-    def steps_per_second(self) -> float | None:
-        """None when nothing was counted."""
-        return self.steps / self.seconds if self.steps else None
 
 
 def stream_settings(recipe: Recipe) -> StreamSettings:
@@ -131,7 +114,7 @@ class Loop:
         self.log.begin(self.epoch)
         with self.log, StopRequest() as stop:
             try:
-                batches = self.engine.train_batches(self._train_stream, lambda: self._check_stop(stop))
+                batches = TimedBatches(self.engine.train_batches(self._train_stream, lambda: self._check_stop(stop)))
                 while self.epoch < self.recipe.epochs:
                     rate = self._train_epoch(batches, stop)
                     self._finish_epoch(rate, stop)
@@ -142,20 +125,21 @@ class Loop:
             if self.engine.is_chief:
                 write_model(self.run, self.engine.inference_model)
 
-    def _train_epoch(self, batches: Iterator, stop: StopRequest) -> Rate:
+    def _train_epoch(self, batches: TimedBatches, stop: StopRequest) -> Rate:
         """Train from the current step to the end of its epoch."""
         end = (self.epoch + 1) * self.steps_per_epoch
         every = self.recipe.checkpoints.every_steps
         rate = Rate()
         while self.step < end:
-            self.log.show(self.step, f"epoch {self.epoch + 1}/{self.recipe.epochs}")
+            self.log.show(self.step, f"epoch {self.epoch + 1}/{self.recipe.epochs}", rate.recent_input_wait)
             # A call ends where the state is saved, so that a resumed run makes the same calls from there.
             next_save = min(end, (self.step // every + 1) * every) if every else end
             count = min(self.recipe.steps_per_call, next_save - self.step)
             started = time.perf_counter()
             self.engine.train_steps(batches, count)
+            waited = batches.take_wait(count)
             if self.step > self.first_step:  # the first step of a call builds its graph
-                rate.add(count, since=started)
+                rate.add(count, started, waited)
             self.step += count
             self._check_stop(stop)
             if self.step == next_save < end:
@@ -197,6 +181,7 @@ class Loop:
             validation_skipped=validated - validation.num_images if validation else None,
             steps_per_second=steps_per_second,
             images_per_second=steps_per_second and steps_per_second * self.recipe.data.batch_size,
+            input_wait=rate.input_wait,
             peak_memory_mib=self.engine.peak_memory(),
         )
 

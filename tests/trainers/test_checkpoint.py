@@ -1,5 +1,6 @@
 """Checkpoints are whole or refused, and the newest ones stay."""
 
+import csv
 import json
 import os
 
@@ -209,6 +210,22 @@ def test_a_log_that_is_damaged_or_lost_is_told(tmp_path):
     path.write_bytes(b"\xff\xfe\x00garbage\n")
     with pytest.raises(UsageError, match=rf"^{path} cannot be read .*: put the run's own back, or delete it"):
         MetricsFile(path, names, 1)
+
+
+def test_the_rows_of_an_earlier_version_stay(tmp_path):
+    """It had fewer columns; what was being written when the process was killed goes."""
+    path, names = tmp_path / "metrics.csv", metric_names(("top1", "top5"))
+    old = [name for name in names if name != "input_wait"]
+    rows = [[f"{name} {epoch}" for name in old] for epoch in (1, 2)]
+    path.write_text("\r\n".join(",".join(row) for row in [old, *rows, ["3", "18"]]), encoding="utf-8")
+    log = MetricsFile(path, names, 3)
+    assert log.lost == 1
+    log.write(dict.fromkeys(names, 0.25))
+    with path.open(newline="") as file:
+        first, second, third = csv.DictReader(file)
+    for epoch, row in ((1, first), (2, second)):
+        assert row == {name: f"{name} {epoch}" for name in old} | {"input_wait": ""}
+    assert set(third.values()) == {"0.25"}
 
 
 def test_a_log_that_the_disk_does_not_take_is_named(tmp_path):

@@ -219,6 +219,11 @@ def test_another_engine_runs_the_same_loop(config, tmp_path):
             assert float(row[name]) == pytest.approx(float(other[name]), rel=1e-3)
 
 
+def input_waits(run):
+    with (run / "metrics.csv").open(newline="") as file:
+        return [row["input_wait"] for row in csv.DictReader(file)]
+
+
 def test_several_steps_in_a_call_are_the_same_steps(config, tmp_path):
     """Calls of four end at epochs of six, at checkpoints every five steps, and where a run was stopped."""
     flags = ["--epochs=3", "--checkpoints.every_steps=5", "--checkpoints.keep=9"]
@@ -230,6 +235,8 @@ def test_several_steps_in_a_call_are_the_same_steps(config, tmp_path):
     assert steps == [5, 6, 10, 12, 15, 18]
     assert state_of(several) == state_of(one)
     assert logged(several) == logged(one)
+    assert all(0 < float(wait) < 1 for wait in input_waits(one))
+    assert input_waits(several)[1:] == ["", ""]  # a compiled call fetches its batches itself
     stopped = Run(tmp_path / "stopped")
     run_loop(TensorFlowEngine, four, stopped, stop_at=10)
     run_loop(TensorFlowEngine, four, stopped, saved=list_checkpoints(stopped.checkpoints)[0])  # in the middle of one

@@ -55,6 +55,7 @@ class EpochRow:
     validation_skipped: int | None
     steps_per_second: float | None
     images_per_second: float | None
+    input_wait: float | None
     peak_memory_mib: float
 
     def cells(self) -> dict[str, float | None]:
@@ -77,14 +78,19 @@ class EpochRow:
                 f"; skipped as damaged: {self.train_skipped} in training, {self.validation_skipped or 0} in validation"
             )
         if self.images_per_second is not None:
-            text += f"; {self.images_per_second:.0f} images/s"
+            text += f"; {self.images_per_second:.0f} images/s{_wait(self.input_wait)}"
         return text
 
 
 def metric_names(columns: Sequence[str]) -> tuple[str, ...]:
     """The columns of metrics.csv, in their order, for a task with such figures."""
     phases = [f"{phase}_{name}" for phase in ("train", "validation") for name in ("loss", *columns, "skipped")]
-    return ("epoch", "step", "learning_rate", *phases, "steps_per_second", "images_per_second", "peak_memory_mib")
+    speeds = ("steps_per_second", "images_per_second", "input_wait")
+    return ("epoch", "step", "learning_rate", *phases, *speeds, "peak_memory_mib")
+
+
+def _wait(share: float | None) -> str:
+    return "" if share is None else f", input wait {share:.0%}"
 
 
 class MetricsFile:
@@ -115,16 +121,19 @@ class MetricsFile:
         """Do nothing: no file stays open."""
 
     def _read(self) -> list[list[str]]:
+        """The whole rows, by this version's columns: an earlier version may have had fewer."""
         if not self.path.exists():
             return []
         try:
             with self.path.open(newline="", encoding="utf-8") as file:
-                return [row for row in csv.reader(file) if len(row) == len(self.names)][1:]
+                header, *rows = list(csv.reader(file)) or [[]]
         except (OSError, ValueError, csv.Error) as error:
             raise UsageError(
                 f"{self.path} cannot be read ({error}): put the run's own back, or delete it and continue without its "
                 "rows"
             ) from error
+        whole = [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
+        return [[row.get(name, "") for name in self.names] for row in whole if "epoch" in row]
 
 
 def _cell(value: float | None) -> str:
@@ -178,6 +187,14 @@ class _ImageRate(ProgressColumn):
         return Text("" if task.speed is None else f"{task.speed * self.batch_size:.0f} images/s")
 
 
+class _InputWait(ProgressColumn):
+    """The share of the last steps' time in which they waited for input, where it is known."""
+
+    def render(self, task):
+        share = task.fields.get("input_wait")
+        return Text("" if share is None else f"input {share:.0%}")
+
+
 class RunLog:
     """All three logs, over one call of `tfvt train`: a context that shows a progress bar on a terminal.
 
@@ -195,6 +212,7 @@ class RunLog:
             MofNCompleteColumn(),
             TextColumn("steps"),
             _ImageRate(batch_size),
+            _InputWait(),
             TimeElapsedColumn(),
             TextColumn("left:"),
             TimeRemainingColumn(),
@@ -227,9 +245,9 @@ class RunLog:
         if self.is_chief:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def show(self, step: int, text: str) -> None:
-        """Move the bar to `step`, with `text` before it."""
-        self.progress.update(self.bar, completed=step, description=text)
+    def show(self, step: int, text: str, input_wait: float | None = None) -> None:
+        """Move the bar to `step`, with `text` before it and the share of time that steps wait for input behind it."""
+        self.progress.update(self.bar, completed=step, description=text, input_wait=input_wait)
 
     def write(self, row: EpochRow) -> None:
         """Log a finished epoch."""
