@@ -19,6 +19,7 @@ from .errors import LineParser
 from .loop import Loop, epoch_steps
 from .recipes.parsing import parse_recipe, recipe_parser
 from .recipes.recipe import Recipe
+from .recipes.scaling import scale_to
 from .run.checkpoint import list_checkpoints
 from .run.folder import Run, check_files_outside, check_same_recipe, check_vacant, open_run, start_run
 from .run.lock import locked
@@ -46,6 +47,8 @@ def train(arguments: Sequence[str]) -> int:
             raise UsageError("--init begins a run and --resume continues one: give one of them")
         recipe_arguments = [*recipe_arguments, "--model.weights", str(_initial_weights(call.init))]
     if call.resume:
+        if call.scale_to is not None:
+            raise UsageError("--scale_to begins a run and --resume continues one with its batch size: give one of them")
         run = open_run(call.output)
         with locked(run.folder):
             if not any(argument.partition("=")[0] == "--config" for argument in recipe_arguments):
@@ -55,6 +58,9 @@ def train(arguments: Sequence[str]) -> int:
             return _train(_loop(recipe, run, resume=True))
     run = Run(call.output)
     recipe = parse_recipe(recipe_arguments)
+    if call.scale_to is not None:
+        recipe, changes = scale_to(recipe, call.scale_to)
+        print(changes)
     check_files_outside(run, recipe)
     check_vacant(run, call.overwrite)
     loop = _loop(recipe, run, resume=False)
@@ -88,6 +94,12 @@ def _add_call_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="RUN_OR_CHECKPOINT",
         help="weights to start from: a run's folder, or a file of another source; the same as --model.weights",
+    )
+    parser.add_argument(
+        "--scale_to",
+        type=int,
+        metavar="BATCH",
+        help="train with batches of BATCH images, and the rates in proportion (Goyal et al. 2017)",
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --output")
