@@ -4,7 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-NOT_TIMED = {"__init__", "__main__", "timing", "fidelity", "imagenet_shaped"}
+# The last one takes hours on a CPU.
+NOT_TIMED = {"__init__", "__main__", "timing", "fidelity", "imagenet_shaped", "accelerator"}
 
 if __name__ == "__main__":
     for path in sorted(Path(__file__).parent.glob("*.py")):

@@ -22,11 +22,12 @@ MEMORY_LIMIT = 3  # GB, of the run on TensorFlow in one process; JAX takes 4 for
 LARGE = 1.5  # GB, from which on caches are given up
 over_the_limit: list[float] = []  # one entry once a test has failed for it
 
-# What needs TensorFlow itself; and the fidelity page, which builds every model and would say the same.
+# What needs TensorFlow itself; and what would say the same: the fidelity page, and a benchmark that always takes JAX.
 ONLY_ON_TENSORFLOW = [
     "data",
     "trainers",
     "tfrecords_tools",
+    "test_accelerator.py",
     "test_demo.py",
     "test_export.py",
     "test_fidelity.py",
