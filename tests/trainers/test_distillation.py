@@ -1,8 +1,11 @@
 """Distillation: its loss, what a teacher can be, what is refused, and runs with a teacher."""
 
 import dataclasses
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -265,11 +268,13 @@ def bad_teachers(tmp_path_factory, teachers, network):
 # ---- runs
 
 
-@pytest.mark.parametrize("form", ["run", "saved"])
-@pytest.mark.parametrize("kind", ["soft", "hard"])
-def test_a_step_is_taught_and_the_teacher_stays_apart(config, teachers, network, form, kind):
+@pytest.mark.parametrize(
+    ("form", "kind", "compiled"),
+    [("run", "soft", "false"), ("run", "hard", "false"), ("saved", "soft", "false"), ("run", "soft", "true")],
+)
+def test_a_step_is_taught_and_the_teacher_stays_apart(config, teachers, network, form, kind, compiled):
     flags = [f"--distillation.teacher={teachers / form}", f"--distillation.kind={kind}", "--label_smoothing=0", *PLAIN]
-    flags += [f"--distillation.classes={teachers / 'names.txt'}"]
+    flags += [f"--distillation.classes={teachers / 'names.txt'}", f"--jit_compile={compiled}"]
     task = task_of(config, *flags)
     assert isinstance(task, Distillation)
     engine = TensorFlowEngine(task.recipe, task, steps_per_epoch=6)
@@ -347,6 +352,62 @@ def test_a_teacher_in_the_way_or_of_other_classes_ends_before_the_folder_is_touc
         *train, "--output", tmp_path / "new", "--distillation.teacher_share=1.5"
     )
     assert not (tmp_path / "new").exists()
+
+
+ON_JAX = """
+import sys
+import jax
+import numpy as np
+from tfvt.errors import UsageError
+from tfvt.trainers.recipes.parsing import parse_recipe
+from tfvt.trainers.tasks.distillation import training_task
+
+*flags, data, saved = sys.argv[1:]
+task = training_task(parse_recipe(flags))
+student = task.model()
+weights, others = ([v.value for v in vs] for vs in (student.trainable_variables, student.non_trainable_variables))
+
+@jax.jit
+def step(weights, batch):
+    batch = task.teach(batch)
+    def loss(weights):
+        outputs, _ = student.stateless_call(weights, others, batch["image"], training=True)
+        return task.loss(outputs, batch, training=True).mean()
+    return jax.value_and_grad(loss)(weights)
+
+loss, gradients = step(weights, dict(np.load(data)))
+print(float(loss), *(float(abs(gradient).sum()) for gradient in gradients))
+try:
+    training_task(parse_recipe([*flags, f"--distillation.teacher={saved}"])).model()
+except UsageError as error:
+    print(error)
+"""
+
+
+def test_the_same_loss_and_gradients_on_jax(config, teachers, tmp_path):
+    student = task_of(config, *PLAIN).model()
+    student.save(tmp_path / "student.keras")
+    flags = [f"--distillation.teacher={teachers / 'run'}", f"--model.weights={tmp_path / 'student.keras'}", *PLAIN]
+    task = task_of(config, *flags)
+    student = task.model()
+    batch = {"image": pixels(6), "label": np.arange(8, dtype="int32") % 6}
+    np.savez(tmp_path / "batch.npz", **batch)
+    batch = task.teach({name: tf.constant(value) for name, value in batch.items()})
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(task.loss(student(batch["image"], training=True), batch, training=True))
+    gradients = tape.gradient(loss, [v.value for v in student.trainable_variables])
+    result = subprocess.run(
+        [sys.executable, "-c", ON_JAX, "--config", config, *flags, tmp_path / "batch.npz", teachers / "saved"],
+        env=os.environ | {"KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    numbers, refusal = result.stdout.splitlines()
+    found, *sums = map(float, numbers.split())
+    assert found == pytest.approx(float(loss), rel=1e-5)
+    np.testing.assert_allclose(sums, [np.abs(gradient).sum() for gradient in gradients], rtol=1e-3, atol=1e-5)
+    assert "saved is a SavedModel, which TensorFlow alone runs; KERAS_BACKEND is 'jax'" in refusal
 
 
 def test_a_model_of_another_task_takes_no_teacher(config, teachers, monkeypatch):
