@@ -57,10 +57,7 @@ class Teacher:
     def __init__(self, recipe: DistillationRecipe, class_names: Sequence[str], student_size: tuple[int, int]) -> None:
         self.recipe = recipe
         names = _read_names(recipe.classes) if recipe.classes else ()
-        try:
-            self.source = _read(recipe, len(names or class_names), student_size)
-        except UsageError as error:
-            raise UsageError(f"distillation.teacher: {error}") from error
+        self.source = _read(recipe, len(names or class_names), student_size)
         self.image_size = self._own_size(student_size)
         outputs = self._probe()
         self.gives_probabilities = bool((outputs >= 0).all() and np.allclose(outputs.sum(-1), 1, atol=1e-2))
@@ -134,14 +131,18 @@ class Teacher:
         return np.array([names.index(name) for name in class_names])
 
     def _wrong(self, what):
-        return UsageError(f"distillation.teacher: {self.recipe.teacher} {what}")
+        return _error(f"{self.recipe.teacher} {what}")
+
+
+def _error(what, key="teacher"):
+    return UsageError(f"distillation.{key}: {what}")
 
 
 def _read_names(path):
     try:
         names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"distillation.classes: cannot read {path}: {one_line(error)}") from error
+        raise _error(f"cannot read {path}: {one_line(error)}", "classes") from error
     return tuple(filter(None, names))
 
 
@@ -151,16 +152,21 @@ def _read(recipe, num_classes, student_size):
     path = Path(recipe.teacher)
     if Run(path).recipe.is_file():
         run = open_run(path)
-        return _keras_model(read_model(run), read_serving(run, ClassificationServing).class_names)
+        try:
+            model, names = read_model(run), read_serving(run, ClassificationServing).class_names
+        except UsageError as error:
+            raise _error(error) from error
+        return _keras_model(path, model, names)
     if (path / "saved_model.pb").is_file():
         return _saved_model(path)
     if path.suffix == ".keras" and path.is_file():
         try:
-            return _keras_model(keras.models.load_model(path, compile=False))
+            model = keras.models.load_model(path, compile=False)
         except Exception as error:  # zipfile, HDF5 and Keras each raise their own errors for a file that is not whole
-            reason = f"it is damaged, or of another Keras ({one_line(error)[:200]})"
-            raise UsageError(f"{path} cannot be read, {reason}") from error
-    raise UsageError(
+            reason = f"it is damaged or of another Keras ({one_line(error)[:200]})"
+            raise _error(f"{path} cannot be read, {reason}") from error
+        return _keras_model(path, model)
+    raise _error(
         f"{path} is no teacher: expected the folder of a run, a .keras file, the folder of a SavedModel, or a name of "
         "`tfvt models`"
     )
@@ -168,26 +174,30 @@ def _read(recipe, num_classes, student_size):
 
 def _named_model(recipe, num_classes, image_size):
     if not recipe.weights:
-        raise UsageError(f"{recipe.teacher} is the name of a model: distillation.weights says the file of its weights")
+        raise _error(f"{recipe.teacher} is the name of a model: distillation.weights says the file of its weights")
     try:
         model = tfvt.create_model(
             recipe.teacher, num_classes=num_classes, input_shape=(*image_size, 3), **recipe.options
         )
+    except ValueError as error:
+        raise _error(f"{recipe.teacher}: {error}") from error
+    try:
         report = tfvt.load_checkpoint(model, recipe.weights)
     except (ValueError, OSError, ImportError) as error:
-        raise UsageError(f"{recipe.teacher}: {error}") from error
+        raise _error(error, "weights") from error
     if report.fresh:  # a head of another number of classes
-        raise UsageError(
-            f"{recipe.weights} has no weights for {', '.join(report.fresh)} of {recipe.teacher} with {num_classes} "
-            "classes: distillation.classes takes a file with the names of the teacher's classes, one a line"
+        raise _error(
+            f"{recipe.weights} has nothing for {', '.join(report.fresh)} of {recipe.teacher} with {num_classes} "
+            "classes: distillation.classes takes a file with the names of the teacher's classes, one a line",
+            "weights",
         )
-    return _keras_model(model)
+    return _keras_model(recipe.teacher, model)
 
 
-def _keras_model(model, class_names=()):
+def _keras_model(place, model, class_names=()):
     shape = model.input_shape  # a list or a dict where there are several
     if not isinstance(shape, tuple) or len(shape) != 4 or shape[-1] != 3:
-        raise UsageError(f"{model.name} takes {shape}: expected one input (None, height, width, 3)")
+        raise _error(f"{place} takes {shape}: expected one input (None, height, width, 3)")
     return Source(lambda pixels: model(pixels, training=False), shape[1:3], class_names, lambda: _weights_digest(model))
 
 
@@ -202,7 +212,7 @@ def _weights_digest(model):
 
 def _saved_model(path):
     if keras.backend.backend() != "tensorflow":
-        raise UsageError(
+        raise _error(
             f"{path} is a SavedModel, which TensorFlow alone runs; KERAS_BACKEND is {keras.backend.backend()!r}: give "
             "the run's folder or a .keras file"
         )
@@ -211,19 +221,19 @@ def _saved_model(path):
     try:
         loaded = tf.saved_model.load(str(path))
     except Exception as error:  # of protobuf, of the file system, of checkpoints
-        raise UsageError(f"{path} cannot be read, it is damaged ({one_line(error)[:200]})") from error
+        raise _error(f"{path} cannot be read, it is damaged ({one_line(error)[:200]})") from error
     signature = loaded.signatures.get("serving_default")
     inputs = signature.structured_input_signature[1] if signature else {}
     outputs = signature.structured_outputs if signature else {}
     if len(inputs) != 1 or len(outputs) != 1:
-        raise UsageError(
+        raise _error(
             f"{path}: its signature serving_default has the inputs {sorted(inputs)} and the outputs {sorted(outputs)}; "
             "expected one of each, pixels and logits or probabilities (of what `tfvt export` wrote, give the run's "
             "folder)"
         )
     ((name, spec),), (output,) = inputs.items(), outputs
     if not spec.dtype.is_floating or spec.shape.rank != 4 or spec.shape[0] is not None or spec.shape[-1] != 3:
-        raise UsageError(f"{path} takes {spec.dtype.name} {spec.shape}: expected floats (None, height, width, 3)")
+        raise _error(f"{path} takes {spec.dtype.name} {spec.shape}: expected floats (None, height, width, 3)")
 
     def serve(pixels, owner=loaded):  # of the variables
         return signature(**{name: tf.cast(pixels, spec.dtype)})[output]
