@@ -20,7 +20,7 @@ from tfvt.trainers.loop import stream_settings
 from tfvt.trainers.recipes.files import packaged_recipes
 from tfvt.trainers.recipes.parsing import parse_recipe
 from tfvt.trainers.recipes.scaling import scale_to
-from tfvt.trainers.tasks import task_class
+from tfvt.trainers.tasks.distillation import training_task
 
 ROOT = Path(__file__).parents[2]
 PAPERS = {"Visual Transformers": "VT-ICCV", "ACmix": "ACmix", "Funnel-ViT": "Funnel-ViT", "DeiT": "DeiT"}
@@ -151,7 +151,7 @@ def test_a_set_up_trains_two_steps(flags, records):
     sizes = [f"--data.{part}.image_size=[{size},{size}]" for part in ("train", "evaluation")]
     recipe = parse_recipe([*flags, *sizes, f"--data.records={records}", "--distribution.strategy=default"])
     recipe, _ = scale_to(recipe, BATCH)
-    task = task_class(recipe.model.name)(recipe)
+    task = training_task(recipe)
     engine = make_engine(recipe, task, steps_per_epoch=8)
     before = engine.state()
 

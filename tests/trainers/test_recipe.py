@@ -212,6 +212,17 @@ def test_the_recipe_of_deit_has_the_settings_of_its_authors():
     np.testing.assert_allclose(rates, [1e-6, 1e-3, 1e-5], rtol=1e-4)
 
 
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem.endswith("_advanced")], ids=lambda p: p.stem)
+def test_the_advanced_recipes_have_the_papers_shares_and_wait_for_a_teacher(path):
+    flags = ["--config", str(path), "--data.records", "somewhere"]
+    expected = {"kind": "soft", "temperature": 1.0, "teacher_share": 0.8}
+    for teacher in (None, "resnet101"):
+        recipe = parse_recipe([*flags, *([] if teacher is None else ["--distillation.teacher", teacher])])
+        assert {key: getattr(recipe.distillation, key) for key in expected} == expected
+        assert recipe.distillation.teacher == teacher
+        recipe.distillation.check_teacher()
+
+
 def test_the_advanced_recipe_of_vt_resnet34_is_the_network_of_table_8():
     recipe = parse_recipe(["--config", str(_config("vt_resnet34_advanced")), "--data.records", "somewhere"])
     assert {key: recipe.model.options[key] for key in ("renewed_tokens", "num_relations")} == {
