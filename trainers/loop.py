@@ -114,7 +114,7 @@ class Loop:
         self.log.begin(self.epoch)
         with self.log, StopRequest() as stop:
             try:
-                batches = TimedBatches(self.engine.train_batches(self._train_stream, lambda: self._check_stop(stop)))
+                batches = self.train_batches(lambda: self._check_stop(stop))
                 while self.epoch < self.recipe.epochs:
                     rate = self._train_epoch(batches, stop)
                     self._finish_epoch(rate, stop)
@@ -124,6 +124,10 @@ class Loop:
             self._finite_state()  # also that of a run that had already ended when this call began
             if self.engine.is_chief:
                 write_model(self.run, self.engine.inference_model)
+
+    def train_batches(self, check_stop: Callable[[], None]) -> TimedBatches:
+        """Training batches from the current step on; `check_stop` is called during a long wait for one."""
+        return TimedBatches(self.engine.train_batches(self._train_stream, check_stop))
 
     def _train_epoch(self, batches: TimedBatches, stop: StopRequest) -> Rate:
         """Train from the current step to the end of its epoch."""

@@ -14,6 +14,7 @@ from rich.console import Console
 from tfvt.data.service import check_answer
 from tfvt.errors import UsageError
 
+from .dry_run import dry_run
 from .engines import configure_process, make_engine
 from .errors import LineParser
 from .loop import Loop, epoch_steps
@@ -38,7 +39,9 @@ def train(arguments: Sequence[str]) -> int:
     parser = LineParser(add_help=False)
     _add_call_arguments(parser)
     call, recipe_arguments = parser.parse_known_args(arguments)
-    if call.output is None:
+    if call.dry_run and (call.resume or call.overwrite):
+        raise UsageError("--dry_run writes nothing and begins from the start: leave out --resume and --overwrite")
+    if call.output is None and not call.dry_run:
         raise UsageError("say where the run goes: --output FOLDER")
     if call.resume and call.overwrite:
         raise UsageError("--resume continues the run in --output and --overwrite replaces it: give one of them")
@@ -56,11 +59,13 @@ def train(arguments: Sequence[str]) -> int:
             recipe = parse_recipe(recipe_arguments)
             check_same_recipe(run, recipe)
             return _train(_loop(recipe, run, resume=True))
-    run = Run(call.output)
     recipe = parse_recipe(recipe_arguments)
     if call.scale_to is not None:
         recipe, changes = scale_to(recipe, call.scale_to)
         print(changes)
+    if call.dry_run:
+        return dry_run(_loop(recipe, Run(Path()), resume=False))
+    run = Run(call.output)
     check_files_outside(run, recipe)
     check_vacant(run, call.overwrite)
     loop = _loop(recipe, run, resume=False)
@@ -103,6 +108,11 @@ def _add_call_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --output")
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="take three steps and say what the run would take, in time and memory; write nothing",
+    )
 
 
 def _folder(text: str) -> Path:
