@@ -109,6 +109,19 @@ def test_a_restored_engine_goes_on_bit_equal(config):
         assert before.tobytes() == after.tobytes()
 
 
+def test_a_weight_that_the_loss_does_not_see_gets_a_gradient_of_zero(records):
+    """The convolution path of an ACmix-PVT's last block writes pixels, and the classifier reads the class token."""
+    sizes = ["--data.train.image_size=[32,32]", "--data.evaluation.image_size=[32,32]", "--data.batch_size=8"]
+    flags = ["--model.name=acmix_pvt_tiny", "--model.options.depths=[1,1,1,1]", f"--data.records={records}", *sizes]
+    recipe = parse_recipe(flags)
+    engine = TensorFlowEngine(recipe, Classification(recipe), steps_per_epoch=6)
+    before = {variable.path: variable.numpy() for variable in engine.model.trainable_variables}
+    train(engine, random_batch(0))
+    same = {v.path for v in engine.model.trainable_variables if np.array_equal(v.numpy(), before[v.path])}
+    assert "head/kernel" not in same
+    assert any("stage4" in path and "convolution" in path for path in same)
+
+
 def test_mixed_precision_keeps_float32_weights(config):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:

@@ -279,9 +279,9 @@ class TensorFlowEngine(TensorFlowEvaluator):
             weights = batch.get("weight", tf.ones_like(losses))
             loss = tf.reduce_sum(weights * losses) / self.recipe.data.batch_size
         self.sums["train"].add(losses, weights, self.task.sums(outputs, batch, weights))
-        gradients = tape.gradient(
-            loss, self.model.trainable_variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
+        # TensorFlow cannot make zeros of Keras' own variables, whose types are words.
+        variables = [variable.value for variable in self.model.trainable_variables]
+        gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         # A gather's gradient is sparse; clipping and weight decay are written for dense ones.
         return [tf.convert_to_tensor(gradient) for gradient in gradients]
 
