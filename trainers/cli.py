@@ -58,6 +58,13 @@ def _evaluate(arguments: Sequence[str]) -> int:
     return evaluate(arguments)
 
 
+def _report(arguments: Sequence[str]) -> int:
+    """One page on a finished run, RUN/report.html, written again: RUN"""
+    from .serve import report
+
+    return report(arguments)
+
+
 def _predict(arguments: Sequence[str]) -> int:
     """Classes of image files by a run's model: RUN IMAGE..."""
     from .serve import predict
@@ -150,6 +157,7 @@ def _records(arguments: Sequence[str]) -> int:
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "evaluate": _evaluate,
+    "report": _report,
     "predict": _predict,
     "export": _export,
     "visualize": _visualize,

@@ -22,6 +22,7 @@ from .run.checkpoint import Checkpoint, check_finite, load_checkpoint, save_chec
 from .run.folder import Run, check_checkpoint_recipe, plain_recipe
 from .run.log import EpochRow, Figures, RunLog
 from .run.model import write_model, write_serving
+from .run.report import write_report
 from .stop import Interrupted, StopRequest
 from .tasks.task import Task
 
@@ -63,7 +64,7 @@ def _figures(task: Task, sums: dict[str, np.ndarray], rows: list[dict[str, np.nd
     images = int(sums["images"])
     loss = float(sums["loss"]) / images if images else math.nan
     values = task.figures(sums, rows) if images else dict.fromkeys(task.columns, math.nan)
-    return Figures(loss, values, images)
+    return Figures(loss, values, images, rows)
 
 
 class Loop:
@@ -94,6 +95,7 @@ class Loop:
         self.steps_per_epoch = epoch_steps(task, recipe)
         self.num_steps = recipe.epochs * self.steps_per_epoch
         self.settings = stream_settings(recipe)
+        self.num_hosts = 1
         self.validation_batches = engine.eval_batches(self._eval_stream)
         self.log = RunLog(run, task, console, engine.is_chief, recipe.data.batch_size, self.num_steps)
         self.step = 0
@@ -124,6 +126,10 @@ class Loop:
             self._finite_state()  # also that of a run that had already ended when this call began
             if self.engine.is_chief:
                 write_model(self.run, self.engine.inference_model)
+            # None when the run had already ended as this call began: only the report was missing, or the model.
+            validation = self.last_row.validation if self.last_row else self._evaluate(stop)
+            if self.engine.is_chief:
+                write_report(self.run, self.task, validation, self.num_hosts)
 
     def train_batches(self, check_stop: Callable[[], None]) -> TimedBatches:
         """Training batches from the current step on; `check_stop` is called during a long wait for one."""
@@ -158,8 +164,7 @@ class Loop:
         self._check("training", train)
         validation = None
         if self.epoch + 1 == self.recipe.epochs or (self.epoch + 1) % self.recipe.evaluate_every == 0:
-            self.log.show(self.step, "evaluation")
-            validation = evaluate(self.engine, self.task, self.validation_batches, lambda: self._check_stop(stop))
+            validation = self._evaluate(stop)
             self._check("validation", validation)
         self.engine.reset_sums("train")
         state = self._finite_state()
@@ -167,6 +172,10 @@ class Loop:
         self.last_row = self._row(train, validation, rate)
         self.log.write(self.last_row)
         self._save(state)
+
+    def _evaluate(self, stop: StopRequest) -> Figures:
+        self.log.show(self.step, "evaluation")
+        return evaluate(self.engine, self.task, self.validation_batches, lambda: self._check_stop(stop))
 
     def _check_stop(self, stop: StopRequest) -> None:
         if self.engine.agree(stop.signal_number is not None):
@@ -193,6 +202,7 @@ class Loop:
         return train_stream(self.task.train_records, self.task.samples(True), self.settings, share, self.step)
 
     def _eval_stream(self, share: HostShare):
+        self.num_hosts = share.count
         return eval_stream(self.task.validation_records, self.task.samples(False), self.settings, share)
 
     def _finite_state(self) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""`tfvt evaluate`, `predict` and `export`: the uses of a finished run's model.
+"""`tfvt evaluate`, `report`, `predict` and `export`: the uses of a finished run's model.
 
 Model, task and what serving needs come from the run's folder, so the user does not have to repeat them.
 """
@@ -23,8 +23,11 @@ from .loop import evaluate as evaluate_model
 from .recipes.parsing import parse_recipe
 from .recipes.recipe import Recipe
 from .run.folder import Run, open_run
+from .run.log import Figures
 from .run.model import read_model, read_serving
+from .run.report import write_report
 from .tasks import task_class
+from .tasks.task import Task
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -44,6 +47,28 @@ def evaluate(arguments: Sequence[str]) -> int:
         data, records=call.records or data.records, validation_split=call.split or data.validation_split
     )
     task = task_class(recipe.model.name)(dataclasses.replace(recipe, data=data))
+    figures = _evaluate(task, model, serving, batch_size)
+    records = task.validation_records
+    print(
+        f"{task.summary(figures.values)}, loss {figures.loss:.4f} on {figures.num_images} images "
+        f"of {records.split} in {printable(records.directory)}"
+    )
+    return 0
+
+
+def report(arguments: Sequence[str]) -> int:
+    """Run `tfvt report ARGUMENTS` and return its exit status."""
+    parser = LineParser(prog="tfvt report")
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    run, recipe, model, serving = _open(parser.parse_args(list(arguments)).run)
+    task = task_class(recipe.model.name)(recipe)
+    write_report(run, task, _evaluate(task, model, serving, recipe.data.batch_size))
+    print(f"Report: {printable(run.report)}")
+    return 0
+
+
+def _evaluate(task: Task, model: keras.Model, serving: Serving, batch_size: int) -> Figures:
+    """The model's figures over the task's validation split."""
     records = task.validation_records
     if serving.class_names and records.class_names != serving.class_names:
         raise UsageError(
@@ -53,12 +78,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     evaluator = make_evaluator(model, task, batch_size)
     settings, samples = StreamSettings(batch_size), task.samples(training=False)
     batches = evaluator.eval_batches(lambda share: eval_stream(records, samples, settings, share))
-    figures = evaluate_model(evaluator, task, batches, check_stop=lambda: None)
-    print(
-        f"{task.summary(figures.values)}, loss {figures.loss:.4f} on {figures.num_images} images "
-        f"of {records.split} in {printable(records.directory)}"
-    )
-    return 0
+    return evaluate_model(evaluator, task, batches, check_stop=lambda: None)
 
 
 def predict(arguments: Sequence[str]) -> int:

@@ -155,5 +155,6 @@ def _train(loop: Loop) -> int:
         say(f"Validation: {task.summary(validation.values)}, loss {validation.loss:.4f}")
     say(f"Model:      {loop.run.final_model}")
     say(f"Metrics:    {loop.run.metrics}; tensorboard --logdir {loop.run.tensorboard}")
+    say(f"Report:     {loop.run.report}")
     say(f"Next:       tfvt evaluate {folder}; tfvt predict {folder} IMAGE...; tfvt export {folder}")
     return 0

@@ -15,7 +15,7 @@ from tfvt.data.images import EvalPreprocessing, decode_and_center_crop
 from tfvt.data.mixing import Mixing
 from tfvt.data.order import HostShare, Order, Share
 from tfvt.data.records import ENCODED, LABEL
-from tfvt.data.stream import StreamSettings, eval_stream, steps_per_epoch, train_stream
+from tfvt.data.stream import StreamSettings, eval_rows, eval_stream, steps_per_epoch, train_stream
 from tfvt.errors import UsageError
 
 
@@ -268,3 +268,19 @@ def test_samples_of_another_task_take_the_same_stream(tmp_path):
     assert np.concatenate([batch["weight"] for batch in seen]).tolist() == [1.0] * 4 + [0.0] + [1.0] * 4 + [0.0] * 3
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"record 2 of .* shows an emu"):
         list(eval_stream(write_records(tmp_path / "emus", (4, 5)), MeanColours(), StreamSettings(batch_size=4)))
+
+
+@pytest.mark.parametrize(("hosts", "count"), [(1, 5), (2, 13), (3, 5)])
+def test_rows_of_all_hosts_are_put_into_the_order_of_the_records(tmp_path, hosts, count):
+    """As an engine gathers them: of each batch the rows of the first host, then those of the second."""
+    records = write_records(tmp_path / "birds", (count - 2, 2))
+    shares = [eval_batches(records, batch_size=6, share=HostShare(hosts, index)) for index in range(hosts)]
+    gathered = [
+        image
+        for batch in zip(*(share.as_numpy_iterator() for share in shares), strict=True)
+        for part in batch
+        for image in part["image"]
+    ]
+    (whole,) = eval_batches(records, batch_size=count).as_numpy_iterator()
+    np.testing.assert_array_equal(np.stack(gathered)[eval_rows(count, 6, hosts)], whole["image"])
+    assert len(np.unique(whole["image"].reshape(count, -1), axis=0)) == count

@@ -55,7 +55,7 @@ assert main(["profile", "vt_resnet18", "--help"]) in (0, None)
 def test_commands_are_listed_and_a_wrong_one_is_named(fails, capsys):
     assert main(["--help"]) == 0
     listed = capsys.readouterr().out
-    for name in ("train", "evaluate", "predict", "export", "models", "profile", "records"):
+    for name in ("train", "evaluate", "report", "predict", "export", "models", "profile", "records"):
         assert re.search(rf"^  {name} +\S", listed, re.MULTILINE)
     assert "there is no command 'trian'" in fails("trian")
     assert "no model matches 'zz*'" in fails("models", "zz*")
@@ -159,9 +159,12 @@ def test_another_run_in_the_folder_is_refused_replaced_or_continued(fails, confi
     assert "expected one argument" in fails("train", "--output")
     capsys.readouterr()
     (folder / "final.keras").unlink()
+    report = (folder / "report.html").read_bytes()
+    (folder / "report.html").unlink()
     assert main(["train", "--resume", "--output", str(folder)]) == 0
     assert "step 12 of 12" in capsys.readouterr().out
     assert (folder / "final.keras").exists()
+    assert (folder / "report.html").read_bytes() == report
     assert main([*train, "--overwrite", "--epochs", "3"]) == 0
     assert yaml.safe_load((folder / "recipe.yaml").read_text())["epochs"] == 3
     assert len((folder / "metrics.csv").read_text().splitlines()) == 4

@@ -64,8 +64,10 @@ def last_row(run):
 
 def test_a_run_folder_holds_what_the_page_says(finished_run):
     names = {path.name for path in finished_run.iterdir()}
+    assert (finished_run / "report.html").stat().st_size > 10_000
     assert (finished_run / "lock").read_bytes() == b""
-    assert names == {"lock", "recipe.yaml", "serving.json", "metrics.csv", "tensorboard", "checkpoints", "final.keras"}
+    files = {"lock", "recipe.yaml", "serving.json", "metrics.csv", "final.keras", "report.html"}
+    assert names == files | {"tensorboard", "checkpoints"}
     serving = json.loads((finished_run / "serving.json").read_text())
     assert serving["class_names"] == list(CLASS_NAMES)
     assert serving["preprocessing"] == {"image_size": [32, 32], "crop_ratio": 1.0, "interpolation": "bilinear"}

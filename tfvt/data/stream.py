@@ -8,6 +8,7 @@ which record comes when; `Samples` decides what a record becomes.
 import os
 from dataclasses import dataclass
 
+import numpy as np
 import tensorflow as tf
 
 from tfvt.data.loading import Samples, blank_sample, load_batch
@@ -157,6 +158,16 @@ def eval_stream(
     batches = _serialized_range(records, begin, end).batch(rows).map(load, num_parallel_calls=_parallel_batches(rows))
     missing = num_batches - -(-(end - begin) // rows)
     return _finish(batches.concatenate(tf.data.Dataset.range(missing).map(fillings)))
+
+
+def eval_rows(num_examples: int, batch_size: int, num_hosts: int = 1) -> np.ndarray:
+    """The row of each record, int64 (num_examples,), where the batches of `eval_stream` follow one another.
+
+    Each batch holds the rows of all hosts, in the order of the hosts.
+    """
+    batches, rows = -(-num_examples // batch_size), batch_size // num_hosts
+    ids = np.arange(num_hosts * batches * rows).reshape(num_hosts, batches, rows)
+    return np.argsort(ids.swapaxes(0, 1).reshape(-1))[:num_examples]
 
 
 def _fill(batch, samples, rows):

@@ -38,6 +38,10 @@ class Run:
         return self.folder / "metrics.csv"
 
     @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
     def tensorboard(self) -> Path:
         return self.folder / "tensorboard"
 
@@ -55,7 +59,7 @@ class Run:
 
     def contents(self) -> list[Path]:
         """The files that a run has written here, without its lock."""
-        files = (self.recipe, self.serving, self.metrics, self.final_model)
+        files = (self.recipe, self.serving, self.metrics, self.final_model, self.report)
         folders = (self.tensorboard, self.checkpoints, self.saved_model)
         return [path for path in files + folders if path.exists() or path.is_symlink()]
 

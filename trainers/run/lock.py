@@ -12,7 +12,13 @@ from tfvt.errors import UsageError
 from tfvt.files import is_temporary
 
 LOCK = "lock"
-FILES = ("recipe.yaml", "serving.json", "metrics.csv", "final.keras")  # which a run writes whole, beside checkpoints
+FILES = (
+    "recipe.yaml",
+    "serving.json",
+    "metrics.csv",
+    "final.keras",
+    "report.html",
+)  # which a run writes whole, beside checkpoints
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 from rich.console import Console
 from rich.progress import (
@@ -30,11 +31,12 @@ from .folder import Run
 
 @dataclass(frozen=True)
 class Figures:
-    """Measurements over `num_images` images: the mean loss, and the task's figures by name."""
+    """Measurements over `num_images` images: the mean loss, the task's figures by name, and its rows of each batch."""
 
     loss: float
     values: dict[str, float]
     num_images: int
+    rows: Sequence[Mapping[str, np.ndarray]] = ()
 
 
 @dataclass(frozen=True)

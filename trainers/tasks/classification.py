@@ -1,7 +1,7 @@
 """Classification: cross entropy over classes, top-1 and top-5."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,8 @@ from tfvt.errors import UsageError
 from tfvt.trainers.recipes.distillation import DistillationRecipe
 from tfvt.trainers.recipes.recipe import DataRecipe, Recipe
 
-from .task import Task, open_split
+from .confusion import sample_pictures, worst_classes
+from .task import Pictures, Table, Task, open_split
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,11 @@ class Classification(Task):
         hits = {name: ops.cast(ops.in_top_k(labels, outputs, k), "float32") for name, k in ranks.items()}
         return {name: ops.sum(hit * weights) for name, hit in hits.items()}
 
-    def rows(self, outputs: Any, batch: Mapping[str, Any]) -> None:
-        """None: counts are enough."""
-        return None  # AutoGraph takes no body of a docstring alone
+    def rows(self, outputs: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Of each image its label (-1 if it does not count), the class of the answer, and that class's probability."""
+        label = ops.where(batch["weight"] > 0, batch["label"], -1)
+        probability = ops.max(ops.softmax(outputs, axis=-1), axis=-1)
+        return {"label": label, "predicted": ops.argmax(outputs, axis=-1), "probability": probability}
 
     def figures(self, sums: Mapping[str, np.ndarray], rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
         """Shares in 0..1."""
@@ -138,6 +141,11 @@ class Classification(Task):
     def summary(self, figures: Mapping[str, float]) -> str:
         """In per cent."""
         return f"top-1 {figures['top1']:.2%}, top-5 {figures['top5']:.2%}"
+
+    def report(self, rows: Mapping[str, np.ndarray]) -> Sequence[Table | Pictures]:
+        """The classes that are confused most, and images with wrong and right answers."""
+        class_names = self.validation_records.class_names
+        return (worst_classes(rows, class_names), *sample_pictures(rows, class_names))
 
     def serving(self) -> ClassificationServing:
         """Class names and the evaluation's preprocessing."""

@@ -1,6 +1,7 @@
 """A task's interface to the loop, the engines and the commands. A registered model names its task."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import keras
@@ -10,6 +11,25 @@ from tfvt.data.loading import Samples
 from tfvt.data.records import RecordSet, open_records
 from tfvt.export import Serving
 from tfvt.trainers.recipes.recipe import DataRecipe, Recipe
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a run's report: all cells are text."""
+
+    title: str
+    note: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Validation images in a run's report: their places in the split, each with a caption."""
+
+    title: str
+    note: str
+    captions: dict[int, str]
 
 
 class Task(Protocol):
@@ -64,6 +84,10 @@ class Task(Protocol):
 
     def serving(self) -> Serving:
         """The steps around the model, from the bytes of an image to an answer."""
+
+    def report(self, rows: Mapping[str, np.ndarray]) -> Sequence[Table | Pictures]:
+        """What report.html shows of the last evaluation; `rows` of all images, in the validation split's order."""
+        return ()
 
     def digests(self) -> dict[str, str]:
         """Of the data that the steps depend on, by name, wherever they lie. A run continues only with the same."""
