@@ -19,6 +19,7 @@ from benchmarks.timing import alternate, median_ms, median_ratio
 from tfvt.data.records import RecordSet
 from tfvt.trainers.engines import configure_process, make_engine
 from tfvt.trainers.loop import Loop
+from tfvt.trainers.pace import TimedBatches
 from tfvt.trainers.recipes.parsing import parse_recipe
 from tfvt.trainers.run.folder import Run
 from tfvt.trainers.stop import StopRequest
@@ -47,7 +48,7 @@ def main():
     engine = make_engine(recipe, task, STEPS)
     rng = np.random.default_rng(0)
     images = rng.uniform(0, 255, (BATCH, 96, 96, 3)).astype("float32")
-    batches = repeat({"image": images, "label": rng.integers(0, 10, BATCH).astype("int32")})
+    batches = TimedBatches(repeat({"image": images, "label": rng.integers(0, 10, BATCH).astype("int32")}))
     with tempfile.TemporaryDirectory() as folder:
         loop = Loop(recipe, Run(Path(folder)), task, engine, Console(quiet=True))
         with StopRequest() as stop:

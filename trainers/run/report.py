@@ -150,7 +150,8 @@ def _origin(task: Task, epochs: Sequence[Mapping[str, str]]) -> list[tuple[str, 
         versions[backend] = importlib.import_module(backend).__version__
     versions |= {"NumPy": np.__version__, "Python": platform.python_version()}
     rows = [(name, text) for name, text in versions.items()]
-    rows += [(f"Digest of {name}", digest) for name, digest in task.digests().items()]
+    records = {"training": task.train_records, "validation": task.validation_records}
+    rows += [(f"Digest of {split}", split_records.digest) for split, split_records in records.items()]
     steps = np.diff([0, *(int(row["step"]) for row in epochs)])
     speeds = [float(row["steps_per_second"] or "inf") for row in epochs]
     seconds = sum(count / speed for count, speed in zip(steps, speeds, strict=True))
