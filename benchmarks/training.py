@@ -43,9 +43,9 @@ class MadeUp(Classification):
 
 def main():
     recipe = parse_recipe(FLAGS)
-    configure_process(recipe)
+    devices = configure_process(recipe)
     task = MadeUp(recipe)
-    engine = make_engine(recipe, task, STEPS)
+    engine = make_engine(recipe, task, STEPS, devices)
     rng = np.random.default_rng(0)
     images = rng.uniform(0, 255, (BATCH, 96, 96, 3)).astype("float32")
     batches = TimedBatches(repeat({"image": images, "label": rng.integers(0, 10, BATCH).astype("int32")}))

@@ -124,8 +124,9 @@ class Loop:
                 self._save(self._finite_state())
                 raise
             self._finite_state()  # also that of a run that had already ended when this call began
+            model = self.engine.trained_model()
             if self.engine.is_chief:
-                write_model(self.run, self.engine.inference_model)
+                write_model(self.run, model)
             # None when the run had already ended as this call began: only the report was missing, or the model.
             validation = self.last_row.validation if self.last_row else self._evaluate(stop)
             if self.engine.is_chief:
@@ -153,14 +154,14 @@ class Loop:
             self.step += count
             self._check_stop(stop)
             if self.step == next_save < end:
+                self._wait_for_devices(rate)
                 self._save(self._finite_state())
         return rate
 
     def _finish_epoch(self, rate: Rate, stop: StopRequest) -> None:
         """Evaluate, log and save at the end of an epoch."""
-        started = time.perf_counter()
+        self._wait_for_devices(rate)
         train = _figures(self.task, self.engine.read_sums("train"), [])
-        rate.add(0, since=started)  # reading waits for the steps that the devices have not finished
         self._check("training", train)
         validation = None
         if self.epoch + 1 == self.recipe.epochs or (self.epoch + 1) % self.recipe.evaluate_every == 0:
@@ -177,9 +178,16 @@ class Loop:
         self.log.show(self.step, "evaluation")
         return evaluate(self.engine, self.task, self.validation_batches, lambda: self._check_stop(stop))
 
+    def _wait_for_devices(self, rate: Rate) -> None:
+        """Count the time of the steps that the devices have not finished."""
+        started = time.perf_counter()
+        self.engine.read_sums("train")
+        rate.add(0, since=started)
+
     def _check_stop(self, stop: StopRequest) -> None:
-        if self.engine.agree(stop.signal_number is not None):
-            raise Interrupted(stop.signal_number)
+        signal_number = self.engine.agree(stop.signal_number)
+        if signal_number is not None:
+            raise Interrupted(signal_number)
 
     def _row(self, train: Figures, validation: Figures | None, rate: Rate) -> EpochRow:
         steps_per_second = rate.steps_per_second

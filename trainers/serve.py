@@ -38,7 +38,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("--split", default=None, help="a split other than the recipe's validation split")
     parser.add_argument("--batch_size", type=int, default=None, help="a batch size other than the recipe's")
     call = parser.parse_args(list(arguments))
-    _, recipe, model, serving = _open(call.run)
+    _, recipe, model, serving = _open(call.run, "tensorflow", "jax")
     data = recipe.data
     batch_size = data.batch_size if call.batch_size is None else call.batch_size
     if batch_size < 1:
@@ -87,7 +87,7 @@ def predict(arguments: Sequence[str]) -> int:
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("images", nargs="+", type=Path, help="image files")
     call = parser.parse_args(list(arguments))
-    _, _, model, serving = _open(call.run)
+    _, _, model, serving = _open(call.run, "tensorflow")
     status = 0
     for path in call.images:
         try:
@@ -110,7 +110,7 @@ def export(arguments: Sequence[str]) -> int:
         "--max_pixels", type=int, default=MAX_PIXELS, help=f"largest image that the model accepts, default {MAX_PIXELS}"
     )
     call = parser.parse_args(list(arguments))
-    run, _, model, serving = _open(call.run)
+    run, _, model, serving = _open(call.run, "tensorflow")
     output = call.output or run.saved_model
     try:
         export_saved_model(model, output, serving, max_pixels=call.max_pixels)
@@ -120,9 +120,9 @@ def export(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _open(folder: Path) -> tuple[Run, Recipe, keras.Model, Serving]:
+def _open(folder: Path, *backends: str) -> tuple[Run, Recipe, keras.Model, Serving]:
     """A finished run: everything needed to use it."""
-    check_backend()
+    check_backend(*backends)
     run = open_run(folder)
     model = read_model(run)
     recipe = parse_recipe(["--config", str(run.recipe)])

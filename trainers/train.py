@@ -1,21 +1,29 @@
 """`tfvt train`: from flags to a trained run."""
 
 import argparse
+import contextlib
 import dataclasses
+import os
 import shlex
 import signal
 import time
+import traceback
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
 
+import keras
+import numpy as np
 from rich.console import Console
 
 from tfvt.data.service import check_answer
-from tfvt.errors import UsageError
+from tfvt.errors import UsageError, complain, one_line
 
 from .dry_run import dry_run
 from .engines import configure_process, make_engine
+from .engines.cluster import LOST_STATUS, end, find_cluster, from_chief, on_chief
+from .engines.engine import Devices
 from .errors import LineParser
 from .loop import Loop, epoch_steps
 from .recipes.parsing import parse_recipe, recipe_parser
@@ -25,6 +33,7 @@ from .run.checkpoint import list_checkpoints
 from .run.folder import Run, check_files_outside, check_same_recipe, check_vacant, open_run, start_run
 from .run.lock import locked
 from .stop import Interrupted
+from .supervise import WATCHED, end_with_parent, run_watched, supervise
 from .tasks import task_class
 from .tasks.distillation import training_task
 
@@ -49,45 +58,83 @@ def train(arguments: Sequence[str]) -> int:
         if call.resume:
             raise UsageError("--init begins a run and --resume continues one: give one of them")
         recipe_arguments = [*recipe_arguments, "--model.weights", str(_initial_weights(call.init))]
-    if call.resume:
-        if call.scale_to is not None:
-            raise UsageError("--scale_to begins a run and --resume continues one with its batch size: give one of them")
-        run = open_run(call.output)
-        with locked(run.folder):
-            if not any(argument.partition("=")[0] == "--config" for argument in recipe_arguments):
-                recipe_arguments = ["--config", str(run.recipe), *recipe_arguments]
-            recipe = parse_recipe(recipe_arguments)
-            check_same_recipe(run, recipe)
-            return _train(_loop(recipe, run, resume=True))
+    if call.supervise is not None:
+        return supervise(call.supervise, call.output, arguments)
+    run = open_run(call.output) if call.resume else Run(call.output or Path())
+    if call.resume and not any(argument.partition("=")[0] == "--config" for argument in recipe_arguments):
+        recipe_arguments = ["--config", str(run.recipe), *recipe_arguments]
     recipe = parse_recipe(recipe_arguments)
     if call.scale_to is not None:
+        if call.resume:
+            raise UsageError("--scale_to begins a run and --resume continues one with its batch size: give one of them")
         recipe, changes = scale_to(recipe, call.scale_to)
-        print(changes)
-    if call.dry_run:
-        return dry_run(_loop(recipe, Run(Path()), resume=False))
-    run = Run(call.output)
-    check_files_outside(run, recipe)
-    check_vacant(run, call.overwrite)
-    loop = _loop(recipe, run, resume=False)
-    with locked(run.folder):  # now that records and model are checked
-        start_run(run, recipe, call.overwrite)
+        if not call.worker:
+            print(changes)
+    if WATCHED in os.environ:
+        end_with_parent()
+    cluster = find_cluster(recipe.distribution, call.worker)
+    if cluster and cluster.index and keras.backend.backend() == "jax" and WATCHED not in os.environ:
+        return run_watched(cluster, arguments)
+    devices = configure_process(recipe, cluster)
+    try:
+        status = _run(recipe, run, call, devices)
+        devices.gather(np.zeros(1, np.float32))  # the chief writes until here
+        devices.close()
+        return status
+    except Exception as error:
+        if devices.count == 1:
+            raise
+        _end_with_others(error, devices)
+
+
+def _end_with_others(error: Exception, devices: Devices) -> NoReturn:
+    """End one of several processes, whose runtimes would wait for each other."""
+    explained = devices.explain(error)
+    if explained:
+        complain("train", one_line(explained))
+        end(LOST_STATUS)
+    if isinstance(error, UsageError | OSError):
+        end(complain("train", one_line(error) if isinstance(error, UsageError) else error))
+    traceback.print_exc()
+    end(1)
+
+
+def _run(recipe: Recipe, run: Run, call: argparse.Namespace, devices: Devices) -> int:
+    """Take the run's folder, which only the chief writes into, and train to the end."""
+    with contextlib.ExitStack() as held:
+        if call.resume:
+            on_chief(devices, lambda: held.enter_context(locked(run.folder)))
+            check_same_recipe(run, recipe)
+            return _train(_loop(recipe, run, devices, resume=True))
+        if call.dry_run:
+            return dry_run(_loop(recipe, run, devices, resume=False))
+        check_files_outside(run, recipe)
+        on_chief(devices, lambda: check_vacant(run, call.overwrite))
+        loop = _loop(recipe, run, devices, resume=False)
+
+        def take_folder():  # now that records and model are checked
+            held.enter_context(locked(run.folder))
+            start_run(run, recipe, call.overwrite)
+
+        on_chief(devices, take_folder)
         return _train(loop)
 
 
-def _loop(recipe: Recipe, run: Run, resume: bool) -> Loop:
+def _loop(recipe: Recipe, run: Run, devices: Devices, resume: bool) -> Loop:
     """The run, ready to begin, or to continue from the newest checkpoint in its folder."""
-    configure_process(recipe)
     for server in recipe.data.servers:
         try:
             check_answer(server)
         except ValueError as error:
             raise UsageError(f"data: {error}") from error
-    saved = max(list_checkpoints(run.checkpoints), default=None) if resume else None
+    newest = max(list_checkpoints(run.checkpoints), default="") if resume else ""
+    name = from_chief(devices, str(newest))  # of a shared folder, another host may see an older state
+    saved = Path(name) if name else None
     model = recipe.model
     if saved:  # it holds all weights: the file with which the run began may be gone
         model = dataclasses.replace(model, weights=None)
     task = training_task(dataclasses.replace(recipe, model=model))
-    engine = make_engine(recipe, task, epoch_steps(task, recipe))
+    engine = make_engine(recipe, task, epoch_steps(task, recipe), devices)
     return Loop(recipe, run, task, engine, Console(), saved)
 
 
@@ -112,6 +159,15 @@ def _add_call_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry_run",
         action="store_true",
         help="take three steps and say what the run would take, in time and memory; write nothing",
+    )
+    parser.add_argument(
+        "--worker", type=int, metavar="INDEX", help="the place of this process among distribution.workers, from 0"
+    )
+    parser.add_argument(
+        "--supervise",
+        type=int,
+        metavar="N",
+        help="start N processes on this machine, and all of them again, from the last checkpoint, if one is killed",
     )
 
 

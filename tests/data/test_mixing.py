@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from host_rows import rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from tfvt.data import mixing
 from tfvt.data.mixing import Mixing, mix_batch, soft_targets
+from tfvt.data.order import HostShare
 
 BATCH, HEIGHT, WIDTH, CLASSES = 8, 20, 30, 8
 LABELS = tf.range(BATCH)
@@ -155,3 +157,18 @@ def test_soft_targets_are_those_of_keras():
 def test_bad_settings_are_named(build, named):
     with pytest.raises(ValueError, match=named):
         build()
+
+
+@pytest.mark.parametrize("recipe", [Mixing(0.8), Mixing(0.0, 1.0), Mixing(0.8, 1.0)])
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_mix_as_one_does(recipe, hosts):
+    for seed in range(4):
+        images, targets = mix_batch(constant_images(), LABELS, CLASSES, (seed, 5), recipe)
+        for host in range(hosts):
+            rows = rows_of(host, hosts, BATCH)
+            own = tf.gather(constant_images(), rows), tf.gather(LABELS, rows)
+            mixed_here, targets_here = mix_batch(*own, CLASSES, (seed, 5), recipe, HostShare(hosts, host))
+            np.testing.assert_array_equal(mixed_here, tf.gather(images, rows))
+            np.testing.assert_array_equal(targets_here, tf.gather(targets, rows))
+    with pytest.raises(ValueError, match="mixing needs an even number of images on each host, not 1"):
+        mix_batch(constant_images()[:1], LABELS[:1], CLASSES, (0, 5), recipe, HostShare(8, 1))

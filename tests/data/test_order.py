@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
+from host_rows import rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -89,9 +90,15 @@ def test_the_shares_of_all_readers_are_the_stream(order, repeats, data):
             share = Share(start_step + turn, stride, HostShare(hosts, host))
             part = stream(order, share, steps)
             taken = range(start_step + turn, steps, stride)
-            found[taken, host * rows : (host + 1) * rows] = np.reshape(part, (len(taken), rows, 2))
+            own = rows_of(host, hosts, batch_size)
+            found[np.ix_(taken, own)] = np.reshape(part, (len(taken), rows, 2))
     assert found[start_step:].reshape(-1, 2).tolist() == [list(s) for s in whole[start_step * batch_size :]]
     assert (found[:start_step] == -1).all()
+
+
+def test_the_rows_of_hosts():
+    assert [rows_of(host, 2, 8) for host in range(2)] == [[0, 1, 6, 7], [2, 3, 4, 5]]
+    assert [rows_of(host, 2, 6) for host in range(2)] == [[0, 2, 5], [1, 3, 4]]
 
 
 @few

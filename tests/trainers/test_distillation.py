@@ -22,7 +22,7 @@ from tfvt.data.images import EvalPreprocessing
 from tfvt.errors import UsageError
 from tfvt.export import export_saved_model
 from tfvt.trainers.cli import main
-from tfvt.trainers.engines.tensorflow import TensorFlowEngine
+from tfvt.trainers.engines.tensorflow import TensorFlowDevices, TensorFlowEngine
 from tfvt.trainers.recipes.distillation import DistillationRecipe
 from tfvt.trainers.recipes.parsing import parse_recipe, write_recipe
 from tfvt.trainers.run.folder import Run
@@ -283,7 +283,7 @@ def test_a_step_is_taught_and_the_teacher_stays_apart(config, teachers, network,
     flags += [f"--distillation.classes={teachers / 'names.txt'}", f"--jit_compile={compiled}"]
     task = task_of(config, *flags)
     assert isinstance(task, Distillation)
-    engine = TensorFlowEngine(task.recipe, task, steps_per_epoch=6)
+    engine = TensorFlowEngine(task.recipe, task, 6, TensorFlowDevices(task.recipe.distribution))
     images, labels = pixels(4), np.arange(8, dtype="int32") % 6
     student = engine.model(images, training=True).numpy()
     teacher = network(tf.image.resize(images, (48, 40), antialias=True), training=False).numpy()[:, ORDER]
@@ -294,7 +294,7 @@ def test_a_step_is_taught_and_the_teacher_stays_apart(config, teachers, network,
     digest = task.digests()["teacher"]
     engine.train_steps(iter([{"image": tf.constant(images), "label": tf.constant(labels)}]), 1)
     np.testing.assert_allclose(engine.read_sums("train")["loss"], expected.sum(), rtol=1e-4)
-    plain = TensorFlowEngine(task.recipe, task.task, steps_per_epoch=6)
+    plain = TensorFlowEngine(task.recipe, task.task, 6, TensorFlowDevices(task.recipe.distribution))
     assert [array.shape for array in engine.state().values()] == [array.shape for array in plain.state().values()]
     if form == "run":
         assert Teacher(task.recipe.distillation, CLASS_NAMES, SIZE).digest == digest

@@ -11,7 +11,13 @@ import pytest
 import tensorflow as tf
 
 from tfvt.errors import UsageError
-from tfvt.trainers.engines.tensorflow import Sums, TensorFlowEngine, TensorFlowEvaluator, make_strategy
+from tfvt.trainers.engines.tensorflow import (
+    Sums,
+    TensorFlowDevices,
+    TensorFlowEngine,
+    TensorFlowEvaluator,
+    make_strategy,
+)
 from tfvt.trainers.recipes.parsing import parse_recipe
 from tfvt.trainers.recipes.recipe import DistributionRecipe
 from tfvt.trainers.tasks.classification import Classification, cross_entropy
@@ -26,7 +32,7 @@ def random_batch(seed):
 
 def engine_of(config, *flags):
     recipe = parse_recipe(["--config", str(config), *flags])
-    return TensorFlowEngine(recipe, Classification(recipe), steps_per_epoch=6)
+    return TensorFlowEngine(recipe, Classification(recipe), 6, TensorFlowDevices(recipe.distribution))
 
 
 def train(engine, *batches):
@@ -49,7 +55,7 @@ def test_cross_entropy_spreads_the_smoothed_share_over_all_classes(smoothing):
 def test_evaluation_counts_weighted_rows_only(config):
     engine = engine_of(config)
     batches = [random_batch(1) | {"weight": tf.ones(8)}, random_batch(2) | {"weight": tf.constant([1.0] * 3 + [0] * 5)}]
-    evaluator = TensorFlowEvaluator(engine.model, engine.task, tf.distribute.get_strategy(), batch_size=8)
+    evaluator = TensorFlowEvaluator(engine.model, engine.task, TensorFlowDevices(DistributionRecipe()), batch_size=8)
     evaluator.eval_step(random_batch(3) | {"weight": tf.ones(8)})
     evaluator.reset_sums("validation")
     for batch in batches:
@@ -83,7 +89,7 @@ def test_averaged_weights_follow_weights_and_moving_statistics(config):
         train(engine, random_batch(count))
         decay = min(0.25, (1 + count) / (10 + count))
         expected = [decay * e + (1 - decay) * w.numpy() for e, w in zip(expected, engine.model.weights, strict=True)]
-    for average, value in zip(engine.inference_model.weights, expected, strict=True):
+    for average, value in zip(engine.trained_model().weights, expected, strict=True):
         np.testing.assert_allclose(average.numpy(), value, rtol=1e-4, atol=1e-6, err_msg=average.path)
     moved = {v.name for v in engine.model.weights if not np.allclose(v.numpy(), v.numpy() * 0)}
     assert {"kernel", "moving_mean", "moving_variance"} <= moved
@@ -91,7 +97,7 @@ def test_averaged_weights_follow_weights_and_moving_statistics(config):
 
 def test_without_averaging_the_model_itself_is_kept(config):
     engine = engine_of(config, "--ema_decay", "null")
-    assert engine.inference_model is engine.model
+    assert engine.trained_model() is engine.model
 
 
 def test_a_restored_engine_goes_on_bit_equal(config):

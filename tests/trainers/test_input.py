@@ -19,7 +19,7 @@ from tfvt.errors import UsageError
 from tfvt.trainers import loop as loop_module
 from tfvt.trainers.engines import tensorflow, tensorflow_batches
 from tfvt.trainers.engines.engine import ServersGoneError
-from tfvt.trainers.engines.tensorflow import TensorFlowEngine
+from tfvt.trainers.engines.tensorflow import TensorFlowDevices, TensorFlowEngine
 from tfvt.trainers.engines.tensorflow_batches import BatchIterator, served_batches
 from tfvt.trainers.loop import Loop, epoch_steps
 from tfvt.trainers.recipes.parsing import parse_recipe
@@ -56,7 +56,7 @@ def damaged(records, tmp_path):
 
 def loop_of(recipe, run):
     task = Classification(recipe)
-    engine = TensorFlowEngine(recipe, task, epoch_steps(task, recipe))
+    engine = TensorFlowEngine(recipe, task, epoch_steps(task, recipe), TensorFlowDevices(recipe.distribution))
     return Loop(recipe, run, task, engine, Console(quiet=True))
 
 
@@ -103,7 +103,7 @@ def test_a_row_of_weight_zero_moves_nothing_but_norms(config):
     """The gradient of a batch with a row of weight 0 is that of any other image in its place."""
     flags = ["--model.options.dropout_rate=0", "--model.options.drop_path_rate=0", "--epochs=2"]
     recipe = parse_recipe(["--config", str(config), *flags])
-    engine = TensorFlowEngine(recipe, Classification(recipe), steps_per_epoch=6)
+    engine = TensorFlowEngine(recipe, Classification(recipe), 6, TensorFlowDevices(recipe.distribution))
     rng = np.random.default_rng(0)
     batch = {
         "image": tf.constant(rng.uniform(0, 255, (8, 32, 32, 3)), tf.float32),

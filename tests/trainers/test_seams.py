@@ -19,7 +19,7 @@ from tfvt.data.stream import WHOLE
 from tfvt.trainers.cli import main
 from tfvt.trainers.engines.engine import Engine
 from tfvt.trainers.engines.optimizer import Schedule, make_optimizer, regularize
-from tfvt.trainers.engines.tensorflow import TensorFlowEngine
+from tfvt.trainers.engines.tensorflow import TensorFlowDevices, TensorFlowEngine
 from tfvt.trainers.loop import Loop
 from tfvt.trainers.recipes.parsing import parse_recipe
 from tfvt.trainers.run.checkpoint import assign_arrays, list_checkpoints, name_arrays
@@ -92,9 +92,9 @@ class EagerEngine:
 
     is_chief = True
 
-    def __init__(self, recipe, task, steps_per_epoch):
+    def __init__(self, recipe, task, steps_per_epoch, devices):
         self.recipe, self.task = recipe, task
-        self.model = self.inference_model = task.model()
+        self.model = task.model()
         self.schedule = Schedule(recipe, steps_per_epoch)
         self.optimizer = make_optimizer(recipe.optimizer, self.schedule, self.model.trainable_variables)
         self.sums = {}
@@ -135,6 +135,9 @@ class EagerEngine:
     def reset_sums(self, phase):
         self.sums[phase] = {"loss": np.float64(0), "images": np.float64(0)} | self.task.no_sums()
 
+    def trained_model(self):
+        return self.model
+
     def learning_rate(self, step):
         return float(self.schedule(step))
 
@@ -158,7 +161,7 @@ def run_loop(engine_class, recipe, run, saved=None, stop_at=None):
     """Train with an engine; with `stop_at`, Ctrl-C comes in that step."""
     keras.utils.set_random_seed(recipe.seed)
     task = Classification(recipe)
-    engine: Engine = engine_class(recipe, task, 6)
+    engine: Engine = engine_class(recipe, task, 6, TensorFlowDevices(recipe.distribution))
     loop = Loop(recipe, run, task, engine, Console(quiet=True), saved)
     original = engine.train_steps
 
@@ -195,7 +198,7 @@ class Brightening(Classification):
 @pytest.mark.parametrize("flags", [[], ["--jit_compile=true"], ["--accumulation_steps=2"]])
 def test_a_task_may_ask_a_teacher_before_the_gradient(flags, config):
     recipe = parse_recipe(["--config", str(config), *flags])
-    engine = TensorFlowEngine(recipe, Brightening(recipe), 6)
+    engine = TensorFlowEngine(recipe, Brightening(recipe), 6, TensorFlowDevices(recipe.distribution))
     images = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype("float32")
     batch = {"image": tf.constant(images), "label": tf.zeros(8, tf.int32)}
     engine.train_steps(iter([batch]), 1)

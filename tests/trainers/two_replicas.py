@@ -1,6 +1,6 @@
 """Trains on two virtual CPU devices and on one; prints what they did as JSON. Run by test_engine.py."""
 
-import functools
+import itertools
 import json
 import sys
 import tempfile
@@ -68,17 +68,17 @@ def write_teachers(folder):
 
 def train(config, flags, make_layers=list):
     recipe = parse_recipe(["--config", config, "--optimizer.clip_global_norm=0.1", *flags])
-    configure_process(recipe)
+    devices = configure_process(recipe)
     task = SmallModel(recipe, make_layers)
     task = Distillation(task) if recipe.distillation.teacher else task
-    engine = engines.TensorFlowEngine(recipe, task, steps_per_epoch=6)
+    engine = engines.TensorFlowEngine(recipe, task, 6, devices)
     losses = []
     training = engine.train_batches(lambda share: batches(), check_stop=lambda: None)
     for _ in range(5):
         engine.train_steps(training, 1)
         sums = engine.read_sums("train")
         losses.append(float(sums["loss"] / sums["images"]))
-    variables = [*engine.model.variables, *engine.optimizer.variables, *engine.average.weights]
+    variables = itertools.chain.from_iterable(engine.update.variables.values())
     report = {"replicas": engine.strategy.num_replicas_in_sync, "losses": losses}
     if report["replicas"] == 2:
         copies = [[copy.numpy().astype(np.float64) for copy in variable.value.values] for variable in variables]
@@ -100,7 +100,8 @@ def main(config):
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )
     # One strategy for all cases: the collective operations of two of them in one process mix up their keys.
-    engines.make_strategy = functools.cache(engines.make_strategy)
+    make, made = engines.make_strategy, {}
+    engines.make_strategy = lambda recipe: made.get(recipe.strategy) or made.setdefault(recipe.strategy, make(recipe))
     with tempfile.TemporaryDirectory() as folder:
         cases = CASES | write_teachers(Path(folder))
         report = {case: compare(config, *settings) for case, settings in cases.items()}

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfvt.data.images import EvalPreprocessing, TrainPreprocessing, decode_and_augment, decode_and_center_crop
 from tfvt.data.mixing import Mixing, mix_batch
+from tfvt.data.order import HostShare
 from tfvt.data.records import ENCODED, LABEL, UNLABELLED, RecordSet
 
 NO_CLASS, WRONG_CLASS = -1, -2  # in place of labels, until the stream refuses them
@@ -26,7 +27,7 @@ class ClassificationSamples:
         num_classes: labels are below it.
         label_offset: what the stored labels count from.
         preprocessing: augmentation in training, the centre crop in evaluation.
-        mixing: MixUp and CutMix of training batches, among the images of one host; None: neither.
+        mixing: MixUp and CutMix of training batches; None: neither.
     """
 
     num_classes: int
@@ -70,12 +71,12 @@ class ClassificationSamples:
             ),
         }
 
-    def finish(self, batch: dict[str, tf.Tensor], seed: tf.Tensor | None) -> dict[str, tf.Tensor]:
+    def finish(self, batch: dict[str, tf.Tensor], seed: tf.Tensor | None, share: HostShare) -> dict[str, tf.Tensor]:
         """The batch; in training, mixed with itself."""
         if seed is None or self.mixing is None or not self.mixing.enabled:
             return batch
         images, labels = _without_damaged(batch)
-        images, targets = mix_batch(images, labels, self.num_classes, seed, self.mixing)
+        images, targets = mix_batch(images, labels, self.num_classes, seed, self.mixing, share)
         return batch | {"image": images, "target": targets}
 
 

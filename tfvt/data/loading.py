@@ -6,6 +6,7 @@ from typing import Protocol
 
 import tensorflow as tf
 
+from tfvt.data.order import HostShare
 from tfvt.data.records import RecordSet, describe, fail, feature_spec, locate
 
 
@@ -27,8 +28,11 @@ class Samples(Protocol):
     def faults(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Faults of records: the end of the sentence "record 7 of ... <fault>" -> bool (B,), true where it applies."""
 
-    def finish(self, batch: dict[str, tf.Tensor], seed: tf.Tensor | None) -> dict[str, tf.Tensor]:
-        """The batch as the model takes it, for example mixed. `seed` (2,) is the step's; None in evaluation."""
+    def finish(self, batch: dict[str, tf.Tensor], seed: tf.Tensor | None, share: HostShare) -> dict[str, tf.Tensor]:
+        """The host's rows of a batch as the model takes them, for example mixed.
+
+        `seed` (2,) is the step's, the same on all hosts; None in evaluation.
+        """
 
 
 def load_batch(

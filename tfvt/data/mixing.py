@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from tfvt.data.geometry import paste
+from tfvt.data.order import WHOLE, HostShare
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,12 @@ def soft_targets(labels: tf.Tensor, num_classes: int, smoothing: float = 0.0) ->
 
 
 def mix_batch(
-    images: tf.Tensor, labels: tf.Tensor, num_classes: int, seed: tf.Tensor, mixing: Mixing
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    num_classes: int,
+    seed: tf.Tensor,
+    mixing: Mixing,
+    share: HostShare = WHOLE,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """One batch, mixed with itself reversed.
 
@@ -78,37 +84,50 @@ def mix_batch(
         num_classes: K.
         seed: integer tensor (2,); the result is a pure function of it and the batch.
         mixing: what to do.
+        share: which rows of the batch these are. They become what they would be in the whole batch.
 
     Returns:
         Images as given, float32 (B, H, W, C), and targets, float32 (B, K), each row with sum 1.
+
+    Raises:
+        ValueError: one of several hosts has an odd number of rows, so that not all partners are on one host.
     """
     targets = soft_targets(labels, num_classes)
     if not mixing.enabled:
         return images, targets
+    if share.count > 1 and images.shape[0] % 2:
+        raise ValueError(f"mixing needs an even number of images on each host, not {images.shape[0]}")
+    total = tf.shape(labels)[0] * share.count
+
+    def of_own(draws):
+        """Those of this host's rows, which are in the last axis."""
+        if share.count == 1:
+            return draws
+        own = share.holds(tf.range(total), images.shape[0] * share.count)
+        return tf.boolean_mask(draws, own, axis=draws.shape.rank - 1)
+
     draw_seed, mixup_seed, cutmix_seed = tf.unstack(tf.random.split(seed, 3))
     draws = tf.random.stateless_uniform((2,), draw_seed)
 
     def mixup():
-        share = beta(mixing.mixup_alpha, tf.shape(labels), mixup_seed)
-        return mixup_images(images, share), share
+        kept = of_own(beta(mixing.mixup_alpha, total[None], mixup_seed))
+        return mixup_images(images, kept), kept
 
     def cutmix():
         share_seed, center_seed = tf.unstack(tf.random.split(cutmix_seed))
-        share = beta(mixing.cutmix_alpha, tf.shape(labels), share_seed)
-        boxes = cutmix_boxes(
-            share, tf.random.stateless_uniform((2, tf.shape(labels)[0]), center_seed), tf.shape(images)
-        )
-        return cutmix_images(images, boxes)
+        kept = of_own(beta(mixing.cutmix_alpha, total[None], share_seed))
+        centers = of_own(tf.random.stateless_uniform((2, total), center_seed))
+        return cutmix_images(images, cutmix_boxes(kept, centers, tf.shape(images)))
 
     def mix():
         if not mixing.cutmix_alpha:
-            mixed, share = mixup()
+            mixed, kept = mixup()
         elif not mixing.mixup_alpha:
-            mixed, share = cutmix()
+            mixed, kept = cutmix()
         else:
-            mixed, share = tf.cond(draws[1] < mixing.switch_probability, cutmix, mixup)
-        share = share[:, None]  # (B, 1)
-        return mixed, share * targets + (1.0 - share) * targets[::-1]
+            mixed, kept = tf.cond(draws[1] < mixing.switch_probability, cutmix, mixup)
+        kept = kept[:, None]  # (B, 1)
+        return mixed, kept * targets + (1.0 - kept) * targets[::-1]
 
     mixed, targets = tf.cond(draws[0] < mixing.probability, mix, lambda: (images, targets))
     return tf.ensure_shape(mixed, images.shape), tf.ensure_shape(targets, (images.shape[0], num_classes))

@@ -25,6 +25,10 @@ Parts = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # of shards: (shards, starts, co
 class HostShare:
     """Which rows of each global batch one host delivers: part `index`, counted from 0, of `count` equal ones.
 
+    A part is a slice of the batch's first half and the slice of the second half that mirrors it: row i and row
+    B - 1 - i, which are mixed with each other (`tfvt.data.mixing`), are on one host. Where parts have an odd number of
+    rows, each also has one of the `count` rows in the middle.
+
     Raises:
         ValueError: `index` is not below `count`.
     """
@@ -46,6 +50,16 @@ class HostShare:
             raise ValueError(f"batch_size ({batch_size}) must divide by the number of hosts ({self.count})")
         return batch_size // self.count
 
+    def holds(self, rows: tf.Tensor, batch_size: int) -> tf.Tensor:
+        """Whether this host delivers these rows (integer tensor, 0 .. `batch_size` - 1): bool of the same shape."""
+        half = self.rows(batch_size) // 2
+        from_the_end = tf.minimum(rows, batch_size - 1 - rows)
+        in_middle = from_the_end >= half * self.count
+        return tf.where(in_middle, rows - half * self.count, from_the_end // max(half, 1)) == self.index
+
+
+WHOLE = HostShare()
+
 
 @dataclass(frozen=True)
 class Share:
@@ -59,7 +73,7 @@ class Share:
 
     start_step: int = 0
     step_stride: int = 1
-    host: HostShare = HostShare()
+    host: HostShare = WHOLE
 
     @property
     def is_whole(self) -> bool:
@@ -114,7 +128,7 @@ class Order:
         step = epoch * self.steps_per_epoch + places // self.batch_size
         row = places % self.batch_size
         wanted = (step >= share.start_step) & ((step - share.start_step) % share.step_stride == 0)
-        return wanted & (row // share.host.rows(self.batch_size) == share.host.index)
+        return wanted & share.host.holds(row, self.batch_size)
 
     def samples(self, number: tf.Tensor, share: Share) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, Parts]:
         """What `share` gets of block `number` (scalar int64 tensor, counted over all epochs).

@@ -12,12 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfvt.data.loading import Samples, blank_sample, load_batch
-from tfvt.data.order import AUGMENTATION_STREAM, BLOCK_SIZE, MIXING_STREAM, HostShare, Order, Share
+from tfvt.data.order import AUGMENTATION_STREAM, BLOCK_SIZE, MIXING_STREAM, WHOLE, HostShare, Order, Share
 from tfvt.data.records import RecordSet, first_ids, read_span
 from tfvt.data.service import from_servers
 from tfvt.errors import UsageError
-
-WHOLE = HostShare()
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def train_stream(
         batch = load_batch(records, samples, decode, (ids, serialized, *arguments), settings.skip_damaged)
         if not settings.skip_damaged:
             del batch["weight"]
-        batch = samples.finish(batch | {"id": ids}, _fold_in(settings.seed, MIXING_STREAM, step, share.index))
+        batch = samples.finish(batch | {"id": ids}, _fold_in(settings.seed, MIXING_STREAM, step, 0), share)
         return {name: tf.ensure_shape(value, (rows, *value.shape[1:])) for name, value in batch.items()}
 
     def batches(part):
@@ -149,11 +147,11 @@ def eval_stream(
         batch = load_batch(
             records, samples, lambda features: samples.decode(features, None), (ids, serialized), settings.skip_damaged
         )
-        return samples.finish(_fill(batch, samples, rows), None)
+        return samples.finish(_fill(batch, samples, rows), None, share)
 
     def fillings(_):
         none = {name: value[None][:0] for name, value in blank_sample(samples).items()}
-        return samples.finish(_fill(none, samples, rows), None)
+        return samples.finish(_fill(none, samples, rows), None, share)
 
     batches = _serialized_range(records, begin, end).batch(rows).map(load, num_parallel_calls=_parallel_batches(rows))
     missing = num_batches - -(-(end - begin) // rows)

@@ -66,7 +66,8 @@ class BatchNorm(Options):
 
     Args:
         batch_norm_epsilon, batch_norm_momentum: of every batch norm.
-        synchronized_batch_norm: statistics over all replicas (TensorFlow's distribution strategies only).
+        synchronized_batch_norm: statistics over the whole batch where TensorFlow's strategies split it over devices;
+            JAX computes them so in any case.
     """
 
     batch_norm_epsilon: float = 1e-5
@@ -76,8 +77,9 @@ class BatchNorm(Options):
     def keras_arguments(self) -> dict[str, Any]:
         """Arguments of `keras.layers.BatchNormalization`."""
         arguments = {"epsilon": self.batch_norm_epsilon, "momentum": self.batch_norm_momentum}
-        # Only pass the flag where it is set: backends other than TensorFlow refuse it.
-        return arguments | ({"synchronized": True} if self.synchronized_batch_norm else {})
+        # Backends other than TensorFlow refuse the flag.
+        synchronized = self.synchronized_batch_norm and keras.backend.backend() == "tensorflow"
+        return arguments | ({"synchronized": True} if synchronized else {})
 
 
 @dataclass(frozen=True)

@@ -3,22 +3,52 @@
 import keras
 
 from tfvt.errors import UsageError
-from tfvt.trainers.recipes.recipe import Recipe
+from tfvt.trainers.recipes.recipe import DistributionRecipe, Recipe
 from tfvt.trainers.tasks.task import Task
 
-from .engine import Engine, Evaluator
+from .cluster import Cluster
+from .engine import Devices, Engine, Evaluator
 
 
-def make_engine(recipe: Recipe, task: Task, steps_per_epoch: int) -> Engine:
+def configure_process(recipe: Recipe, cluster: Cluster | None = None) -> Devices:
+    """Set what Keras and its backend hold once per process, and find the devices, and the other processes.
+
+    Call it before anything that computes.
+
+    Args:
+        recipe: of the run.
+        cluster: all processes of the run; None: this one is alone, or the backend finds them.
+
+    Raises:
+        UsageError: Keras' backend has no engine, or devices or processes do not exist.
+    """
+    check_backend("tensorflow", "jax")
+    keras.config.set_dtype_policy(recipe.precision)
+    keras.utils.set_random_seed(recipe.seed)
+    if keras.backend.backend() == "jax":
+        from .jax import JaxDevices
+
+        return JaxDevices(recipe.distribution, cluster)
+    from .tensorflow import TensorFlowDevices, has_accelerator, make_deterministic
+
+    if recipe.deterministic or (recipe.deterministic is None and not has_accelerator()):
+        make_deterministic()
+    return TensorFlowDevices(recipe.distribution, cluster)
+
+
+def make_engine(recipe: Recipe, task: Task, steps_per_epoch: int, devices: Devices) -> Engine:
     """The engine of Keras' backend.
 
     Raises:
-        UsageError: there is none, or the recipe names devices that do not exist.
+        UsageError: the recipe does not go with the devices.
     """
-    check_backend()
+    if keras.backend.backend() == "jax":
+        from .jax import JaxEngine
+
+        return JaxEngine(recipe, task, steps_per_epoch, devices)
     from .tensorflow import TensorFlowEngine
 
-    return TensorFlowEngine(recipe, task, steps_per_epoch)
+    return TensorFlowEngine(recipe, task, steps_per_epoch, devices)
 
 
 def make_evaluator(model: keras.Model, task: Task, batch_size: int) -> Evaluator:
@@ -27,30 +57,25 @@ def make_evaluator(model: keras.Model, task: Task, batch_size: int) -> Evaluator
     Raises:
         UsageError: Keras' backend has no engine.
     """
-    check_backend()
-    import tensorflow as tf
+    check_backend("tensorflow", "jax")
+    if keras.backend.backend() == "jax":
+        from .jax import JaxDevices, JaxEvaluator
+        from .sharding import Layout
 
-    from .tensorflow import TensorFlowEvaluator
+        devices = JaxDevices(DistributionRecipe())
+        return JaxEvaluator(model, task, devices, batch_size, Layout({}, devices.mesh, {}))
+    from .tensorflow import TensorFlowDevices, TensorFlowEvaluator
 
-    return TensorFlowEvaluator(model, task, tf.distribute.get_strategy(), batch_size)
+    return TensorFlowEvaluator(model, task, TensorFlowDevices(DistributionRecipe()), batch_size)
 
 
-def check_backend() -> None:
-    """Refuse to train or to use a run on a backend without an engine.
+def check_backend(*backends: str) -> None:
+    """Refuse a backend on which something does not work.
 
     Raises:
-        UsageError: Keras runs on a backend other than TensorFlow.
+        UsageError: Keras runs on a backend that is none of `backends`.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise UsageError(f"this needs the TensorFlow backend; KERAS_BACKEND is {keras.backend.backend()!r}")
-
-
-def configure_process(recipe: Recipe) -> None:
-    """Set what Keras and its backend hold once per process: number format, seeds, reproducible operations."""
-    check_backend()
-    from .tensorflow import make_deterministic
-
-    keras.config.set_dtype_policy(recipe.precision)
-    keras.utils.set_random_seed(recipe.seed)
-    if recipe.deterministic:
-        make_deterministic()
+    if keras.backend.backend() not in backends:
+        raise UsageError(
+            f"this needs KERAS_BACKEND={' or '.join(backends)}, and Keras runs on {keras.backend.backend()!r}"
+        )

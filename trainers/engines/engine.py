@@ -9,6 +9,8 @@ import numpy as np
 from tfvt.data.order import HostShare
 from tfvt.errors import UsageError
 
+from .cluster import Processes
+
 Phase = Literal["train", "validation"]
 
 
@@ -16,17 +18,24 @@ class ServersGoneError(UsageError):
     """The servers that prepare the batches have stopped; the training that waits for them has not."""
 
 
+class Devices(Processes, Protocol):
+    """The devices of a run, in one process or several."""
+
+    def explain(self, error: Exception) -> UsageError | None:
+        """What an error of the backend means for the user, if it comes from the loss of another process."""
+
+    def close(self) -> None:
+        """Leave the other processes, which do the same."""
+
+
 class Evaluator(Protocol):
     """A model on its devices, and the task's sums over batches.
 
     Attributes:
         is_chief: whether this process writes files and output; exactly one process does.
-        inference_model: the model to evaluate and to keep, in training with averaged weights where the recipe asks
-            for them.
     """
 
     is_chief: bool
-    inference_model: keras.Model
 
     def eval_batches(self, make: Callable[[HostShare], Iterable]) -> Iterable:
         """Evaluation batches for the devices; `make` gives this host's. Each iteration starts from the first batch."""
@@ -64,8 +73,11 @@ class Engine(Evaluator, Protocol):
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Continue from a state that `state` returned."""
 
+    def trained_model(self) -> keras.Model:
+        """The model to keep, with averaged weights where the recipe asks for them. All processes call it."""
+
     def peak_memory(self) -> float:
         """The most MiB that the first device's allocator held; on a CPU, the process's largest resident set."""
 
-    def agree(self, stop: bool) -> bool:
-        """Whether any process has to stop; all processes get the same answer."""
+    def agree(self, signal_number: int | None) -> int | None:
+        """The signal by which any process has been asked to stop; all processes get the same answer."""

@@ -4,8 +4,8 @@
 resume within an epoch.
 """
 
-import resource
-import sys
+import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -14,19 +14,67 @@ import numpy as np
 import tensorflow as tf
 
 from tfvt.data.order import HostShare
-from tfvt.errors import UsageError
+from tfvt.errors import UsageError, one_line
 from tfvt.trainers.recipes.recipe import DistributionRecipe, Recipe
-from tfvt.trainers.run.checkpoint import assign_arrays, name_arrays
 from tfvt.trainers.tasks.task import Task
 
+from .cluster import Agreement, Cluster, lost_process
 from .engine import Phase
-from .optimizer import Schedule, apply_scaled, freeze, layer_scales, make_optimizer, regularize
+from .memory import resident_peak
+from .optimizer import freeze
 from .tensorflow_batches import Batches, BatchIterator, readable, served_batches
+from .update import Update
+
+
+class TensorFlowDevices:
+    """The devices of a tf.distribute strategy, of one process or several.
+
+    Raises:
+        UsageError: a device that this machine does not have, or processes that are not named or do not answer.
+    """
+
+    def __init__(self, recipe: DistributionRecipe, cluster: Cluster | None = None) -> None:
+        self.cluster = cluster
+        if cluster:
+            config = {"cluster": {"worker": cluster.addresses}, "task": {"type": "worker", "index": cluster.index}}
+            os.environ["TF_CONFIG"] = json.dumps(config)
+        elif recipe.strategy == "multi_worker":
+            raise UsageError("distribution.strategy multi_worker needs distribution.workers and --worker, or TF_CONFIG")
+        self.index, self.count = (cluster.index, len(cluster.addresses)) if cluster else (0, 1)
+        self.strategy = make_strategy(recipe)
+
+    def gather(self, values: np.ndarray) -> np.ndarray:
+        """Each process's `values`, in order."""
+        if self.count == 1:
+            return values[None]
+        rows = np.zeros((self.count, *values.shape), np.float32)
+        rows[self.index] = values
+        local = iter([rows])  # for the first of this process's replicas; the others add nothing
+        distributed = self.strategy.experimental_distribute_values_from_function(
+            lambda _: tf.constant(next(local, np.zeros_like(rows)))
+        )
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, distributed, axis=None).numpy()
+
+    def explain(self, error: Exception) -> UsageError | None:
+        """What an error of a step means for the user, if it comes from the loss of another process."""
+        lost = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError)
+        lost += (tf.errors.DeadlineExceededError, tf.errors.FailedPreconditionError)
+        if self.count == 1 or not isinstance(error, lost):
+            return None
+        return lost_process(self.cluster, type(error).__name__)
+
+    def close(self) -> None:
+        """Do nothing: the processes end one by one."""
 
 
 def make_deterministic() -> None:
     """Limit TensorFlow to operations that give the same bits every time."""
     tf.config.experimental.enable_op_determinism()
+
+
+def has_accelerator() -> bool:
+    """Whether TensorFlow sees a GPU or a TPU."""
+    return any(tf.config.list_physical_devices(kind) for kind in ("GPU", "TPU"))
 
 
 def make_strategy(recipe: DistributionRecipe) -> tf.distribute.Strategy:
@@ -35,6 +83,10 @@ def make_strategy(recipe: DistributionRecipe) -> tf.distribute.Strategy:
     Raises:
         UsageError: a device that this machine does not have; the message lists those it has.
     """
+    if recipe.strategy == "multi_worker":  # before anything that asks for devices
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if recipe.strategy == "tpu":
+        return _tpu_strategy(recipe.tpu)
     available = [d.name.removeprefix("/physical_device:") for d in tf.config.list_physical_devices()]
     available += [d.name.removeprefix("/device:") for d in tf.config.list_logical_devices()]
     for device in recipe.devices:
@@ -49,6 +101,17 @@ def make_strategy(recipe: DistributionRecipe) -> tf.distribute.Strategy:
             return tf.distribute.OneDeviceStrategy((*recipe.devices, first)[0])
         case "mirrored":
             return tf.distribute.MirroredStrategy(recipe.devices or None)
+
+
+def _tpu_strategy(name: str) -> tf.distribute.Strategy:
+    """Written after TensorFlow's guide. Never run: no TPU was at hand."""
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, tf.errors.OpError) as error:
+        raise UsageError(f"distribution.tpu: TPU {name!r} does not answer ({one_line(error)[:200]})") from error
+    return tf.distribute.TPUStrategy(resolver)
 
 
 class Sums:
@@ -87,14 +150,13 @@ class Sums:
 
 
 class TensorFlowEvaluator:
-    """`Evaluator` of a model on the devices of one process."""
+    """`Evaluator` of a model on a strategy's devices."""
 
-    is_chief = True
-
-    def __init__(self, model: keras.Model, task: Task, strategy: tf.distribute.Strategy, batch_size: int) -> None:
-        self.inference_model = model
+    def __init__(self, model: keras.Model, task: Task, devices: TensorFlowDevices, batch_size: int) -> None:
+        self.evaluated = model
         self.task = task
-        self.strategy = strategy
+        self.strategy = strategy = devices.strategy
+        self.is_chief = devices.index == 0
         self.batch_size = batch_size
         with strategy.scope():
             self.sums = {"validation": Sums(task)}
@@ -119,15 +181,14 @@ class TensorFlowEvaluator:
         rows = self._eval_step(batch)
         if rows is None:
             return None
-        local = self.strategy.experimental_local_results
-        return {name: np.concatenate([part.numpy() for part in local(value)]) for name, value in rows.items()}
+        return {name: self.strategy.gather(value, axis=0).numpy() for name, value in rows.items()}
 
     @tf.function
     def _eval_step(self, batch):
         return self.strategy.run(self._replica_eval_step, args=(batch,))
 
     def _replica_eval_step(self, batch):
-        outputs = float32(self.inference_model(batch["image"], training=False))
+        outputs = float32(self.evaluated(batch["image"], training=False))
         losses = self.task.loss(outputs, batch, training=False)
         self.sums["validation"].add(losses, batch["weight"], self.task.sums(outputs, batch, batch["weight"]))
         return self.task.rows(outputs, batch)
@@ -142,27 +203,25 @@ class TensorFlowEvaluator:
 
 
 class TensorFlowEngine(TensorFlowEvaluator):
-    """`Engine` on the devices of one process."""
+    """`Engine` on a strategy's devices."""
 
-    def __init__(self, recipe: Recipe, task: Task, steps_per_epoch: int) -> None:
+    def __init__(self, recipe: Recipe, task: Task, steps_per_epoch: int, devices: TensorFlowDevices) -> None:
         self.recipe = recipe
         self.task = task
-        strategy = make_strategy(recipe.distribution)
+        strategy = devices.strategy
         replicas = strategy.num_replicas_in_sync
         self._check_batch(replicas)
         with strategy.scope():
             self.model = self._build()
             self.moving_statistics = [v for v in self.model.non_trainable_variables if _is_floating(v)]
             freeze(self.model, recipe.model.frozen)
-            self.scales = layer_scales(self.model.trainable_variables, recipe.optimizer.layer_decay)
-            self.schedule = Schedule(recipe, steps_per_epoch)
-            self.optimizer = make_optimizer(recipe.optimizer, self.schedule, self.model.trainable_variables)
-            self.average = _copy(self.model) if recipe.ema_decay is not None else None
-        super().__init__(self.average or self.model, task, strategy, recipe.data.batch_size)
+            self.update = Update(recipe, self.model, steps_per_epoch)
+        super().__init__(self.update.trained_model, task, devices, recipe.data.batch_size)
+        self.agree = Agreement(devices)
         with strategy.scope():
             self.sums["train"] = Sums(task)
         # Keras would sum over the devices once more in `apply`; this engine sums before it clips.
-        self.optimizer._all_reduce_sum_gradients = list
+        self.update.optimizer._all_reduce_sum_gradients = list
         # Otherwise a plain call: synchronised batch norms cannot reduce within a function of their own.
         compiled = tf.function(self._local_gradients, jit_compile=True)
         self._gradients = compiled if recipe.jit_compile else self._local_gradients
@@ -216,37 +275,27 @@ class TensorFlowEngine(TensorFlowEvaluator):
 
     def learning_rate(self, step: int) -> float:
         """The rate of update number `step`."""
-        return float(self.schedule(step))
+        return float(self.update.schedule(step))
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that the next step depends on, and the sums of the epoch so far."""
-        average = self.average.weights if self.average else []
-        # `variables`, not `weights`: only the former include the seed generators' states.
-        return {
-            **name_arrays("model", self.model.variables),
-            **name_arrays("optimizer", self.optimizer.variables),
-            **name_arrays("average", average),
-            **{f"sums/{name}": array for name, array in self.sums["train"].read().items()},
-        }
+        return self.update.state() | {f"sums/{name}": array for name, array in self.sums["train"].read().items()}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Continue from a state that `state` returned."""
-        assign_arrays("model", self.model.variables, arrays)
-        assign_arrays("optimizer", self.optimizer.variables, arrays)
-        assign_arrays("average", self.average.weights if self.average else [], arrays)
+        self.update.restore(arrays)
         sums = {name.removeprefix("sums/"): array for name, array in arrays.items() if name.startswith("sums/")}
         self.sums["train"].assign(sums)
+
+    def trained_model(self) -> keras.Model:
+        """The model to keep."""
+        return self.update.trained_model
 
     def peak_memory(self) -> float:
         """MiB: the most that the first GPU's allocator held; without a GPU, the process's largest resident set."""
         if tf.config.list_logical_devices("GPU"):
             return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
-        bytes_per_unit = 1 if sys.platform == "darwin" else 2**10
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * bytes_per_unit / 2**20
-
-    def agree(self, stop: bool) -> bool:
-        """The answer of this one process."""
-        return stop
+        return resident_peak()
 
     def _replica_step(self, batch):
         context = tf.distribute.get_replica_context()
@@ -255,11 +304,7 @@ class TensorFlowEngine(TensorFlowEvaluator):
         if self.strategy.num_replicas_in_sync > 1:
             gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
             self._average_moving_statistics(context)
-        variables = self.model.trainable_variables
-        gradients = regularize(gradients, variables, self.recipe.optimizer)
-        apply_scaled(self.optimizer, gradients, variables, self.scales)
-        if self.average:
-            self._update_average()
+        self.update(gradients)
 
     def _accumulated_gradients(self, batch, parts):
         """`_local_gradients` of the batch's parts, one after another: memory holds the activations of one part."""
@@ -290,13 +335,6 @@ class TensorFlowEngine(TensorFlowEvaluator):
         for variable in self.moving_statistics:
             variable.assign(context.all_reduce(tf.distribute.ReduceOp.MEAN, tf.convert_to_tensor(variable)))
 
-    def _update_average(self):
-        """Update the averaged weights; early on with a running mean, like TensorFlow's ExponentialMovingAverage."""
-        updates = tf.cast(self.optimizer.iterations, tf.float32)
-        decay = tf.minimum(self.recipe.ema_decay, (1 + updates) / (10 + updates))
-        for average, weight in zip(self.average.weights, self.model.weights, strict=True):
-            average.assign(average + (1 - decay) * (tf.convert_to_tensor(weight) - tf.convert_to_tensor(average)))
-
 
 def _is_floating(variable):
     return tf.as_dtype(variable.dtype).is_floating
@@ -305,9 +343,3 @@ def _is_floating(variable):
 def float32(outputs: Any) -> Any:
     """The model's output, a tensor or several, in single precision."""
     return tf.nest.map_structure(lambda output: tf.cast(output, tf.float32), outputs)
-
-
-def _copy(model: keras.Model) -> keras.Model:
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    return copy

@@ -146,12 +146,21 @@ class DistributionRecipe:
     """Which devices share a step.
 
     Args:
-        strategy: default (TensorFlow's choice of one device), one_device, mirrored (one copy a device).
+        strategy: default (the backend's choice of one device), one_device, mirrored (all devices of this process),
+            multi_worker (of several processes, see `workers`), tpu (of a Cloud TPU, one host or many).
         devices: names such as GPU:0; empty: the first device (one_device) or all GPUs (mirrored).
+        workers: multi_worker: the processes' addresses (host:port), the chief's first; empty: as TF_CONFIG says.
+        tpu: the name of the TPU, for TensorFlow; local: that of this machine.
+        mesh: JAX: how many devices each axis has; empty: all are along the axis "data", which splits the batch.
+        layout: JAX: regular expressions of weights' paths -> the axis, or null, that splits each of their dimensions.
     """
 
-    strategy: Literal["default", "one_device", "mirrored"] = "default"
+    strategy: Literal["default", "one_device", "mirrored", "multi_worker", "tpu"] = "default"
     devices: tuple[str, ...] = ()
+    workers: tuple[str, ...] = ()
+    tpu: str = "local"
+    mesh: dict[str, int] = field(default_factory=dict)
+    layout: dict[str, list[str | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -181,7 +190,7 @@ class Recipe:
         ema_decay: decay per step of the averaged weights that evaluation and export then use; null: none.
         precision: mixed_bfloat16 computes in bfloat16 and keeps float32 weights, for accelerators.
         jit_compile: compile forward and backward with XLA.
-        deterministic: only operations that give the same bits every time.
+        deterministic: only operations that give the same bits every time; null: on CPUs, not on GPUs and TPUs.
         accumulation_steps: parts of a batch that are computed one after another, for batches that memory cannot hold.
         steps_per_call: updates in one compiled call, for devices that wait for the host between calls.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
@@ -198,7 +207,7 @@ class Recipe:
     ema_decay: float | None = None
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     jit_compile: bool = False
-    deterministic: bool = True
+    deterministic: bool | None = None
     accumulation_steps: int = 1
     steps_per_call: int = 1
     evaluate_every: int = 1
@@ -211,7 +220,7 @@ class Recipe:
         object.__setattr__(self, "schedule", _fill("schedule", self.schedule, SCHEDULE_OPTIONS))
         options = check_options(self.model.name, self.model.options)
         object.__setattr__(self, "model", dataclasses.replace(self.model, options=options))
-        device_limit = {"default": 0, "one_device": 1}.get(self.distribution.strategy)
+        device_limit = {"default": 0, "one_device": 1, "multi_worker": 0, "tpu": 0}.get(self.distribution.strategy)
         if device_limit is not None and len(self.distribution.devices) > device_limit:
             raise UsageError(
                 f"distribution.devices {list(self.distribution.devices)}: strategy {self.distribution.strategy} takes "

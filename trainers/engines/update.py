@@ -1,0 +1,83 @@
+"""From gradients to the next weights, on Keras variables: both engines do it with this."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfvt.trainers.recipes.recipe import Recipe
+from tfvt.trainers.run.checkpoint import assign_arrays, name_arrays
+
+from .optimizer import Schedule, apply_scaled, layer_scales, make_optimizer, regularize
+
+
+class Update:
+    """One update of a model: clipping, weight decay, the optimizer's step, averaged weights.
+
+    Args:
+        recipe: of the run.
+        model: what is trained.
+        steps_per_epoch: for the schedule.
+
+    Attributes:
+        schedule: the learning rate by step.
+        optimizer: the recipe's.
+        average: a model with the averaged weights, if the recipe asks for it.
+        variables: what the next step depends on, by kind.
+    """
+
+    def __init__(self, recipe: Recipe, model: keras.Model, steps_per_epoch: int) -> None:
+        self.recipe = recipe
+        self.model = model
+        self.trainable = model.trainable_variables
+        self.scales = layer_scales(self.trainable, recipe.optimizer.layer_decay)
+        self.schedule = Schedule(recipe, steps_per_epoch)
+        self.optimizer = make_optimizer(recipe.optimizer, self.schedule, self.trainable)
+        self.average = _copy(model) if recipe.ema_decay is not None else None
+        # `variables`, not `weights`: only the former include the seed generators' states.
+        self.variables = {"model": model.variables, "optimizer": self.optimizer.variables}
+        self.variables["average"] = self.average.weights if self.average else []
+
+    @property
+    def trained_model(self) -> keras.Model:
+        """The model to evaluate and to keep."""
+        return self.average or self.model
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All variables, by names that keep their order."""
+        return {
+            name: array
+            for prefix, variables in self.variables.items()
+            for name, array in name_arrays(prefix, variables).items()
+        }
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Assign what `state` returned.
+
+        Raises:
+            UsageError: it is the state of another model or optimizer.
+        """
+        for prefix, variables in self.variables.items():
+            assign_arrays(prefix, variables, arrays)
+
+    def __call__(self, gradients: Sequence[Any]) -> None:
+        """Update all variables from the gradients of the whole batch's mean loss."""
+        gradients = regularize(gradients, self.trainable, self.recipe.optimizer)
+        apply_scaled(self.optimizer, gradients, self.trainable, self.scales)
+        if self.average:
+            self._update_average()
+
+    def _update_average(self):
+        """Early on this is a running mean, like TensorFlow's ExponentialMovingAverage."""
+        updates = ops.cast(self.optimizer.iterations, "float32")
+        decay = ops.minimum(self.recipe.ema_decay, (1 + updates) / (10 + updates))
+        for average, weight in zip(self.average.weights, self.model.weights, strict=True):
+            average.assign(average + (1 - decay) * (ops.convert_to_tensor(weight) - ops.convert_to_tensor(average)))
+
+
+def _copy(model: keras.Model) -> keras.Model:
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy

@@ -1,0 +1,178 @@
+"""`tfvt train --supervise N`: a group of processes on this machine, started again together if one is lost."""
+
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tfvt.errors import UsageError
+
+from .engines.cluster import LOST_STATUS, Cluster, lost_process
+from .run.checkpoint import list_checkpoints
+from .run.folder import Run
+
+MAIN = "import sys; from tfvt_cli import main; sys.exit(main())"
+WATCHED = "TFVT_WATCHED"  # in the environment of a process that another one of tfvt watches
+LOST = (LOST_STATUS, -signal.SIGKILL, -signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS)
+PR_SET_PDEATHSIG = 1  # of prctl(2)
+GRACE_SECONDS = 60.0  # for the processes that remain to notice
+FRUITLESS = 3  # starts in a row without a new checkpoint, after which the group stays ended
+
+
+def supervise(count: int, folder: Path, arguments: Sequence[str]) -> int:
+    """Train with `count` processes and return their status; start them again from the last checkpoint after a loss.
+
+    Raises:
+        UsageError: `count` is not above 0, or the group is lost again and again before it saves anything.
+    """
+    if count < 1:
+        raise UsageError(f"--supervise must be at least 1, not {count}")
+    arguments = _without(arguments, "--supervise")
+    run, fruitless, newest = Run(folder), 0, None
+    found = _identity(run.recipe)  # perhaps of a run that this one replaces
+    while True:
+        begun = "--resume" not in arguments and _identity(run.recipe) != found
+        flags = [*_without_start(arguments), "--resume"] if begun else list(arguments)
+        status, who = _run_group(count, flags)
+        if status not in LOST:
+            return status if status >= 0 else 128 - status
+        saved = max(list_checkpoints(run.checkpoints), default=None)
+        fruitless, newest = (fruitless + 1 if saved == newest else 1), saved
+        if fruitless >= FRUITLESS:
+            raise UsageError(f"the group lost {who} {FRUITLESS} times in a row before it saved anything new")
+        print(f"Lost {who}; the group starts again from {saved or 'the beginning'}", flush=True)
+
+
+def run_watched(cluster: Cluster, arguments: Sequence[str]) -> int:
+    """Run `tfvt train ARGUMENTS` in a process of its own and return its status.
+
+    JAX aborts a process whose chief has gone; Python cannot prevent that, nor say what it means. This process says it.
+    """
+    command = [sys.executable, "-c", MAIN, "train", *arguments]
+    process = subprocess.Popen(command, env=os.environ | {WATCHED: "1"}, stderr=subprocess.PIPE)
+    copying = threading.Thread(target=_copy_errors, args=(process.stderr,), daemon=True)
+    copying.start()
+    with _forwarded([process], []):
+        status = process.wait()
+    copying.join(timeout=5)
+    if status == -signal.SIGABRT:
+        print(f"tfvt train: error: {lost_process(cluster, 'JAX ended the process')}", file=sys.stderr)
+        return LOST_STATUS
+    return status if status >= 0 else 128 - status
+
+
+def _copy_errors(stream):
+    """What the process says, without the pages by which JAX takes leave when the chief has gone."""
+    leaving = False
+    for line in stream:
+        leaving = leaving or re.match(rb"[EF]\d{4} .*(coordination|client\.h)", line) is not None
+        if not leaving or line.startswith(b"tfvt train:"):
+            sys.stderr.buffer.write(line)
+            sys.stderr.buffer.flush()
+
+
+def end_with_parent() -> None:
+    """Kill this process if the one that watches it is killed. Linux alone can do that."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _forwarded(processes: Sequence[subprocess.Popen], asked: list[int]) -> Iterator[None]:
+    """Meanwhile, Ctrl-C and SIGTERM go to the processes; `asked` notes them."""
+
+    def forward(number, frame):
+        asked.append(number)
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run_group(count: int, flags: Sequence[str]) -> tuple[int, str]:
+    """Run the processes to their end: the status of the first that failed, and its name."""
+    addresses = _free_addresses(count)
+    group = ["--distribution.strategy=multi_worker", f"--distribution.workers=[{','.join(addresses)}]"]
+    command = [sys.executable, "-c", MAIN, "train", *flags, *group]
+    processes = [
+        subprocess.Popen([*command, f"--worker={index}"], env=_environment(index, count)) for index in range(count)
+    ]
+    asked: list[int] = []
+    try:
+        with _forwarded(processes, asked):
+            return _watch(processes, asked)
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def _watch(processes, asked):
+    failed: tuple[int, str] | None = None
+    deadline = float("inf")
+    while any(process.poll() is None for process in processes):
+        if failed is None:
+            failed = _first_failed(processes)
+            deadline = time.monotonic() + GRACE_SECONDS if failed else deadline
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    failed = failed or _first_failed(processes) or (0, "")
+    killed = [f"process {i}" for i, process in enumerate(processes) if process.poll() in LOST[1:]]
+    if killed and not asked and failed[0] in LOST:
+        return failed[0], killed[0]
+    return failed
+
+
+def _identity(path):
+    return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
+
+
+def _first_failed(processes):
+    for index, process in enumerate(processes):
+        if process.poll():
+            return process.returncode, f"process {index}"
+    return None
+
+
+def _free_addresses(count):
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [f"127.0.0.1:{opened.getsockname()[1]}" for opened in sockets]
+
+
+def _environment(index, count):
+    """The GPUs that CUDA_VISIBLE_DEVICES names are dealt out to the processes."""
+    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    own = {"CUDA_VISIBLE_DEVICES": ",".join(names[index::count])} if len(names) >= count else {}
+    return os.environ | {WATCHED: "1"} | own
+
+
+def _without(arguments, flag):
+    """The arguments without `flag` and its value."""
+    kept, skip = [], False
+    for argument in arguments:
+        if not skip and argument.partition("=")[0] != flag:
+            kept.append(argument)
+        skip = argument == flag
+    return kept
+
+
+def _without_start(arguments):
+    """The arguments of a run that begins, as one that continues takes them: without what begins or replaces it."""
+    return _without([argument for argument in arguments if argument != "--overwrite"], "--init")
