@@ -31,7 +31,7 @@ def dry_run(loop: Loop) -> int:
     evaluations = -(-recipe.epochs // recipe.evaluate_every)
     whole = timedelta(seconds=round(loop.num_steps * step + evaluations * batches * evaluation))
     say(f"Dry run of {recipe.model.name}: nothing is written")
-    say(f"Model:   {_describe(engine.inference_model)}")
+    say(f"Model:   {_describe(engine.trained_model())}")
     say(
         f"Records: {loop.task.train_records.num_examples:,} training and {validation:,} validation images, "
         f"{loop.task.train_records.num_classes} classes"

@@ -120,7 +120,7 @@ def test_a_weight_that_the_loss_does_not_see_gets_a_gradient_of_zero(records):
     sizes = ["--data.train.image_size=[32,32]", "--data.evaluation.image_size=[32,32]", "--data.batch_size=8"]
     flags = ["--model.name=acmix_pvt_tiny", "--model.options.depths=[1,1,1,1]", f"--data.records={records}", *sizes]
     recipe = parse_recipe(flags)
-    engine = TensorFlowEngine(recipe, Classification(recipe), steps_per_epoch=6)
+    engine = TensorFlowEngine(recipe, Classification(recipe), 6, TensorFlowDevices(recipe.distribution))
     before = {variable.path: variable.numpy() for variable in engine.model.trainable_variables}
     train(engine, random_batch(0))
     same = {v.path for v in engine.model.trainable_variables if np.array_equal(v.numpy(), before[v.path])}

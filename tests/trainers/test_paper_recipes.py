@@ -15,7 +15,7 @@ import pytest
 import tfvt
 from tfvt.analysis.profiling import NORM_LAYERS
 from tfvt.data.stream import train_stream
-from tfvt.trainers.engines import make_engine
+from tfvt.trainers.engines.tensorflow import TensorFlowDevices, TensorFlowEngine
 from tfvt.trainers.loop import stream_settings
 from tfvt.trainers.recipes.files import packaged_recipes
 from tfvt.trainers.recipes.parsing import parse_recipe
@@ -152,7 +152,7 @@ def test_a_set_up_trains_two_steps(flags, records):
     recipe = parse_recipe([*flags, *sizes, f"--data.records={records}", "--distribution.strategy=default"])
     recipe, _ = scale_to(recipe, BATCH)
     task = training_task(recipe)
-    engine = make_engine(recipe, task, steps_per_epoch=8)
+    engine = TensorFlowEngine(recipe, task, 8, TensorFlowDevices(recipe.distribution))
     before = engine.state()
 
     def stream(share):
