@@ -9,7 +9,7 @@ UV := $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constra
 INPUTS := pyproject.toml setup.py constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-jax test-torch test-all test-parity lint format bench fidelity constraints clean
+.PHONY: help demo test test-jax test-torch test-all test-distributed test-parity lint format bench fidelity constraints clean
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -28,7 +28,10 @@ test-torch: $(VENV)/.torch  ## run the backend-neutral tests on PyTorch
 	KERAS_BACKEND=torch $(PYTEST)
 
 test-all: $(VENV)/.test  ## also run the slow tests and every registry name through every contract
-	$(PYTEST) -m 'not parity'
+	$(PYTEST) -m 'not parity and not distributed'
+
+test-distributed: $(VENV)/.test  ## train with several devices, processes and engines, and kill some of them
+	$(PYTEST) -m distributed
 
 test-parity: $(VENV)/.parity  ## test against code that others wrote: official models, TFDS, PyTorch, Apache Beam, ONNX
 	$(PYTEST) -m parity
