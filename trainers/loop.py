@@ -15,18 +15,23 @@ from tfvt.data.order import HostShare
 from tfvt.data.stream import StreamSettings, eval_stream, steps_per_epoch, train_stream
 from tfvt.errors import UsageError
 
-from .engines.engine import Engine, Evaluator, ServersGoneError
+from .engines.engine import DIVERGED, Engine, Evaluator, ServersGoneError
 from .pace import Rate, TimedBatches
 from .recipes.recipe import Recipe
-from .run.checkpoint import Checkpoint, check_finite, load_checkpoint, save_checkpoint
+from .run.checkpoint import Checkpoint, check_finite, list_checkpoints, load_checkpoint, save_checkpoint
 from .run.folder import Run, check_checkpoint_recipe, plain_recipe
 from .run.log import EpochRow, Figures, RunLog
-from .run.model import write_model, write_serving
+from .run.model import write_diverged, write_model, write_serving
 from .run.report import write_report
 from .stop import Interrupted, StopRequest
 from .tasks.task import Task
 
+RATE_FACTOR = "rate/0000/rate_factor"  # in the state
 MOST_STEPS = 999_999_999  # the nine digits in the names of checkpoints
+
+
+class DivergedError(UsageError):
+    """Loss, weights or state are no longer finite."""
 
 
 def stream_settings(recipe: Recipe) -> StreamSettings:
@@ -102,6 +107,7 @@ class Loop:
         self.epoch = 0
         self.last_row: EpochRow | None = None
         self.first_step = 0  # where this call began
+        self.factor: np.ndarray | None = None  # what roll backs of this call have left of the learning rate
 
     def train(self) -> None:
         """Train to the end and keep the model.
@@ -116,10 +122,11 @@ class Loop:
         self.log.begin(self.epoch)
         with self.log, StopRequest() as stop:
             try:
-                batches = self.train_batches(lambda: self._check_stop(stop))
                 while self.epoch < self.recipe.epochs:
-                    rate = self._train_epoch(batches, stop)
-                    self._finish_epoch(rate, stop)
+                    try:
+                        self._train_epochs(stop)
+                    except DivergedError as error:
+                        self._roll_back(error)
             except (Interrupted, ServersGoneError):
                 self._save(self._finite_state())
                 raise
@@ -131,6 +138,15 @@ class Loop:
             validation = self.last_row.validation if self.last_row else self._evaluate(stop)
             if self.engine.is_chief:
                 write_report(self.run, self.task, validation, self.num_hosts)
+
+    def _train_epochs(self, stop: StopRequest) -> None:
+        """Train from the current step to the end of the run."""
+        if self.step == 0 and self.recipe.divergence.roll_backs:  # something to return to
+            self._save(self.engine.state())
+        batches = self.train_batches(lambda: self._check_stop(stop))
+        while self.epoch < self.recipe.epochs:
+            rate = self._train_epoch(batches, stop)
+            self._finish_epoch(rate, stop)
 
     def train_batches(self, check_stop: Callable[[], None]) -> TimedBatches:
         """Training batches from the current step on; `check_stop` is called during a long wait for one."""
@@ -255,8 +271,44 @@ class Loop:
         if not math.isfinite(figures.loss):
             raise self._diverged(f"the {split} loss is {figures.loss}")
 
-    def _diverged(self, what: str) -> UsageError:
-        return UsageError(
+    def _diverged(self, what: str) -> DivergedError:
+        step = self.step - math.ceil(self.engine.read_sums("train")[DIVERGED] - 1e-6)
+        # The update of the step before may have made the weights infinite.
+        ids = {number: self._ids(number) for number in range(max(step - 1, 0), min(step + 1, self.step))}
+        if self.engine.is_chief:
+            write_diverged(self.run, what, ids)
+        return DivergedError(
             f"{what} at step {self.step} (epoch {math.ceil(self.step / self.steps_per_epoch)}): start again with a "
-            "lower optimizer.learning_rate, a longer schedule.warmup_epochs or optimizer.clip_global_norm"
+            "lower optimizer.learning_rate, a longer schedule.warmup_epochs or optimizer.clip_global_norm, or let the "
+            f"run return to a checkpoint by itself (divergence.roll_backs). {self.run.diverged} names the records of "
+            "the steps where it began"
+        )
+
+    def _ids(self, step: int) -> list[int]:
+        """The records of a step."""
+        stream = train_stream(self.task.train_records, self.task.samples(True), self.settings, start_step=step)
+        return next(iter(stream))["id"].numpy().tolist()
+
+    def _roll_back(self, error: DivergedError) -> None:
+        """Return to the last checkpoint, with a lower learning rate.
+
+        Raises:
+            DivergedError: `error`; the recipe asks for no roll back, or no further one.
+        """
+        settings = self.recipe.divergence
+        if not settings.roll_backs:
+            raise error
+        checkpoint = load_checkpoint(max(list_checkpoints(self.run.checkpoints)))
+        factor = checkpoint.arrays[RATE_FACTOR] * np.float32(settings.rate_factor)
+        if self.factor is not None:  # several in a row, from one checkpoint
+            factor = self.factor * np.float32(settings.rate_factor)
+        if factor < settings.rate_factor ** (settings.roll_backs + 0.5):
+            raise error
+        self.factor = factor
+        self.engine.restore(checkpoint.arrays | {RATE_FACTOR: factor})
+        self.step, self.epoch = checkpoint.step, checkpoint.epoch
+        self.first_step = self.step
+        self.log.begin(self.epoch)
+        self.log.say(
+            f"{str(error).partition(': start')[0]}: back to step {self.step}, with {factor:.3g} of the learning rate"
         )

@@ -12,6 +12,7 @@ from tfvt.errors import UsageError
 from .cluster import Processes
 
 Phase = Literal["train", "validation"]
+DIVERGED = "diverged"  # among the sums: the number of steps whose loss was not finite
 
 
 class ServersGoneError(UsageError):
@@ -44,7 +45,7 @@ class Evaluator(Protocol):
         """Add a batch to the sums of "validation"; the task's rows of it, if it has any."""
 
     def read_sums(self, phase: Phase) -> dict[str, np.ndarray]:
-        """The task's sums over all devices and processes since the last reset, with "images" and "loss"."""
+        """The task's sums over all devices and processes since the last reset, with "images", "loss" and `DIVERGED`."""
 
     def reset_sums(self, phase: Phase) -> None:
         """Set the sums to zero."""

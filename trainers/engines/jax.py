@@ -23,7 +23,7 @@ from tfvt.trainers.recipes.recipe import DistributionRecipe, Recipe
 from tfvt.trainers.tasks.task import Task
 
 from .cluster import Agreement, Cluster, lost_process
-from .engine import Phase
+from .engine import DIVERGED, Phase
 from .memory import resident_peak
 from .optimizer import freeze
 from .sharding import Layout
@@ -117,7 +117,7 @@ class HostSums:
     """Sums over images by name. Each step adds those of its batch; the host adds them up in double precision."""
 
     def __init__(self, task: Task) -> None:
-        self.zeros = {"loss": np.zeros(()), "images": np.zeros(())} | task.no_sums()
+        self.zeros = {"loss": np.zeros(()), "images": np.zeros(()), DIVERGED: np.zeros(())} | task.no_sums()
         self.reset()
 
     def add(self, sums: Mapping[str, jax.Array]) -> None:
@@ -139,11 +139,12 @@ class HostSums:
     def assign(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Continue from sums that `read` returned."""
         self.pending: list[Mapping[str, jax.Array]] = []
-        self.totals = {name: np.array(arrays[name], np.float64) for name in self.zeros}
+        self.totals = {name: np.array(arrays.get(name, zero), np.float64) for name, zero in self.zeros.items()}
 
     def _add_up(self, sums):
         for name in self.totals:
-            self.totals[name] = self.totals[name] + np.asarray(sums[name], np.float64)
+            value = not np.isfinite(sums["loss"]) if name == DIVERGED else sums[name]
+            self.totals[name] = self.totals[name] + np.asarray(value, np.float64)
 
 
 class JaxEvaluator:
@@ -276,11 +277,12 @@ class JaxEngine(JaxEvaluator):
     def _gradients(self, scope, batch):
         """Gradients of the batch's mean loss, and its sums; leaves the model's other variables in `scope`."""
         trainable = [scope.get_current_value(variable) for variable in self.trainable]
+        scale = self.update.scaled(1.0)
         gradients_of = jax.value_and_grad(self._loss, has_aux=True)
 
         def part(others, batch):
             batch = self.task.teach(batch)
-            (_, (others, sums)), gradients = gradients_of(trainable, others, batch)
+            (_, (others, sums)), gradients = gradients_of(trainable, others, batch, scale)
             return others, (gradients, sums)
 
         others = [scope.get_current_value(variable) for variable in self.others]
@@ -319,7 +321,7 @@ class JaxEngine(JaxEvaluator):
 
         return jax.tree.map(split, batch)
 
-    def _loss(self, trainable, others, batch):
+    def _loss(self, trainable, others, batch, scale):
         """The share of (a part of) the batch in its mean loss, the other variables' new values, and the sums."""
         values = [*zip(self.trainable, trainable, strict=True), *zip(self.others, others, strict=True)]
         with keras.StatelessScope(values) as scope:
@@ -327,7 +329,7 @@ class JaxEngine(JaxEvaluator):
             losses = self.task.loss(outputs, batch, training=True)
             weights = batch.get("weight", ops.ones_like(losses))
             sums = self._batch_sums(losses, weights, outputs, batch)
-        return sums["loss"] / self.batch_size, ([scope.get_current_value(v) for v in self.others], sums)
+        return scale * sums["loss"] / self.batch_size, ([scope.get_current_value(v) for v in self.others], sums)
 
     def learning_rate(self, step: int) -> float:
         """The rate of update number `step`."""

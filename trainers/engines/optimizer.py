@@ -45,16 +45,19 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         self.steps_per_epoch = steps_per_epoch
         self.warmup_steps = round(recipe.schedule.warmup_epochs * steps_per_epoch)
         self.total_steps = recipe.epochs * steps_per_epoch
+        # What roll backs have left of the rate: part of the state, since a resumed run keeps it.
+        lowers = recipe.divergence.roll_backs > 0
+        self.factor = keras.Variable(1.0, trainable=False, name="rate_factor") if lowers else None
 
     def __call__(self, step):
         """The rate (float32, the shape of `step`) of the update number `step`, counted from 0."""
         step = ops.cast(step, "int32")
         rate = ops.cast(self._after_warmup(step), "float32")
-        if not self.warmup_steps:
-            return rate
-        start = self.recipe.warmup_learning_rate
-        share = ops.cast(step, "float32") / self.warmup_steps
-        return ops.where(step < self.warmup_steps, start + (self.peak - start) * share, rate)
+        if self.warmup_steps:
+            start = self.recipe.warmup_learning_rate
+            share = ops.cast(step, "float32") / self.warmup_steps
+            rate = ops.where(step < self.warmup_steps, start + (self.peak - start) * share, rate)
+        return rate if self.factor is None else rate * ops.convert_to_tensor(self.factor)
 
     def _after_warmup(self, step):
         since_warmup = step - self.warmup_steps

@@ -19,7 +19,7 @@ from tfvt.trainers.recipes.recipe import DistributionRecipe, Recipe
 from tfvt.trainers.tasks.task import Task
 
 from .cluster import Agreement, Cluster, lost_process
-from .engine import Phase
+from .engine import DIVERGED, Phase
 from .memory import resident_peak
 from .optimizer import freeze
 from .tensorflow_batches import Batches, BatchIterator, readable, served_batches
@@ -125,14 +125,15 @@ class Sums:
                 synchronization=tf.VariableSynchronization.ON_READ,
                 aggregation=tf.VariableAggregation.SUM,
             )
-            for name, zeros in ({"loss": 0.0, "images": 0.0} | task.no_sums()).items()
+            for name, zeros in ({"loss": 0.0, "images": 0.0, DIVERGED: 0.0} | task.no_sums()).items()
         }
 
-    def add(self, losses: tf.Tensor, weights: tf.Tensor, sums: Mapping[str, tf.Tensor]) -> None:
-        """Add a batch: `losses` and `weights` (B,), and the task's own `sums`."""
+    def add(self, losses: tf.Tensor, weights: tf.Tensor, sums: Mapping[str, tf.Tensor], share: float = 1.0) -> None:
+        """Add a batch: `losses` and `weights` (B,), and the task's own `sums`; it is this share of a step's."""
         weights = tf.cast(weights, tf.float64)
         loss = tf.tensordot(tf.cast(losses, tf.float64), weights, 1)
-        for name, value in {"loss": loss, "images": tf.reduce_sum(weights), **sums}.items():
+        diverged = tf.where(tf.math.is_finite(loss), 0.0, share)
+        for name, value in {"loss": loss, "images": tf.reduce_sum(weights), DIVERGED: diverged, **sums}.items():
             self.variables[name].assign_add(tf.cast(value, tf.float64))
 
     def reset(self) -> None:
@@ -146,7 +147,7 @@ class Sums:
     def assign(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Continue from sums that `read` returned."""
         for name, variable in self.variables.items():
-            variable.assign(arrays[name])
+            variable.assign(arrays.get(name, np.zeros(variable.shape)))  # older checkpoints have no DIVERGED
 
 
 class TensorFlowEvaluator:
@@ -322,8 +323,9 @@ class TensorFlowEngine(TensorFlowEvaluator):
             outputs = float32(self.model(batch["image"], training=True))
             losses = self.task.loss(outputs, batch, training=True)
             weights = batch.get("weight", tf.ones_like(losses))
-            loss = tf.reduce_sum(weights * losses) / self.recipe.data.batch_size
-        self.sums["train"].add(losses, weights, self.task.sums(outputs, batch, weights))
+            loss = self.update.scaled(tf.reduce_sum(weights * losses) / self.recipe.data.batch_size)
+        share = 1 / (self.strategy.num_replicas_in_sync * self.recipe.accumulation_steps)
+        self.sums["train"].add(losses, weights, self.task.sums(outputs, batch, weights), share)
         # TensorFlow cannot make zeros of Keras' own variables, whose types are words.
         variables = [variable.value for variable in self.model.trainable_variables]
         gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)

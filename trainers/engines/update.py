@@ -10,6 +10,7 @@ from keras import ops
 from tfvt.trainers.recipes.recipe import Recipe
 from tfvt.trainers.run.checkpoint import assign_arrays, name_arrays
 
+from .loss_scale import LossScale
 from .optimizer import Schedule, apply_scaled, layer_scales, make_optimizer, regularize
 
 
@@ -39,6 +40,9 @@ class Update:
         # `variables`, not `weights`: only the former include the seed generators' states.
         self.variables = {"model": model.variables, "optimizer": self.optimizer.variables}
         self.variables["average"] = self.average.weights if self.average else []
+        self.loss_scale = LossScale() if recipe.precision == "mixed_float16" else None
+        self.variables["rate"] = [] if self.schedule.factor is None else [self.schedule.factor]
+        self.variables["scale"] = self.loss_scale.variables if self.loss_scale else []
 
     @property
     def trained_model(self) -> keras.Model:
@@ -62,8 +66,20 @@ class Update:
         for prefix, variables in self.variables.items():
             assign_arrays(prefix, variables, arrays)
 
+    def scaled(self, loss: Any) -> Any:
+        """The loss to differentiate."""
+        return loss * ops.convert_to_tensor(self.loss_scale.factor) if self.loss_scale else loss
+
     def __call__(self, gradients: Sequence[Any]) -> None:
-        """Update all variables from the gradients of the whole batch's mean loss."""
+        """Update all variables from the gradients of the whole batch's mean loss, `scaled`."""
+        if not self.loss_scale:
+            self._update(gradients)
+            return
+        # The schedule counts all steps, also one whose update does not happen.
+        slots = [v for v in self.optimizer.variables if v is not self.optimizer.iterations]
+        self.loss_scale.apply(self._update, gradients, [*self.trainable, *slots, *self.variables["average"]])
+
+    def _update(self, gradients):
         gradients = regularize(gradients, self.trainable, self.recipe.optimizer)
         apply_scaled(self.optimizer, gradients, self.trainable, self.scales)
         if self.average:

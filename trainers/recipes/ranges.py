@@ -53,6 +53,8 @@ RANGES = {
     "accumulation_steps": AT_LEAST_1,
     "steps_per_call": AT_LEAST_1,
     "evaluate_every": AT_LEAST_1,
+    "divergence.roll_backs": NOT_NEGATIVE,
+    "divergence.rate_factor": (lambda value: 0 < value < 1, "above 0 and below 1"),
     "checkpoints.every_steps": AT_LEAST_1,
     "checkpoints.keep": AT_LEAST_1,
 }

@@ -177,6 +177,19 @@ class CheckpointRecipe:
 
 
 @dataclass(frozen=True)
+class DivergenceRecipe:
+    """What happens when the loss, a weight or the optimizer's state is no longer finite.
+
+    Args:
+        roll_backs: how often a run returns to its last checkpoint and continues with a lower rate; 0: it stops.
+        rate_factor: the share of the learning rate that each of them leaves.
+    """
+
+    roll_backs: int = 0
+    rate_factor: float = 0.5
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One training run: the keys that all tasks share.
 
@@ -188,7 +201,8 @@ class Recipe:
         epochs: passes over the training split, each of whole batches.
         seed: of initial weights, order, augmentation, dropout.
         ema_decay: decay per step of the averaged weights that evaluation and export then use; null: none.
-        precision: mixed_bfloat16 computes in bfloat16 and keeps float32 weights, for accelerators.
+        precision: mixed_bfloat16 computes in bfloat16 and keeps float32 weights, for accelerators; mixed_float16 for
+            GPUs without bfloat16, with loss scaling.
         jit_compile: compile forward and backward with XLA.
         deterministic: only operations that give the same bits every time; null: on CPUs, not on GPUs and TPUs.
         accumulation_steps: parts of a batch that are computed one after another, for batches that memory cannot hold.
@@ -196,6 +210,7 @@ class Recipe:
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         distribution: which devices share a step.
         checkpoints: when the state is saved.
+        divergence: what happens when numbers are no longer finite.
     """
 
     model: ModelRecipe
@@ -205,7 +220,7 @@ class Recipe:
     epochs: int = 90
     seed: int = 0
     ema_decay: float | None = None
-    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     jit_compile: bool = False
     deterministic: bool | None = None
     accumulation_steps: int = 1
@@ -213,6 +228,7 @@ class Recipe:
     evaluate_every: int = 1
     distribution: DistributionRecipe = field(default_factory=DistributionRecipe)
     checkpoints: CheckpointRecipe = field(default_factory=CheckpointRecipe)
+    divergence: DivergenceRecipe = field(default_factory=DivergenceRecipe)
 
     def __post_init__(self):
         check_numbers(flatten(as_plain(self)))

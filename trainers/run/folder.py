@@ -50,6 +50,10 @@ class Run:
         return self.folder / "checkpoints"
 
     @property
+    def diverged(self) -> Path:
+        return self.folder / "diverged.json"
+
+    @property
     def final_model(self) -> Path:
         return self.folder / "final.keras"
 
@@ -59,7 +63,7 @@ class Run:
 
     def contents(self) -> list[Path]:
         """The files that a run has written here, without its lock."""
-        files = (self.recipe, self.serving, self.metrics, self.final_model, self.report)
+        files = (self.recipe, self.serving, self.metrics, self.diverged, self.final_model, self.report)
         folders = (self.tensorboard, self.checkpoints, self.saved_model)
         return [path for path in files + folders if path.exists() or path.is_symlink()]
 

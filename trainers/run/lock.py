@@ -12,13 +12,8 @@ from tfvt.errors import UsageError
 from tfvt.files import is_temporary
 
 LOCK = "lock"
-FILES = (
-    "recipe.yaml",
-    "serving.json",
-    "metrics.csv",
-    "final.keras",
-    "report.html",
-)  # which a run writes whole, beside checkpoints
+# Which a run writes whole, beside checkpoints.
+FILES = ("recipe.yaml", "serving.json", "metrics.csv", "diverged.json", "final.keras", "report.html")
 
 
 @contextlib.contextmanager

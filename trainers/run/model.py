@@ -1,6 +1,7 @@
 """What a run leaves for serving: the trained model, and the file beside it."""
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import keras
@@ -33,6 +34,12 @@ def read_serving(run: Run, serving_class: type[S]) -> S:
         raise UsageError(
             f"{run.serving} cannot be read ({error}): `tfvt train --resume --output {run.folder}` writes it again"
         ) from error
+
+
+def write_diverged(run: Run, what: str, records: Mapping[int, Sequence[int]]) -> None:
+    """Save which records the steps around a divergence were trained on: their ids, by step."""
+    content = {"what": what, "records_by_step": {str(step): list(ids) for step, ids in records.items()}}
+    write_whole(run.diverged, (json.dumps(content) + "\n").encode())
 
 
 def write_model(run: Run, model: keras.Model) -> None:
