@@ -105,7 +105,7 @@ def _run(recipe: Recipe, run: Run, call: argparse.Namespace, devices: Devices) -
         if call.resume:
             on_chief(devices, lambda: held.enter_context(locked(run.folder)))
             check_same_recipe(run, recipe)
-            return _train(_loop(recipe, run, devices, resume=True))
+            return _train(_loop(recipe, run, devices, resume=True), devices)
         if call.dry_run:
             return dry_run(_loop(recipe, run, devices, resume=False))
         check_files_outside(run, recipe)
@@ -117,7 +117,7 @@ def _run(recipe: Recipe, run: Run, call: argparse.Namespace, devices: Devices) -
             start_run(run, recipe, call.overwrite)
 
         on_chief(devices, take_folder)
-        return _train(loop)
+        return _train(loop, devices)
 
 
 def _loop(recipe: Recipe, run: Run, devices: Devices, resume: bool) -> Loop:
@@ -187,13 +187,13 @@ def _initial_weights(source: Path) -> Path:
     return Run(source).final_model
 
 
-def _train(loop: Loop) -> int:
+def _train(loop: Loop, devices: Devices) -> int:
     recipe, task, say = loop.recipe, loop.task, loop.log.say
     folder = shlex.quote(str(loop.run.folder))
     say(
         f"{recipe.model.name}, {task.train_records.num_classes} classes: {task.train_records.num_examples} training "
         f"and {task.validation_records.num_examples} validation images, {recipe.epochs} epochs of "
-        f"{loop.steps_per_epoch} steps"
+        f"{loop.steps_per_epoch} steps, on {devices.description}"
     )
     started = time.perf_counter()
     try:

@@ -26,8 +26,10 @@ def configure_process(recipe: Recipe, cluster: Cluster | None = None) -> Devices
     keras.config.set_dtype_policy(recipe.precision)
     keras.utils.set_random_seed(recipe.seed)
     if keras.backend.backend() == "jax":
-        from .jax import JaxDevices
+        from .jax import JaxDevices, make_deterministic
 
+        if recipe.deterministic:
+            make_deterministic()
         return JaxDevices(recipe.distribution, cluster)
     from .tensorflow import TensorFlowDevices, has_accelerator, make_deterministic
 

@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
@@ -134,6 +134,13 @@ class Agreement:
         signals, rates = self.processes.gather(np.array([signal_number or 0, rate], np.float32)).T
         self.calls, self.calls_to_wait, self.last = 0, max(1, int(rates.min())), now
         return int(signals.max()) or None
+
+
+def describe(count: int, kinds: Iterable[str], processes: int, deterministic: bool) -> str:
+    """The devices of a run, in words: "2 CPU devices of 2 processes, deterministic operations"."""
+    devices = f"{count} {' and '.join(sorted(kinds)) or 'CPU'} device{'s' if count > 1 else ''}"
+    of = f" of {processes} processes" if processes > 1 else ""
+    return f"{devices}{of}, {'' if deterministic else 'not '}deterministic operations"
 
 
 def from_chief(processes: Processes, text: str) -> str:

@@ -20,7 +20,13 @@ class ServersGoneError(UsageError):
 
 
 class Devices(Processes, Protocol):
-    """The devices of a run, in one process or several."""
+    """The devices of a run, in one process or several.
+
+    Attributes:
+        description: their number and kind, and whether their operations are deterministic.
+    """
+
+    description: str
 
     def explain(self, error: Exception) -> UsageError | None:
         """What an error of the backend means for the user, if it comes from the loss of another process."""

@@ -4,6 +4,7 @@ A step sees the whole batch: batch norms have its statistics (they are "synchron
 on any number of devices. JAX keeps the state; the Keras variables get it back to be saved.
 """
 
+import os
 import re
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from tfvt.errors import UsageError, one_line
 from tfvt.trainers.recipes.recipe import DistributionRecipe, Recipe
 from tfvt.trainers.tasks.task import Task
 
-from .cluster import Agreement, Cluster, lost_process
+from .cluster import Agreement, Cluster, describe, lost_process
 from .engine import DIVERGED, Phase
 from .memory import resident_peak
 from .optimizer import freeze
@@ -30,7 +31,13 @@ from .sharding import Layout
 from .tensorflow_batches import Batches, BatchIterator, served_batches
 from .update import Update
 
+DETERMINISTIC = "--xla_gpu_deterministic_ops"
 PENDING = 32  # batches whose sums wait on the devices: the host does not wait for the newest
+
+
+def make_deterministic() -> None:
+    """Limit XLA to operations that give the same bits every time; on CPUs and TPUs they do anyway."""
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}=true".strip()
 
 
 class JaxDevices:
@@ -48,6 +55,9 @@ class JaxDevices:
             self._join(cluster)
         self.index, self.count = jax.process_index(), jax.process_count()
         self.mesh = make_mesh(recipe)
+        kinds = {device.platform.upper() for device in self.mesh.devices.flat}
+        deterministic = kinds == {"CPU"} or DETERMINISTIC in os.environ.get("XLA_FLAGS", "")
+        self.description = describe(self.mesh.devices.size, kinds, self.count, deterministic)
 
     def _join(self, cluster):
         # Own processes notice a loss at the next step's collective, long before heartbeats stop.

@@ -18,7 +18,7 @@ from tfvt.errors import UsageError, one_line
 from tfvt.trainers.recipes.recipe import DistributionRecipe, Recipe
 from tfvt.trainers.tasks.task import Task
 
-from .cluster import Agreement, Cluster, lost_process
+from .cluster import Agreement, Cluster, describe, lost_process
 from .engine import DIVERGED, Phase
 from .memory import resident_peak
 from .optimizer import freeze
@@ -42,6 +42,9 @@ class TensorFlowDevices:
             raise UsageError("distribution.strategy multi_worker needs distribution.workers and --worker, or TF_CONFIG")
         self.index, self.count = (cluster.index, len(cluster.addresses)) if cluster else (0, 1)
         self.strategy = make_strategy(recipe)
+        kinds = {device.rpartition(":")[0].rpartition(":")[2] for device in self.strategy.extended.worker_devices}
+        deterministic = tf.config.experimental.is_op_determinism_enabled()
+        self.description = describe(self.strategy.num_replicas_in_sync, kinds, self.count, deterministic)
 
     def gather(self, values: np.ndarray) -> np.ndarray:
         """Each process's `values`, in order."""
