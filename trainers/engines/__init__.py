@@ -33,9 +33,10 @@ def configure_process(recipe: Recipe, cluster: Cluster | None = None) -> Devices
         return JaxDevices(recipe.distribution, cluster)
     from .tensorflow import TensorFlowDevices, has_accelerator, make_deterministic
 
-    if recipe.deterministic or (recipe.deterministic is None and not has_accelerator()):
+    deterministic = not has_accelerator() if recipe.deterministic is None else recipe.deterministic
+    if deterministic:
         make_deterministic()
-    return TensorFlowDevices(recipe.distribution, cluster)
+    return TensorFlowDevices(recipe.distribution, cluster, deterministic)
 
 
 def make_engine(recipe: Recipe, task: Task, steps_per_epoch: int, devices: Devices) -> Engine:

@@ -33,7 +33,7 @@ class TensorFlowDevices:
         UsageError: a device that this machine does not have, or processes that are not named or do not answer.
     """
 
-    def __init__(self, recipe: DistributionRecipe, cluster: Cluster | None = None) -> None:
+    def __init__(self, recipe: DistributionRecipe, cluster: Cluster | None = None, deterministic: bool = False) -> None:
         self.cluster = cluster
         if cluster:
             config = {"cluster": {"worker": cluster.addresses}, "task": {"type": "worker", "index": cluster.index}}
@@ -42,8 +42,9 @@ class TensorFlowDevices:
             raise UsageError("distribution.strategy multi_worker needs distribution.workers and --worker, or TF_CONFIG")
         self.index, self.count = (cluster.index, len(cluster.addresses)) if cluster else (0, 1)
         self.strategy = make_strategy(recipe)
-        kinds = {device.rpartition(":")[0].rpartition(":")[2] for device in self.strategy.extended.worker_devices}
-        deterministic = tf.config.experimental.is_op_determinism_enabled()
+        kinds = {"GPU" if tf.config.list_logical_devices("GPU") else "CPU"}
+        if recipe.strategy != "default":  # the default strategy names no devices
+            kinds = {device.rpartition(":")[0].rpartition(":")[2] for device in self.strategy.extended.worker_devices}
         self.description = describe(self.strategy.num_replicas_in_sync, kinds, self.count, deterministic)
 
     def gather(self, values: np.ndarray) -> np.ndarray:
