@@ -60,7 +60,7 @@ def report(arguments: Sequence[str]) -> int:
     """Run `tfvt report ARGUMENTS` and return its exit status."""
     parser = LineParser(prog="tfvt report")
     parser.add_argument("run", type=Path, help="folder of a finished run")
-    run, recipe, model, serving = _open(parser.parse_args(list(arguments)).run)
+    run, recipe, model, serving = _open(parser.parse_args(list(arguments)).run, "tensorflow", "jax")
     task = task_class(recipe.model.name)(recipe)
     write_report(run, task, _evaluate(task, model, serving, recipe.data.batch_size))
     print(f"Report: {printable(run.report)}")

@@ -130,7 +130,7 @@ def layers():
     """A model's variables and an optimizer's; the mesh has two devices on an axis that is called data."""
     inputs = keras.Input((6,))
     model = keras.Model(inputs, keras.layers.Dense(3, name="last")(keras.layers.Dense(4, name="first")(inputs)))
-    optimizer = keras.optimizers.Adam()
+    optimizer = keras.optimizers.Adam(name="adam")
     optimizer.build(model.trainable_variables)
     return {"model": model.variables, "optimizer": optimizer.variables, "average": []}
 

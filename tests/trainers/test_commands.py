@@ -256,7 +256,7 @@ def test_what_is_not_finite_is_neither_saved_nor_published(fails, config, tmp_pa
             engine.__class__.original_step(engine, batches, count)
             steps.append(1)
             if len(steps) == last:
-                variable = getattr(engine, part).weights[-1]
+                variable = getattr(engine.update, part).weights[-1]
                 variable.assign(variable * np.nan)
 
         monkeypatch.setattr(TensorFlowEngine, "original_step", step, raising=False)
@@ -378,24 +378,29 @@ def test_a_link_to_another_disk_is_replaced_alone(config, tmp_path):
     assert [path.name for path in elsewhere.iterdir()] == ["old"]
 
 
-def test_a_run_is_used_on_tensorflow_alone(finished_run, config, tmp_path):
+def test_a_run_trains_and_is_evaluated_on_jax_and_serves_on_tensorflow(config, tmp_path, capsys):
     script = """
 import sys
 from tfvt.trainers.cli import main
-run, config, folder = sys.argv[1:]
-for call in (["evaluate", run], ["predict", run, "a.png"], ["export", run, folder]):
-    assert main(call) == 2
-assert main(["train", "--config", config, "--output", folder]) == 2
+config, folder = sys.argv[1:]
+assert main(["train", "--config", config, "--epochs=2", "--output", folder]) == 0
+assert main(["evaluate", folder]) == 0
+assert main(["predict", folder, "a.png"]) == main(["export", folder]) == 2
 """
     result = subprocess.run(
-        [sys.executable, "-c", script, str(finished_run), str(config), str(tmp_path / "new")],
-        env=os.environ | {"KERAS_BACKEND": "jax"},
+        [sys.executable, "-c", script, str(config), str(tmp_path / "run")],
+        env=os.environ | {"KERAS_BACKEND": "jax", "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
         text=True,
     )
     assert result.returncode == 0, result.stderr
-    needs = "error: this needs the TensorFlow backend; KERAS_BACKEND is 'jax'"
-    assert [line.endswith(needs) for line in result.stderr.splitlines()] == [True] * 4, result.stderr
+    needs = "error: this needs KERAS_BACKEND=tensorflow, and Keras runs on 'jax'"
+    said = [line for line in result.stderr.splitlines() if line.startswith("tfvt ")]
+    assert [line.endswith(needs) for line in said] == [True] * 2, result.stderr
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    on_tensorflow = capsys.readouterr().out.splitlines()[-1]
+    assert on_tensorflow in result.stdout
+    assert re.search(r"top-1 \d+\.\d+%, top-5 \d+\.\d+%, loss \d\.\d+ on 20 images", on_tensorflow)
 
 
 def test_a_reader_that_goes_away_is_no_error():

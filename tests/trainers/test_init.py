@@ -196,4 +196,4 @@ def test_the_papers_recipes_say_what_their_head_says(name):
 
 def test_there_is_a_recipe_for_each_set_up():
     names = ("vit_base16", "funnel_vit_base16_6_6")
-    assert {f"{name}{kind}.yaml" for name in names for kind in ("", "_finetune")} == set(RECIPES)
+    assert {f"{name}{kind}.yaml" for name in names for kind in ("", "_finetune")} <= set(RECIPES)
