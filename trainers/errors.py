@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 
 from tfvt.errors import UsageError, one_line
 
+LONGEST = 600  # characters of a parser's message
+
 # Other programs' names and common abbreviations for keys. The values are last parts of keys.
 SYNONYMS = {
     "augment": "auto_augment",
@@ -63,4 +65,6 @@ def unknown_key(key: str, known: Iterable[str]) -> UsageError:
 def parser_error(error: Exception) -> UsageError:
     """The error of jsonargparse, on one line and in words that need no knowledge of Python."""
     text = one_line(error).replace("typing.Literal", "one of ").replace("Expected a one", "Expected one")
-    return UsageError(re.sub(r"<class '(\w+)'>", r"\1", text))
+    text = re.sub(r"<class '(\w+)'>", r"\1", text)
+    half = LONGEST // 2  # it repeats the value
+    return UsageError(text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}")
