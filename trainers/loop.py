@@ -272,7 +272,7 @@ class Loop:
             raise self._diverged(f"the {split} loss is {figures.loss}")
 
     def _diverged(self, what: str) -> DivergedError:
-        step = self.step - math.ceil(self.engine.read_sums("train")[DIVERGED] - 1e-6)
+        step = self.step - math.ceil(self.engine.read_sums("train")[DIVERGED] - 1e-3)
         # The update of the step before may have made the weights infinite.
         ids = {number: self._ids(number) for number in range(max(step - 1, 0), min(step + 1, self.step))}
         if self.engine.is_chief:

@@ -1,7 +1,12 @@
 """Asking a run to stop: Ctrl-C and SIGTERM."""
 
+import os
 import signal
+import time
 from typing import Any
+
+WATCHED = "TFVT_WATCHED"  # in the environment of a process that another one of tfvt watches: the other's id
+REPEATED_SECONDS = 5.0
 
 
 class Interrupted(Exception):  # noqa: N818 (no error)
@@ -32,6 +37,14 @@ class StopRequest:
             raise Interrupted(self.signal_number)
 
     def _note(self, number, frame):
+        if WATCHED in os.environ:
+            # A terminal or a scheduler signals the whole group, and the watching process passes it on as well.
+            if self.signal_number is None:
+                self.signal_number, self.noted = number, time.monotonic()
+            elif time.monotonic() - self.noted > REPEATED_SECONDS:
+                self._restore()
+                os.kill(os.getpid(), number)
+            return
         self.signal_number = number
         self._restore()
 

@@ -18,9 +18,9 @@ from tfvt.errors import UsageError
 from .engines.cluster import LOST_STATUS, Cluster, lost_process
 from .run.checkpoint import list_checkpoints
 from .run.folder import Run
+from .stop import WATCHED
 
 MAIN = "import sys; from tfvt_cli import main; sys.exit(main())"
-WATCHED = "TFVT_WATCHED"  # in the environment of a process that another one of tfvt watches
 LOST = (LOST_STATUS, -signal.SIGKILL, -signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS)
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 GRACE_SECONDS = 60.0  # for the processes that remain to notice
@@ -40,9 +40,9 @@ def supervise(count: int, folder: Path, arguments: Sequence[str]) -> int:
     found = _identity(run.recipe)  # perhaps of a run that this one replaces
     while True:
         begun = "--resume" not in arguments and _identity(run.recipe) != found
-        flags = [*_without_start(arguments), "--resume"] if begun else list(arguments)
-        status, who = _run_group(count, flags)
-        if status not in LOST:
+        flags = ["--resume", "--output", str(folder)] if begun else arguments
+        status, who, asked = _run_group(count, flags)
+        if status not in LOST or asked:
             return status if status >= 0 else 128 - status
         saved = max(list_checkpoints(run.checkpoints), default=None)
         fruitless, newest = (fruitless + 1 if saved == newest else 1), saved
@@ -57,7 +57,7 @@ def run_watched(cluster: Cluster, arguments: Sequence[str]) -> int:
     JAX aborts a process whose chief has gone; Python cannot prevent that, nor say what it means. This process says it.
     """
     command = [sys.executable, "-c", MAIN, "train", *arguments]
-    process = subprocess.Popen(command, env=os.environ | {WATCHED: "1"}, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, env=os.environ | {WATCHED: str(os.getpid())}, stderr=subprocess.PIPE)
     copying = threading.Thread(target=_copy_errors, args=(process.stderr,), daemon=True)
     copying.start()
     with _forwarded([process], []):
@@ -73,7 +73,7 @@ def _copy_errors(stream):
     """What the process says, without the pages by which JAX takes leave when the chief has gone."""
     leaving = False
     for line in stream:
-        leaving = leaving or re.match(rb"[EF]\d{4} .*(coordination|client\.h)", line) is not None
+        leaving = leaving or re.match(rb"F\d{4} .*(coordination|client\.h)", line) is not None
         if not leaving or line.startswith(b"tfvt train:"):
             sys.stderr.buffer.write(line)
             sys.stderr.buffer.flush()
@@ -83,6 +83,8 @@ def end_with_parent() -> None:
     """Kill this process if the one that watches it is killed. Linux alone can do that."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(os.environ[WATCHED]):  # it has gone before this call
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -103,8 +105,8 @@ def _forwarded(processes: Sequence[subprocess.Popen], asked: list[int]) -> Itera
             signal.signal(number, handler)
 
 
-def _run_group(count: int, flags: Sequence[str]) -> tuple[int, str]:
-    """Run the processes to their end: the status of the first that failed, and its name."""
+def _run_group(count: int, flags: Sequence[str]) -> tuple[int, str, bool]:
+    """Run the processes to their end: what `_watch` says, and whether they were asked to stop."""
     addresses = _free_addresses(count)
     group = ["--distribution.strategy=multi_worker", f"--distribution.workers=[{','.join(addresses)}]"]
     command = [sys.executable, "-c", MAIN, "train", *flags, *group]
@@ -114,7 +116,7 @@ def _run_group(count: int, flags: Sequence[str]) -> tuple[int, str]:
     asked: list[int] = []
     try:
         with _forwarded(processes, asked):
-            return _watch(processes, asked)
+            return (*_watch(processes), bool(asked))
     finally:
         for process in processes:
             if process.poll() is None:
@@ -122,32 +124,21 @@ def _run_group(count: int, flags: Sequence[str]) -> tuple[int, str]:
             process.wait()
 
 
-def _watch(processes, asked):
-    failed: tuple[int, str] | None = None
+def _watch(processes):
+    """Wait until all have ended, or until they should have: the status that says most, and whose it is."""
     deadline = float("inf")
-    while any(process.poll() is None for process in processes):
-        if failed is None:
-            failed = _first_failed(processes)
-            deadline = time.monotonic() + GRACE_SECONDS if failed else deadline
-        if time.monotonic() > deadline:
-            break
+    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+        if deadline == float("inf") and any(process.poll() for process in processes):
+            deadline = time.monotonic() + GRACE_SECONDS
         time.sleep(0.1)
-    failed = failed or _first_failed(processes) or (0, "")
-    killed = [f"process {i}" for i, process in enumerate(processes) if process.poll() in LOST[1:]]
-    if killed and not asked and failed[0] in LOST:
-        return failed[0], killed[0]
-    return failed
+    ended = [(process.poll(), f"process {index}") for index, process in enumerate(processes) if process.poll()]
+    mistakes = [end for end in ended if end[0] not in LOST]
+    killed = [end for end in ended if end[0] != LOST_STATUS]
+    return next(iter([*mistakes, *killed, *ended]), (0, ""))
 
 
 def _identity(path):
     return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
-
-
-def _first_failed(processes):
-    for index, process in enumerate(processes):
-        if process.poll():
-            return process.returncode, f"process {index}"
-    return None
 
 
 def _free_addresses(count):
@@ -159,8 +150,9 @@ def _free_addresses(count):
 def _environment(index, count):
     """The GPUs that CUDA_VISIBLE_DEVICES names are dealt out to the processes."""
     names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    names = names[: len(names) // count * count]  # all processes have equally many
     own = {"CUDA_VISIBLE_DEVICES": ",".join(names[index::count])} if len(names) >= count else {}
-    return os.environ | {WATCHED: "1"} | own
+    return os.environ | {WATCHED: str(os.getpid())} | own
 
 
 def _without(arguments, flag):
@@ -171,8 +163,3 @@ def _without(arguments, flag):
             kept.append(argument)
         skip = argument == flag
     return kept
-
-
-def _without_start(arguments):
-    """The arguments of a run that begins, as one that continues takes them: without what begins or replaces it."""
-    return _without([argument for argument in arguments if argument != "--overwrite"], "--init")

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import hashlib
 import os
 import shlex
 import signal
@@ -22,20 +23,23 @@ from tfvt.errors import UsageError, complain, one_line
 
 from .dry_run import dry_run
 from .engines import configure_process, make_engine
-from .engines.cluster import LOST_STATUS, end, find_cluster, from_chief, on_chief
+from .engines.cluster import LOST_STATUS, LostProcessError, end, find_cluster, from_chief, on_chief
 from .engines.engine import Devices
 from .errors import LineParser
 from .loop import Loop, epoch_steps
 from .recipes.parsing import parse_recipe, recipe_parser
+from .recipes.plain import as_plain, flatten
 from .recipes.recipe import Recipe
 from .recipes.scaling import scale_to
 from .run.checkpoint import list_checkpoints
 from .run.folder import Run, check_files_outside, check_same_recipe, check_vacant, open_run, start_run
 from .run.lock import locked
-from .stop import Interrupted
-from .supervise import WATCHED, end_with_parent, run_watched, supervise
+from .stop import WATCHED, Interrupted
+from .supervise import end_with_parent, run_watched, supervise
 from .tasks import task_class
 from .tasks.distillation import training_task
+
+OWN = ("distribution.", "data.records", "model.weights", "distillation.teacher")  # keys in which hosts may differ
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -59,6 +63,8 @@ def train(arguments: Sequence[str]) -> int:
             raise UsageError("--init begins a run and --resume continues one: give one of them")
         recipe_arguments = [*recipe_arguments, "--model.weights", str(_initial_weights(call.init))]
     if call.supervise is not None:
+        if call.dry_run or call.worker is not None:
+            raise UsageError("--supervise starts all processes of a run: leave out --dry_run and --worker")
         return supervise(call.supervise, call.output, arguments)
     run = open_run(call.output) if call.resume else Run(call.output or Path())
     if call.resume and not any(argument.partition("=")[0] == "--config" for argument in recipe_arguments):
@@ -75,7 +81,11 @@ def train(arguments: Sequence[str]) -> int:
     cluster = find_cluster(recipe.distribution, call.worker)
     if cluster and cluster.index and keras.backend.backend() == "jax" and WATCHED not in os.environ:
         return run_watched(cluster, arguments)
-    devices = configure_process(recipe, cluster)
+    try:
+        devices = configure_process(recipe, cluster)
+    except LostProcessError as error:
+        complain("train", one_line(error))
+        end(LOST_STATUS)
     try:
         status = _run(recipe, run, call, devices)
         devices.gather(np.zeros(1, np.float32))  # the chief writes until here
@@ -101,6 +111,12 @@ def _end_with_others(error: Exception, devices: Devices) -> NoReturn:
 
 def _run(recipe: Recipe, run: Run, call: argparse.Namespace, devices: Devices) -> int:
     """Take the run's folder, which only the chief writes into, and train to the end."""
+    if devices.count > 1 and recipe.data.servers:
+        raise UsageError("data.servers prepare the batches of one process: leave them out with several")
+    keys = {key: value for key, value in flatten(as_plain(recipe)).items() if not key.startswith(OWN)}
+    digest = hashlib.sha256(repr((keys, call.resume, call.dry_run)).encode()).hexdigest()
+    if from_chief(devices, digest) != digest:
+        raise UsageError("the chief was started with another recipe, or with --resume or --dry_run alone")
     with contextlib.ExitStack() as held:
         if call.resume:
             on_chief(devices, lambda: held.enter_context(locked(run.folder)))
@@ -127,9 +143,9 @@ def _loop(recipe: Recipe, run: Run, devices: Devices, resume: bool) -> Loop:
             check_answer(server)
         except ValueError as error:
             raise UsageError(f"data: {error}") from error
-    newest = max(list_checkpoints(run.checkpoints), default="") if resume else ""
-    name = from_chief(devices, str(newest))  # of a shared folder, another host may see an older state
-    saved = Path(name) if name else None
+    newest = max(list_checkpoints(run.checkpoints), default=None) if resume else None
+    name = from_chief(devices, newest.name if newest else "")  # another host may see the shared folder later
+    saved = run.checkpoints / name if name else None
     model = recipe.model
     if saved:  # it holds all weights: the file with which the run began may be gone
         model = dataclasses.replace(model, weights=None)
@@ -202,6 +218,7 @@ def _train(loop: Loop, devices: Devices) -> int:
         say(
             f"Interrupted by {signal.Signals(stop.signal_number).name} at step {loop.step} of {loop.num_steps}; "
             f"the state is saved. Continue with: tfvt train --resume --output {folder}"
+            + (" in all processes, each with its --worker, or with --supervise N" if devices.count > 1 else "")
         )
         return 128 + stop.signal_number
     seconds = round(time.perf_counter() - started)

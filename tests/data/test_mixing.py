@@ -11,6 +11,7 @@ from scipy import stats
 from tfvt.data import mixing
 from tfvt.data.mixing import Mixing, mix_batch, soft_targets
 from tfvt.data.order import HostShare
+from tfvt.errors import UsageError
 
 BATCH, HEIGHT, WIDTH, CLASSES = 8, 20, 30, 8
 LABELS = tf.range(BATCH)
@@ -170,5 +171,5 @@ def test_hosts_mix_as_one_does(recipe, hosts):
             mixed_here, targets_here = mix_batch(*own, CLASSES, (seed, 5), recipe, HostShare(hosts, host))
             np.testing.assert_array_equal(mixed_here, tf.gather(images, rows))
             np.testing.assert_array_equal(targets_here, tf.gather(targets, rows))
-    with pytest.raises(ValueError, match="mixing needs an even number of images on each host, not 1"):
+    with pytest.raises(UsageError, match="mixing needs an even number of images on each host, not 1"):
         mix_batch(constant_images()[:1], LABELS[:1], CLASSES, (0, 5), recipe, HostShare(8, 1))

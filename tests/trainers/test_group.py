@@ -13,7 +13,7 @@ from test_equal_numbers import free_addresses
 from test_resume import logged, newest, sha256_of
 
 RECIPE = """
-model: {name: vit_tiny16, options: {blocks: [{layers: 1, hidden_dim: 32, mlp_dim: 32}], dropout_rate: 0.1}}
+model: {name: vit_tiny16, options: {blocks: [{layers: 1, hidden_dim: 64, mlp_dim: 64}], dropout_rate: 0.1}}
 data:
   records: RECORDS
   batch_size: 16
@@ -39,12 +39,24 @@ def group_config(records, tmp_path):
     return path
 
 
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs_on():
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        process.kill()
+        process.wait()
+
+
 def start(backend, *arguments, log):
     env = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", MAIN, "train", *map(str, arguments)]
     with log.open("w") as file:
-        return subprocess.Popen(
-            [sys.executable, "-c", MAIN, "train", *map(str, arguments)], env=env, stdout=file, stderr=file
-        )
+        STARTED.append(subprocess.Popen(command, env=env, stdout=file, stderr=file))
+    return STARTED[-1]
 
 
 def start_two(backend, config, folder, *flags):

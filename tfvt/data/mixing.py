@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfvt.data.geometry import paste
 from tfvt.data.order import WHOLE, HostShare
+from tfvt.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,13 @@ def mix_batch(
         Images as given, float32 (B, H, W, C), and targets, float32 (B, K), each row with sum 1.
 
     Raises:
-        ValueError: one of several hosts has an odd number of rows, so that not all partners are on one host.
+        UsageError: one of several hosts has an odd number of rows, so that not all partners are on one host.
     """
     targets = soft_targets(labels, num_classes)
     if not mixing.enabled:
         return images, targets
     if share.count > 1 and images.shape[0] % 2:
-        raise ValueError(f"mixing needs an even number of images on each host, not {images.shape[0]}")
+        raise UsageError(f"mixing needs an even number of images on each host, not {images.shape[0]}")
     total = tf.shape(labels)[0] * share.count
 
     def of_own(draws):

@@ -16,6 +16,7 @@ from tfvt.trainers.recipes.recipe import DistributionRecipe
 
 LOST_STATUS = 75  # EX_TEMPFAIL: another process has gone, and the same command with --resume continues
 PROBE_SECONDS = 2.0
+MOST_CALLS = 16.0  # between two questions whether to stop: an evaluation's batches may take longer than steps
 TEXT_BYTES = 2000  # of a message between processes
 
 
@@ -130,7 +131,7 @@ class Agreement:
         if self.calls < self.calls_to_wait:
             return None
         now = time.perf_counter()
-        rate = min(self.calls / max(now - self.last, 1e-3), 1000.0)
+        rate = min(self.calls / max(now - self.last, 1e-3), MOST_CALLS)
         signals, rates = self.processes.gather(np.array([signal_number or 0, rate], np.float32)).T
         self.calls, self.calls_to_wait, self.last = 0, max(1, int(rates.min())), now
         return int(signals.max()) or None

@@ -23,7 +23,7 @@ from tfvt.errors import UsageError, one_line
 from tfvt.trainers.recipes.recipe import DistributionRecipe, Recipe
 from tfvt.trainers.tasks.task import Task
 
-from .cluster import Agreement, Cluster, describe, lost_process
+from .cluster import Agreement, Cluster, LostProcessError, describe, lost_process
 from .engine import DIVERGED, Phase
 from .memory import resident_peak
 from .optimizer import freeze
@@ -69,9 +69,13 @@ class JaxDevices:
             if cluster.index:  # so that the others can see whether this process is there; JAX does it for the chief
                 port = int(cluster.addresses[cluster.index].rpartition(":")[2])
                 self.listener = socket.create_server(("", port))
-            jax.distributed.initialize(cluster.addresses[0], len(cluster.addresses), cluster.index)
+            # Of a cluster that is named, no scheduler shares out the devices: each process takes all it sees.
+            where = cluster.addresses[0], len(cluster.addresses), cluster.index
+            jax.distributed.initialize(*where, cluster_detection_method="deactivate")
         except (ValueError, RuntimeError, OSError) as error:
-            raise UsageError(f"distribution: the processes do not find each other ({one_line(error)[:300]})") from error
+            raise LostProcessError(
+                f"distribution: the processes do not find each other ({one_line(error)[:300]})"
+            ) from error
 
     def gather(self, values: np.ndarray) -> np.ndarray:
         """Each process's `values`, in order."""
@@ -100,6 +104,8 @@ def make_mesh(recipe: DistributionRecipe) -> Mesh:
     """
     devices = _devices(recipe)
     axes = recipe.mesh or {"data": len(devices)}
+    if next(iter(axes)) != "data" or min(axes.values()) < 1:
+        raise UsageError(f"distribution.mesh {axes}: the first axis must be data, and each must have a device")
     if np.prod(list(axes.values())) != len(devices):
         raise UsageError(f"distribution.mesh {axes} does not fit: there are {len(devices)} devices")
     if jax.process_count() > 1 and axes["data"] % jax.process_count():
@@ -352,8 +358,9 @@ class JaxEngine(JaxEvaluator):
 
     def _to_keras(self):
         """Give the Keras variables the state. Sharded arrays are collected from all processes."""
-        for variable in self.variables:
-            variable.assign(fetch(self.arrays[id(variable)]))
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):  # not to the first device, which may be full
+            for variable in self.variables:
+                variable.assign(fetch(self.arrays[id(variable)]))
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that the next step depends on, and the sums of the epoch so far."""
@@ -362,7 +369,8 @@ class JaxEngine(JaxEvaluator):
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Continue from a state that `state` returned."""
-        self.update.restore(arrays)
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            self.update.restore(arrays)
         self.arrays |= self._place(self.variables)
         sums = {name.removeprefix("sums/"): array for name, array in arrays.items() if name.startswith("sums/")}
         self.sums["train"].assign(sums)

@@ -18,7 +18,7 @@ from tfvt.errors import UsageError, one_line
 from tfvt.trainers.recipes.recipe import DistributionRecipe, Recipe
 from tfvt.trainers.tasks.task import Task
 
-from .cluster import Agreement, Cluster, describe, lost_process
+from .cluster import Agreement, Cluster, LostProcessError, describe, lost_process
 from .engine import DIVERGED, Phase
 from .memory import resident_peak
 from .optimizer import freeze
@@ -88,7 +88,11 @@ def make_strategy(recipe: DistributionRecipe) -> tf.distribute.Strategy:
         UsageError: a device that this machine does not have; the message lists those it has.
     """
     if recipe.strategy == "multi_worker":  # before anything that asks for devices
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except (tf.errors.OpError, RuntimeError) as error:
+            text = one_line(error)[:300]
+            raise LostProcessError(f"distribution: the processes do not find each other ({text})") from error
     if recipe.strategy == "tpu":
         return _tpu_strategy(recipe.tpu)
     available = [d.name.removeprefix("/physical_device:") for d in tf.config.list_physical_devices()]

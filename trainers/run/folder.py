@@ -164,16 +164,17 @@ def _differences(began: Mapping[str, Any], recipe: Recipe) -> str:
     """The keys whose values differ; empty if there are none.
 
     The records may have moved, since a checkpoint holds their digest; the stream is the same for any servers, and other
-    processes at other addresses do the same. A key
-    that the run did not know, because it began with an earlier tfvt, had its present default.
+    devices and processes do the same up to rounding. A key that the run did not know, because it began with an earlier
+    tfvt, had its present default.
     """
-    places = ("data.records", "data.servers", "distribution.workers")
     defaults = flatten(as_plain(parse_recipe(["--model.name", recipe.model.name, "--data.records", ""])))
     began, now = flatten(began), flatten(plain_recipe(recipe))
     return ", ".join(
         f"{key}: {began.get(key)!r} -> {now.get(key)!r}"
         for key in began | now
-        if key not in places and began.get(key, defaults.get(key)) != now.get(key)
+        if key not in ("data.records", "data.servers")
+        and not key.startswith("distribution.")
+        and began.get(key, defaults.get(key)) != now.get(key)
     )
 
 

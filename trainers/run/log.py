@@ -228,6 +228,8 @@ class RunLog:
         """Open the files; metrics.csv keeps the rows of the first `epochs_done` epochs."""
         if not self.is_chief:
             return
+        for writer in self.writers:  # of before a roll back
+            writer.close()
         metrics = MetricsFile(self.run.metrics, metric_names(self.task.columns), epochs_done)
         if metrics.lost:
             self.say(f"{metrics.path} lacks {metrics.lost} of the {epochs_done} epochs that the run has finished")
