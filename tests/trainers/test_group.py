@@ -80,7 +80,8 @@ def wait_for(condition, processes):
 
 
 def rows(folder):
-    return len(logged(folder)) if (folder / "metrics.csv").exists() else 0
+    path = folder / "metrics.csv"
+    return len(path.read_text().splitlines()) - 1 if path.exists() else 0
 
 
 @pytest.mark.distributed
