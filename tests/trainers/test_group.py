@@ -96,7 +96,7 @@ def test_the_others_name_the_process_that_was_killed(backend, lost, group_config
     said = [line for line in logs[1 - lost].read_text().splitlines() if line.startswith("tfvt train: error:")]
     assert len(said) == 1
     assert f"error: process {lost} ({addresses[lost]}) of this training has gone" in said[0]
-    assert newest(tmp_path / "run").step >= 6
+    assert newest(tmp_path / "run").step >= 5  # the row of epoch 2 comes before its checkpoint, of step 6
 
 
 @pytest.mark.distributed
