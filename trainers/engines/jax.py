@@ -4,6 +4,7 @@ A step sees the whole batch: batch norms have its statistics (they are "synchron
 on any number of devices. JAX keeps the state; the Keras variables get it back to be saved.
 """
 
+import contextlib
 import os
 import re
 import socket
@@ -50,7 +51,8 @@ class JaxDevices:
     def __init__(self, recipe: DistributionRecipe, cluster: Cluster | None = None) -> None:
         self.cluster = cluster
         for kind in ("GPU", "TPU"):  # TensorFlow only reads the records; otherwise it would take the devices' memory
-            tf.config.set_visible_devices([], kind)
+            with contextlib.suppress(RuntimeError):  # `tfvt evaluate` has used TensorFlow before, on the CPU
+                tf.config.set_visible_devices([], kind)
         if recipe.strategy in ("multi_worker", "tpu"):
             self._join(cluster)
         self.index, self.count = jax.process_index(), jax.process_count()
