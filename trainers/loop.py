@@ -298,7 +298,8 @@ class Loop:
         settings = self.recipe.divergence
         if not settings.roll_backs:
             raise error
-        checkpoint = load_checkpoint(max(list_checkpoints(self.run.checkpoints)))
+        newest = max(list_checkpoints(self.run.checkpoints)).name
+        checkpoint = load_checkpoint(self.run.checkpoints / self.engine.from_chief(newest))
         factor = checkpoint.arrays[RATE_FACTOR] * np.float32(settings.rate_factor)
         if self.factor is not None:  # several in a row, from one checkpoint
             factor = self.factor * np.float32(settings.rate_factor)

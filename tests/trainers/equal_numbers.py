@@ -17,7 +17,7 @@ from tfvt.trainers.engines import configure_process, make_engine
 from tfvt.trainers.engines.cluster import find_cluster
 from tfvt.trainers.loop import epoch_steps, stream_settings
 from tfvt.trainers.recipes.parsing import parse_recipe
-from tfvt.trainers.tasks import task_class
+from tfvt.trainers.tasks.distillation import training_task
 
 
 def start_from(engine, path):
@@ -39,7 +39,7 @@ def main(steps, weights, worker, *flags):
         )
     recipe = parse_recipe(flags)
     devices = configure_process(recipe, find_cluster(recipe.distribution, None if worker == "none" else int(worker)))
-    task = task_class(recipe.model.name)(recipe)
+    task = training_task(recipe)
     engine = make_engine(recipe, task, epoch_steps(task, recipe), devices)
     start_from(engine, Path(weights))
     settings, seen = stream_settings(recipe), []

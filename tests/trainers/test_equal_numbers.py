@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from host_rows import rows_of
@@ -72,6 +73,20 @@ def test_both_engines_do_the_same(flags, largest, records, tmp_path):
     assert tensorflow["losses"][-1] < 0.8 * tensorflow["losses"][0]
     assert jax["ids"] == tensorflow["ids"]
     assert jax["weights"].keys() == tensorflow["weights"].keys()
+
+
+@pytest.mark.distributed
+def test_a_teacher_teaches_alike_on_both_engines(records, tmp_path):
+    """The teacher is a file that the other process has written."""
+    teacher = keras.Sequential([keras.Input((40, 40, 3)), keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(8, 3)])
+    teacher.add(keras.layers.GlobalAveragePooling2D())
+    teacher.add(keras.layers.Dense(6, kernel_initializer=keras.initializers.RandomNormal(stddev=9.0, seed=1)))
+    teacher.save(tmp_path / "teacher.keras")
+    taught = [*VIT, f"--distillation.teacher={tmp_path / 'teacher.keras'}"]
+    (alone,) = run("tensorflow", records, tmp_path / "w.npz", VIT, steps=4)
+    reports = {name: run(name, records, tmp_path / "w.npz", taught, steps=4)[0] for name in ("tensorflow", "jax")}
+    np.testing.assert_allclose(reports["jax"]["losses"], reports["tensorflow"]["losses"], rtol=0, atol=1e-5)
+    assert np.abs(np.subtract(reports["tensorflow"]["losses"], alone["losses"])).max() > 0.1
 
 
 MIRRORED = ["--distribution.strategy=mirrored"]

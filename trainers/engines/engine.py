@@ -86,5 +86,8 @@ class Engine(Evaluator, Protocol):
     def peak_memory(self) -> float:
         """The most MiB that the first device's allocator held; on a CPU, the process's largest resident set."""
 
+    def from_chief(self, text: str) -> str:
+        """The chief's `text` in all processes, up to 2000 bytes of it. All processes call it."""
+
     def agree(self, signal_number: int | None) -> int | None:
         """The signal by which any process has been asked to stop; all processes get the same answer."""

@@ -5,6 +5,7 @@ on any number of devices. JAX keeps the state; the Keras variables get it back t
 """
 
 import contextlib
+import functools
 import os
 import re
 import socket
@@ -24,7 +25,7 @@ from tfvt.errors import UsageError, one_line
 from tfvt.trainers.recipes.recipe import DistributionRecipe, Recipe
 from tfvt.trainers.tasks.task import Task
 
-from .cluster import Agreement, Cluster, LostProcessError, describe, lost_process
+from .cluster import Agreement, Cluster, LostProcessError, describe, from_chief, lost_process
 from .engine import DIVERGED, Phase
 from .memory import resident_peak
 from .optimizer import freeze
@@ -244,12 +245,14 @@ class JaxEngine(JaxEvaluator):
         layout = Layout(recipe.distribution.layout, mesh, self.update.variables)
         super().__init__(self.update.trained_model, task, devices, recipe.data.batch_size, layout)
         self.agree = Agreement(devices)
+        self.from_chief = functools.partial(from_chief, devices)
         self.sums["train"] = HostSums(task)
         # In lists: all processes must compile the same program, and ids differ from one to another.
         self.variables = [variable for variables in self.update.variables.values() for variable in variables]
         self.trainable = self.model.trainable_variables
         self.others = self.model.non_trainable_variables
-        self.arrays = self._place(self.variables + self._unaveraged())
+        self.fixed = list(task.fixed_variables())
+        self.arrays = self._place(self.variables + self._unaveraged() + self.fixed)
         shardings = [NamedSharding(mesh, layout.of(variable)) for variable in self.variables]
         self._step = jax.jit(self._next_state, donate_argnums=0, out_shardings=(shardings, self.replicated))
 
@@ -282,12 +285,14 @@ class JaxEngine(JaxEvaluator):
         """`count` updates. The host prepares the next batch while the devices compute, so one call makes one update."""
         for _ in range(count):
             batch = next(batches)
-            state, sums = self._step([self.arrays[id(variable)] for variable in self.variables], batch)
+            state, fixed = ([self.arrays[id(v)] for v in variables] for variables in (self.variables, self.fixed))
+            state, sums = self._step(state, fixed, batch)
             self.arrays |= {id(variable): array for variable, array in zip(self.variables, state, strict=True)}
             self.sums["train"].add(sums)
 
-    def _next_state(self, state, batch):
-        with keras.StatelessScope(zip(self.variables, state, strict=True)) as scope:
+    def _next_state(self, state, fixed, batch):
+        values = [*zip(self.variables, state, strict=True), *zip(self.fixed, fixed, strict=True)]
+        with keras.StatelessScope(values) as scope:
             gradients, sums = self._gradients(scope, batch)
             self.update(gradients)
         return [scope.get_current_value(variable) for variable in self.variables], sums

@@ -4,6 +4,7 @@
 resume within an epoch.
 """
 
+import functools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ from tfvt.errors import UsageError, one_line
 from tfvt.trainers.recipes.recipe import DistributionRecipe, Recipe
 from tfvt.trainers.tasks.task import Task
 
-from .cluster import Agreement, Cluster, LostProcessError, describe, lost_process
+from .cluster import Agreement, Cluster, LostProcessError, describe, from_chief, lost_process
 from .engine import DIVERGED, Phase
 from .memory import resident_peak
 from .optimizer import freeze
@@ -227,6 +228,7 @@ class TensorFlowEngine(TensorFlowEvaluator):
             self.update = Update(recipe, self.model, steps_per_epoch)
         super().__init__(self.update.trained_model, task, devices, recipe.data.batch_size)
         self.agree = Agreement(devices)
+        self.from_chief = functools.partial(from_chief, devices)
         with strategy.scope():
             self.sums["train"] = Sums(task)
         # Keras would sum over the devices once more in `apply`; this engine sums before it clips.

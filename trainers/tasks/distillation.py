@@ -1,6 +1,6 @@
 """Distillation: a task whose loss is in part what a trained model says of the same pixels."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -57,6 +57,10 @@ class Distillation:
         data = self.recipe.data
         self.teacher = Teacher(self.recipe.distillation, self.train_records.class_names, data.train.image_size)
         return student
+
+    def fixed_variables(self) -> Sequence[keras.Variable]:
+        """The teacher's."""
+        return self.teacher.source.variables
 
     def teach(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The batch with the teacher's logits (B, classes) as "teacher"."""

@@ -64,6 +64,10 @@ class Task(Protocol):
         """
         return batch
 
+    def fixed_variables(self) -> Sequence[keras.Variable]:
+        """What `teach` reads of Keras' variables. An engine that compiles whole steps hands them in from outside."""
+        return ()
+
     def loss(self, outputs: Any, batch: Mapping[str, Any], training: bool) -> Any:
         """Of each sample, float32 (B,)."""
 

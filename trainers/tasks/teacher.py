@@ -31,12 +31,14 @@ class Source:
         image_size: height and width; None where the model takes any.
         class_names: in the order of the outputs; () if unknown.
         digest: computes a hash of the weights.
+        variables: of a Keras model, which `apply` reads.
     """
 
     apply: Callable[[Any], Any]
     image_size: tuple[int | None, int | None]
     class_names: tuple[str, ...]
     digest: Callable[[], str]
+    variables: Sequence[keras.Variable] = ()
 
 
 class Teacher:
@@ -198,7 +200,8 @@ def _keras_model(place, model, class_names=()):
     shape = model.input_shape  # a list or a dict where there are several
     if not isinstance(shape, tuple) or len(shape) != 4 or shape[-1] != 3:
         raise _error(f"{place} takes {shape}: expected one input (None, height, width, 3)")
-    return Source(lambda pixels: model(pixels, training=False), shape[1:3], class_names, lambda: _weights_digest(model))
+    digest = functools.partial(_weights_digest, model)
+    return Source(lambda pixels: model(pixels, training=False), shape[1:3], class_names, digest, model.variables)
 
 
 def _weights_digest(model):
