@@ -344,8 +344,13 @@ class TensorFlowEngine(TensorFlowEvaluator):
 
     def _average_moving_statistics(self, context):
         """Batch norms see only their device's images: keep one set of moving statistics, the mean."""
-        for variable in self.moving_statistics:
-            variable.assign(context.all_reduce(tf.distribute.ReduceOp.MEAN, tf.convert_to_tensor(variable)))
+        # A copy: of several processes, the reduction asks a tensor on which device it is, and a variable's value is on
+        # none in a graph.
+        values = [tf.identity(variable.value) for variable in self.moving_statistics]
+        if values:
+            means = context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
+            for variable, mean in zip(self.moving_statistics, means, strict=True):
+                variable.assign(mean)
 
 
 def _is_floating(variable):
