@@ -26,7 +26,7 @@ VIT = ["--model.name=vit_tiny16", "--model.options.dropout_rate=0", *ADAMW]
 VIT.append("--model.options.blocks=[{layers: 2, hidden_dim: 64, mlp_dim: 64}]")
 # Rates are low: batch norms on small maps amplify rounding a thousandfold within ten steps.
 SMALL = ["--model.options.width=16", "--model.options.depths=[1,1,1,1]", "--model.options.stem_pool=false"]
-SGD = ["--optimizer.name=sgd", "--optimizer.learning_rate=1e-5", "--optimizer.weight_decay=1e-4"]
+SGD = ["--optimizer.name=sgd", "--optimizer.learning_rate=2e-6", "--optimizer.weight_decay=1e-4"]
 RESNET = ["--model.name=resnet18", *SMALL, *SGD]
 RMSPROP = ["--optimizer.name=rmsprop", "--optimizer.learning_rate=1e-6"]
 VT_RESNET = ["--model.name=vt_resnet18", *SMALL, "--model.options.dropout_rate=0", *RMSPROP]
