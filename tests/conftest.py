@@ -6,6 +6,9 @@ import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is loaded: no pages about the processor
 
+# TensorFlow's own allocator for oneDNN never gives back the most that all models together took.
+os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
+
 # JAX compiles whole models for one call each: quick compilation counts, not quick code.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
@@ -45,8 +48,7 @@ def fixed_seed():
 def nothing_left_behind(request):
     """Models are cycles: uncollected, those of many tests stand side by side.
 
-    TensorFlow's allocator for oneDNN never gives back the most that they took together. The test that takes the process
-    over the limit fails, once.
+    The test that takes the process over the limit fails, once.
     """
     yield
     gc.collect()
