@@ -19,6 +19,7 @@ import keras
 import pytest
 
 from tests.memory import give_up_caches, peak_gigabytes, resident_gigabytes
+from tfvt.stores import as_path
 
 MEMORY_LIMIT = 3  # GB, of all tests in one process
 LARGE = 1.5  # GB, from which on caches are given up
@@ -42,6 +43,15 @@ collect_ignore = [] if keras.backend.backend() == "tensorflow" else ONLY_ON_TENS
 def fixed_seed():
     """Every test draws from its own seed, whatever ran before it."""
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A folder in `ram://`, TensorFlow's store in the memory of this process."""
+    folder = as_path(f"ram://{tmp_path.parent.name}/{tmp_path.name}")
+    yield folder
+    folder.mkdir()  # perhaps it holds nothing
+    folder.rmtree()
 
 
 @pytest.fixture(autouse=True)

@@ -11,13 +11,13 @@ import functools
 import json
 import threading
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from tfvt.errors import UsageError
 from tfvt.files import write_whole
+from tfvt.stores import AnyPath
 
 from .shards import PARTIAL, Finished, ShardPlan, read_finished, write_shard
 from .sources import RecordSettings, SourceImage, some
@@ -29,7 +29,7 @@ SECONDS_BETWEEN_REPORTS = 1
 def write_shards(
     settings: RecordSettings,
     plan: list[ShardPlan],
-    output: Path,
+    output: AnyPath,
     label_offset: int,
     options: Iterable[str],
     report: Callable[[int], None],
@@ -72,7 +72,7 @@ def write_shards(
     return finished
 
 
-def write_line(line: str, settings: RecordSettings, output: Path | str, label_offset: int) -> None:
+def write_line(line: str, settings: RecordSettings, output: AnyPath | str, label_offset: int) -> None:
     """The work for one line of the plan."""
     content = json.loads(line)
     images = tuple(SourceImage(**image) for image in content.pop("images"))

@@ -6,10 +6,10 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from tfvt.errors import UsageError, complain
-from tfvt.files import write_whole
+from tfvt.files import has_folder, write_whole
+from tfvt.stores import as_path
 
 
 def main(argv: Sequence[str]) -> int:
@@ -158,8 +158,12 @@ def _add_serve(commands):
 
 def _new_file(text):
     """A path in a folder that exists: checked before hours of reading, whose findings go to it."""
-    path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
+    path = as_path(text)
+    try:
+        fits = has_folder(path) and not path.is_dir()
+    except OSError as error:  # of a store
+        raise argparse.ArgumentTypeError(f"{text} cannot be written: {error.strerror}") from None
+    if not fits:
         raise argparse.ArgumentTypeError(f"{text} cannot be written: name a file in a folder that exists")
     return path
 

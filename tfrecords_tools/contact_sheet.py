@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tfvt.data.records import ENCODED, LABEL, MASK, SYNSET, TEXT, VOID, Manifest, check_shards, read_manifest
 from tfvt.errors import UsageError
 from tfvt.files import write_whole
+from tfvt.stores import AnyPath, as_path
 
 from .images import RejectedImageError, open_image
 from .reading import parse_features, read_record
@@ -21,7 +22,7 @@ FONT_SIZE = 11
 GOLDEN_RATIO = 0.618  # of a turn between the hues of two classes, so that neighbours differ much
 
 
-def contact_sheet(directory: Path | str, path: Path | str, *, count: int = 64, seed: int = 0) -> None:
+def contact_sheet(directory: AnyPath | str, path: AnyPath | str, *, count: int = 64, seed: int = 0) -> None:
     """Writes a PNG with records of all splits, and below each its class and its width x height in pixels.
 
     Masks lie over their images, with a colour for each class and none for pixels without a class; the caption lists the
@@ -37,12 +38,12 @@ def contact_sheet(directory: Path | str, path: Path | str, *, count: int = 64, s
         UsageError: no such set, a drawn record that is damaged or whose image does not decode, or a path
             that does not end in .png.
     """
-    path = Path(path)
+    path = as_path(path)
     if path.suffix.lower() != ".png":
         raise UsageError(f"a contact sheet is a PNG: {path} does not end in .png")
     if count < 1:
         raise UsageError(f"a contact sheet needs at least one record, not {count}")
-    manifest, directory = read_manifest(directory), Path(directory)
+    manifest, directory = read_manifest(directory), as_path(directory)
     shards = [shard for shards in manifest.splits.values() for shard in shards]
     check_shards(directory, shards)
     ends = np.cumsum([shard.records for shard in shards])

@@ -14,6 +14,7 @@ import functools
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,7 @@ from pathlib import Path
 from tfvt.data.records import MANIFEST, UNLABELLED, Manifest, counted
 from tfvt.errors import UsageError
 from tfvt.files import write_whole
+from tfvt.stores import AnyPath, StorePath, as_path
 
 from . import workers as local_workers
 from .output import (
@@ -45,7 +47,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def convert(
     source: Source | Path | str,
-    output: Path | str,
+    output: AnyPath | str,
     *,
     shards: int | None = None,
     label_offset: int = 0,
@@ -58,7 +60,8 @@ def convert(
 
     Args:
         source: a `Source`, or a location for `open_source`.
-        output: folder for shards and manifest; the same conversion, interrupted, continues where it stopped.
+        output: folder for shards and manifest, also "gs://bucket/folder"; the same conversion, interrupted, continues
+            where it stopped.
         shards: files per split, at most one per image; by default one per 128 MiB of images.
         label_offset: stored label of the first class, 0 or 1.
         workers: shards written at a time, by default one per processor. Processes write large sets of images: a script
@@ -78,7 +81,7 @@ def convert(
         source = open_source(source)
     if label_offset and source.settings.mask_ids:
         raise UsageError("label_offset is for images that have a class: the classes of a mask's pixels begin with 0")
-    output = Path(output)
+    output = as_path(output)
     check_place(source, output)
     if source.left_out:
         names = some(source.left_out)
@@ -169,7 +172,12 @@ def _find(output, plan, advance) -> list[Finished]:
 
 
 def _check_space(output, settings, pending, old_files):
-    """Refuses what cannot fit. Files that become JPEGs shrink by an unknown amount: then there is no check."""
+    """Refuses what cannot fit. Files that become JPEGs shrink by an unknown amount: then there is no check.
+
+    Nor is there one in an object store, which has no end.
+    """
+    if isinstance(output, StorePath):
+        return
     needed = sum(image.size + image.mask_size for planned in pending for image in planned.images)
     free = shutil.disk_usage(output).free + sum(path.stat().st_size for path in old_files)
     if needed > free and not settings.jpeg:
@@ -187,9 +195,10 @@ def _room_needed(output):
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
-        free = shutil.disk_usage(output).free
+        place = tempfile.gettempdir() if isinstance(output, StorePath) else output  # a shard waits there to be uploaded
+        free = shutil.disk_usage(place).free
         raise UsageError(
-            f"{output} is full ({free / 2**20:,.0f} MiB free): make room and run the same command again, which keeps "
+            f"{place} is full ({free / 2**20:,.0f} MiB free): make room and run the same command again, which keeps "
             "the shards that are finished and continues from there"
         ) from error
 

@@ -11,13 +11,13 @@ import struct
 import threading
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
 from tfvt.data.records import counted
+from tfvt.stores import AnyPath, StorePath, as_path
 
 JPEG_QUALITY = 95
 ORIENTATION = 0x0112  # EXIF's tag
@@ -127,7 +127,7 @@ def open_image(data: bytes, formats: tuple[str, ...] | None = None) -> Image.Ima
         ) from None
 
 
-def read_file(path: Path | str, offset: int = 0, size: int | None = None) -> bytes:
+def read_file(path: AnyPath | str, offset: int = 0, size: int | None = None) -> bytes:
     """A whole file, or `size` bytes of it from `offset`.
 
     Raises:
@@ -145,6 +145,10 @@ def read_file(path: Path | str, offset: int = 0, size: int | None = None) -> byt
 
 
 def _read_regular(path, offset, size):
+    if isinstance(as_path(path), StorePath):
+        with as_path(path).open("rb") as file:
+            file.seek(offset)
+            return file.read(-1 if size is None else size)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait
     try:
         status = os.fstat(descriptor)

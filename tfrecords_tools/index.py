@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import tensorflow as tf
 from rich.console import Console
@@ -27,6 +26,7 @@ from tfvt.data.records import (
 )
 from tfvt.errors import UsageError
 from tfvt.files import write_whole
+from tfvt.stores import AnyPath, as_path
 
 from .classes import ClassClaim, contradictions, other_names
 from .reading import GZIP, read_features
@@ -40,7 +40,7 @@ FEATURES = feature_spec((LABEL, FORMAT, HEIGHT, WIDTH)) | {SYNSET: NAME, TEXT: N
 
 
 def index(
-    directory: Path | str,
+    directory: AnyPath | str,
     *,
     label_offset: int | None = None,
     class_names: Sequence[str] | None = None,
@@ -66,7 +66,7 @@ def index(
         UsageError: no shards, an incomplete split, damaged records or records of another schema, labels out of
             range, an unknown label offset, or class names that contradict each other. Then nothing is written.
     """
-    directory = Path(directory)
+    directory = as_path(directory)
     if label_offset not in (None, 0, 1):
         raise UsageError(f"label_offset must be 0 or 1, not {label_offset}")
     if workers is not None and workers < 1:
@@ -97,7 +97,7 @@ def index(
     return manifest
 
 
-def read_class_names(path: Path | str) -> tuple[str, ...]:
+def read_class_names(path: AnyPath | str) -> tuple[str, ...]:
     """The lines of a text file.
 
     Raises:
@@ -105,7 +105,7 @@ def read_class_names(path: Path | str) -> tuple[str, ...]:
         OSError: it cannot be read.
     """
     try:
-        names = tuple(line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines())
+        names = tuple(line.strip() for line in as_path(path).read_text(encoding="utf-8").splitlines())
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text ({error}): it must have one class name a line") from error
     for number, name in enumerate(names, 1):
@@ -128,7 +128,7 @@ def _split_shards(directory, split):
     return paths
 
 
-def _find_shards(directory, overwrite) -> dict[str, list[Path]]:
+def _find_shards(directory, overwrite) -> dict[str, list[AnyPath]]:
     """Split name -> paths in order."""
     if not directory.is_dir():
         raise UsageError(f"no folder {directory}")

@@ -4,7 +4,6 @@ import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -27,6 +26,7 @@ from tfvt.data.records import (
     read_manifest,
 )
 from tfvt.errors import UsageError
+from tfvt.stores import AnyPath, as_path
 
 from .progress import image_progress
 from .reading import read_features
@@ -63,7 +63,7 @@ class SplitReport:
         return len(self.heights)
 
 
-def inspect(directory: Path | str, *, workers: int | None = None) -> list[SplitReport]:
+def inspect(directory: AnyPath | str, *, workers: int | None = None) -> list[SplitReport]:
     """Reads every record of every split except for its image, and checks checksums and labels on the way.
 
     Args:
@@ -73,7 +73,7 @@ def inspect(directory: Path | str, *, workers: int | None = None) -> list[SplitR
     Raises:
         UsageError: no such set; or damaged shards, all of which the message names.
     """
-    manifest, directory = read_manifest(directory), Path(directory)
+    manifest, directory = read_manifest(directory), as_path(directory)
     if workers is not None and workers < 1:
         raise UsageError(f"workers must be at least 1, not {workers}")
     for shards in manifest.splits.values():

@@ -10,6 +10,7 @@ from pathlib import Path
 from tfvt.data.records import MANIFEST, Manifest, check_shards, read_manifest
 from tfvt.errors import UsageError
 from tfvt.files import is_temporary
+from tfvt.stores import AnyPath, StorePath
 
 from .progress import note
 from .shards import PARTIAL
@@ -24,17 +25,19 @@ LISTS = (MANIFEST, REJECTS, LEFT_OUT)
 SHARD_NAME = re.compile(r"(train|validation|test)-\d{5,}-of-\d{5,}")
 
 
-def check_place(source: Source, output: Path) -> None:
+def check_place(source: Source, output: AnyPath) -> None:
     """Refuses what cannot be the folder of a conversion of this source."""
     if os.path.islink(output) and not output.exists():
         raise UsageError(f"output {output} is a symbolic link that leads nowhere: remove it")
     if output.exists() and not output.is_dir():
         raise UsageError(f"output {output} is a file: choose a folder")
+    if isinstance(output, StorePath):
+        return
     if Path(os.path.realpath(output)).is_relative_to(os.path.realpath(source.root)):
         raise UsageError(f"output {output} lies inside the source {source.root}: choose a folder outside")
 
 
-def existing(output: Path, digest: str, overwrite: bool) -> Manifest | None:
+def existing(output: AnyPath, digest: str, overwrite: bool) -> Manifest | None:
     """The manifest if the folder already holds this conversion, complete; None if it has to begin or continue.
 
     Raises:
@@ -68,7 +71,7 @@ def existing(output: Path, digest: str, overwrite: bool) -> Manifest | None:
     return None
 
 
-def is_overwriting(output: Path, digest: str) -> bool:
+def is_overwriting(output: AnyPath, digest: str) -> bool:
     """Whether this conversion was begun with --overwrite and interrupted: --overwrite then continues it."""
     begun = output / PARTIAL / BEGUN
     return (output / PARTIAL / OVERWRITING).exists() and begun.exists() and begun.read_text() == digest
@@ -102,7 +105,7 @@ def _shards(output):
     return [path for path in output.iterdir() if SHARD_NAME.fullmatch(path.name)] if output.is_dir() else []
 
 
-def old_files(output: Path) -> list[Path]:
+def old_files(output: AnyPath) -> list[AnyPath]:
     """Files that conversions wrote, in the order in which they may be deleted.
 
     First those that tell others to keep the rest; last those that show that a conversion wrote it.
@@ -114,7 +117,7 @@ def old_files(output: Path) -> list[Path]:
     return [path for path in files if path.exists()]
 
 
-def clear_partial(output: Path) -> None:
+def clear_partial(output: AnyPath) -> None:
     """Removes what an unfinished conversion leaves, except for the lock, which `locked` removes."""
     for path in sorted((output / PARTIAL).iterdir(), key=lambda path: path.name == BEGUN):
         if path.name != LOCK:
@@ -122,7 +125,7 @@ def clear_partial(output: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(output: Path) -> Iterator[None]:
+def locked(output: AnyPath) -> Iterator[None]:
     """Keeps other conversions out of the folder, and removes the temporary files that a killed one left there."""
     partial = output / PARTIAL
     with _lock(partial / LOCK):
@@ -132,14 +135,19 @@ def locked(output: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if [path.name for path in partial.iterdir()] == [LOCK]:  # all is done, or nothing was begun
-                (partial / LOCK).unlink()
+            left = [path.name for path in partial.iterdir()]
+            if left == [LOCK] or (not left and isinstance(output, StorePath)):  # all is done, or nothing was begun
+                (partial / LOCK).unlink(missing_ok=True)
                 with contextlib.suppress(OSError):  # another conversion comes in
                     partial.rmdir()
 
 
 def _lock(path):
     """The lock's file, locked until it is closed."""
+    if isinstance(path, StorePath):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _note_no_lock(path, "object stores have no locks")
+        return contextlib.nullcontext()
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -155,12 +163,13 @@ def _lock(path):
                 "folder"
             ) from None
         except OSError as error:  # some network file systems
-            note(
-                f"{path.parent.parent} cannot be locked ({error.strerror}): make sure that no other conversion writes "
-                "there"
-            )
+            _note_no_lock(path, error.strerror)
             return lock
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
                 return lock
         lock.close()  # that of a conversion that has just ended and removed it
+
+
+def _note_no_lock(path, reason):
+    note(f"{path.parent.parent} cannot be locked ({reason}): make sure that no other conversion writes there")

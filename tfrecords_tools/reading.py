@@ -1,9 +1,7 @@
 """Shards as they lie on the disk, whole or damaged: every record, or which one is damaged."""
 
-import os
 import struct
 from collections.abc import Collection, Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -11,6 +9,7 @@ from google.protobuf.message import DecodeError
 
 from tfvt.data.records import feature_spec
 from tfvt.errors import UsageError
+from tfvt.stores import AnyPath, as_path
 
 from .shards import masked_crc32c
 
@@ -21,7 +20,7 @@ FRAMING = 16  # bytes of a record beside its data: length, checksum of the lengt
 _UNPARSABLE = (tf.errors.InvalidArgumentError, UnicodeDecodeError)
 
 
-def read_features(path: Path | str, spec: dict[str, tf.io.FixedLenFeature]) -> dict[str, np.ndarray]:
+def read_features(path: AnyPath | str, spec: dict[str, tf.io.FixedLenFeature]) -> dict[str, np.ndarray]:
     """Features of a shard's records, feature name -> values in order, without a copy of the image bytes.
 
     Args:
@@ -35,7 +34,7 @@ def read_features(path: Path | str, spec: dict[str, tf.io.FixedLenFeature]) -> d
     """
     if is_gzip(path):  # this opens the shard: `ignore_errors` would try for ever to open one that cannot be opened
         raise UsageError(f"{path} {GZIP}")
-    size = os.path.getsize(path)
+    size = as_path(path).stat().st_size
     parts, count, covered = [], 0, 0
     for batch in tf.data.TFRecordDataset(str(path)).ignore_errors().batch(1024):
         try:
@@ -51,13 +50,13 @@ def read_features(path: Path | str, spec: dict[str, tf.io.FixedLenFeature]) -> d
     return {name: np.concatenate([part[name] for part in parts] or [empty[name]]) for name in spec}
 
 
-def is_gzip(path: Path | str) -> bool:
+def is_gzip(path: AnyPath | str) -> bool:
     """Whether a shard is compressed as a whole, as TensorFlow writes it with `compression_type="GZIP"`.
 
     Raises:
         OSError: it cannot be opened.
     """
-    with open(path, "rb") as file:
+    with as_path(path).open("rb") as file:
         begin = file.read(12)
     # A record's length may begin with gzip's bytes as well; then its checksum follows.
     return begin.startswith(b"\x1f\x8b\x08") and masked_crc32c(begin[:8]) != begin[8:]
@@ -103,7 +102,7 @@ def _one_value(feature, name, kind):
     return content[0]
 
 
-def read_records(path: Path | str) -> Iterator[bytes | None]:
+def read_records(path: AnyPath | str) -> Iterator[bytes | None]:
     """A shard's records in order, None in the place of one that is damaged.
 
     Raises:
@@ -124,7 +123,7 @@ def read_records(path: Path | str) -> Iterator[bytes | None]:
             number += 1
 
 
-def read_record(path: Path | str, number: int) -> bytes:
+def read_record(path: AnyPath | str, number: int) -> bytes:
     """One record of a shard, without reading those before it.
 
     Raises:
@@ -139,16 +138,17 @@ def read_record(path: Path | str, number: int) -> bytes:
 def _count(path) -> int | None:
     """Number of records in a file whose lengths lead exactly to its end; None if they do not."""
     count = position = 0
-    with open(path, "rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
+    size = as_path(path).stat().st_size
+    with as_path(path).open("rb") as file:
         while position + FRAMING <= size:
-            (length,) = struct.unpack("<Q", os.pread(file.fileno(), 8, position))
+            file.seek(position)
+            (length,) = struct.unpack("<Q", file.read(8))
             count, position = count + 1, position + length + FRAMING
     return count if position == size else None
 
 
 def _records_from(path, number) -> tf.data.Dataset:
     """Serialized records up to the first that is damaged."""
-    with open(path, "rb"):  # as in `read_features`
-        pass
+    with as_path(path).open("rb") as file:  # as in `read_features`
+        file.read(1)
     return tf.data.TFRecordDataset(str(path)).skip(number).ignore_errors()

@@ -2,18 +2,17 @@
 
 import dataclasses
 import json
-import os
 import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import google_crc32c
 
 from tfvt.data.records import Shard
-from tfvt.files import fsync, temporary_name, write_whole
+from tfvt.files import named_later, temporary_name, write_whole
+from tfvt.stores import AnyPath, as_path
 
 from .examples import Reject, shard_examples
 from .sources import RecordSettings, SourceImage
@@ -56,10 +55,10 @@ class RecordWriter:
             self.crc32 = zlib.crc32(part, self.crc32)
 
 
-def crc32(path: Path | str) -> int:
+def crc32(path: AnyPath | str) -> int:
     """CRC-32 (zlib's) of the whole file."""
     checksum = 0
-    with open(path, "rb") as file:
+    with as_path(path).open("rb") as file:
         while chunk := file.read(2**20):
             checksum = zlib.crc32(chunk, checksum)
     return checksum
@@ -72,7 +71,7 @@ def masked_crc32c(data: bytes) -> bytes:
 
 
 def write_shard(
-    settings: RecordSettings, output: Path | str, label_offset: int, advance: Callable[[], None], planned: ShardPlan
+    settings: RecordSettings, output: AnyPath | str, label_offset: int, advance: Callable[[], None], planned: ShardPlan
 ) -> Finished:
     """Write a shard, and beside it in `.partial` a report for the run that ends or resumes the conversion.
 
@@ -89,10 +88,9 @@ def write_shard(
     Raises:
         OSError: the shard cannot be written; nothing of it stays.
     """
-    output = Path(output)
-    temporary = output / PARTIAL / temporary_name(planned.name)
+    output = as_path(output)
     rejects, records = [], 0
-    try:
+    with named_later(output / planned.name, output / PARTIAL / temporary_name(planned.name)) as temporary:
         with open(temporary, "wb", buffering=2**20) as file:
             writer = RecordWriter(file)
             for example in shard_examples(settings, planned.images, label_offset):
@@ -102,19 +100,13 @@ def write_shard(
                     writer.write(example)
                     records += 1
                 advance()
-            file.flush()
-            os.fsync(file.fileno())
             shard = Shard(name=planned.name, records=records, bytes=file.tell(), crc32=writer.crc32)
         finished = Finished(shard=shard, rejects=tuple(rejects))
         write_whole(_report(output, planned), json.dumps(dataclasses.asdict(finished)).encode())
-        temporary.rename(output / planned.name)
-        fsync(output)
-    finally:
-        temporary.unlink(missing_ok=True)
     return finished
 
 
-def read_finished(output: Path, planned: ShardPlan, *, checksum: bool = True) -> Finished | None:
+def read_finished(output: AnyPath, planned: ShardPlan, *, checksum: bool = True) -> Finished | None:
     """What `write_shard` wrote, if it exists and is whole: checks its size and, if asked, its checksum."""
     report, path = _report(output, planned), output / planned.name
     if not (report.exists() and path.exists()):

@@ -10,7 +10,6 @@ from array import array
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -38,6 +37,7 @@ from tfvt.data.records import (
     read_manifest,
 )
 from tfvt.errors import UsageError
+from tfvt.stores import AnyPath, as_path
 
 from .classes import ClassClaim, contradictions, other_names
 from .images import jpeg_damage
@@ -105,7 +105,7 @@ class _ShardResult:
 
 
 def verify(
-    directory: Path | str, *, split: str | None = None, workers: int | None = None, decode: bool = True
+    directory: AnyPath | str, *, split: str | None = None, workers: int | None = None, decode: bool = True
 ) -> Verification:
     """Reads everything of a set and finds everything that is wrong with it.
 
@@ -123,7 +123,7 @@ def verify(
     Raises:
         UsageError: there is no set, its manifest cannot be read, or there is no such split.
     """
-    manifest, directory = read_manifest(directory), Path(directory)
+    manifest, directory = read_manifest(directory), as_path(directory)
     if split is not None and split not in manifest.splits:
         raise UsageError(f"{directory} has no split {split!r}; it has: {', '.join(manifest.splits)}")
     if workers is not None and workers < 1:

@@ -10,9 +10,9 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolE
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for_object
-from pathlib import Path
 
 from tfvt.errors import UsageError
+from tfvt.stores import AnyPath
 
 from .shards import Finished, ShardPlan, write_shard
 from .sources import RecordSettings
@@ -45,7 +45,7 @@ class Shared:
 def write_shards(
     settings: RecordSettings,
     plan: list[ShardPlan],
-    output: Path | str,
+    output: AnyPath | str,
     label_offset: int,
     workers: int,
     report: Callable[[int], None],

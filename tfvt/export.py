@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfvt.checks import check_numbers
 from tfvt.data.headers import checked_images
 from tfvt.files import fsync
+from tfvt.stores import AnyPath, StorePath, as_path
 
 MAX_PIXELS = 2**26  # 8192 x 8192, as large as a phone's photographs; one such image takes up to 0.75 GB to decode
 
@@ -53,8 +54,8 @@ class Serving(Protocol):
 
 
 def export_saved_model(
-    model: keras.Model, directory: Path | str, serving: Serving, *, max_pixels: int = MAX_PIXELS
-) -> Path:
+    model: keras.Model, directory: AnyPath | str, serving: Serving, *, max_pixels: int = MAX_PIXELS
+) -> AnyPath:
     """Write `model` as a SavedModel whose default signature takes encoded images.
 
     Signature `serving_default`: input `image`, string (B,) with B at least 1, each the bytes of a JPEG, PNG, BMP or
@@ -70,7 +71,8 @@ def export_saved_model(
 
     Args:
         model: from pixels (B, H, W, 3) in 0..255 to what `serving` takes, on the TensorFlow backend.
-        directory: where to write; it appears complete or not at all.
+        directory: where to write, also "gs://bucket/folder"; it appears complete or not at all (in a store, its
+            saved_model.pb does, without which nothing loads it).
         serving: turns an image into pixels, and the model's output into an answer.
         max_pixels: the most pixels, height times width, that an image of a request may have.
 
@@ -82,7 +84,7 @@ def export_saved_model(
             `max_pixels` below 1.
         OSError: the directory cannot be written, for instance because the disk is full.
     """
-    directory = Path(directory)
+    directory = as_path(directory)
     _check(model, directory, serving)
     check_numbers({"max_pixels": max_pixels})
 
@@ -104,20 +106,39 @@ def export_saved_model(
 
 def _write(module, signature, directory):
     """Save a module in `directory`, which appears complete or not at all."""
+    if isinstance(directory, StorePath):
+        with tempfile.TemporaryDirectory(prefix="tfvt-") as temporary:
+            _save(module, signature, Path(temporary), directory)
+            _upload(Path(temporary), directory)
+        return
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as temporary:
         written = Path(temporary) / "saved_model"
-        try:
-            tf.saved_model.save(module, str(written), signatures=signature)
-        except tf.errors.OpError as error:
-            reason = re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", error.message)  # without the names of TensorFlow's nodes
-            raise OSError(f"{directory} cannot be written: {reason}") from error
+        _save(module, signature, written, directory)
         for path in (*written.rglob("*"), written):
             fsync(path)
         if directory.exists():
             directory.rmdir()  # it is empty, and rename needs it gone
         os.rename(written, directory)
     fsync(directory.parent)
+
+
+def _save(module, signature, written, directory):
+    try:
+        tf.saved_model.save(module, str(written), signatures=signature)
+    except tf.errors.OpError as error:
+        reason = re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", error.message)  # without the names of TensorFlow's nodes
+        raise OSError(f"{directory} cannot be written: {reason}") from error
+
+
+def _upload(written, directory):
+    """Copy a SavedModel into a store, last the file without which nothing loads it."""
+    for path in sorted(written.rglob("*"), key=lambda path: path.name == "saved_model.pb"):
+        target = directory / path.relative_to(written).as_posix()
+        if path.is_dir():
+            target.mkdir()
+        else:
+            target.upload(path)
 
 
 def _check(model, directory, serving):

@@ -1,13 +1,16 @@
-"""Files that exist whole or not at all, and file names as text."""
+"""Files that exist whole or not at all, on disks and in object stores, and file names as text."""
 
 import contextlib
 import os
 import re
+import shutil
+import tempfile
 import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tfvt.errors import WriteError
+from tfvt.stores import AnyPath, StorePath, as_path
 
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.new(\.\w+)?")  # what a killed process may leave
 
@@ -17,18 +20,18 @@ def temporary_name(name: str, ending: str = "") -> str:
     return f".{name}.{uuid.uuid4().hex}.new{ending}"
 
 
-def is_temporary(path: Path | str, names: Collection[str] | None = None) -> bool:
+def is_temporary(path: AnyPath | str, names: Collection[str] | None = None) -> bool:
     """Whether a file has a temporary name: of any file, or of one of the given names."""
     match = _TEMPORARY.fullmatch(Path(path).name)
     return bool(match) and (names is None or match[1] in names)
 
 
 @contextlib.contextmanager
-def whole_file(path: Path | str, ending: str = "") -> Iterator[Path]:
+def whole_file(path: AnyPath | str, ending: str = "") -> Iterator[Path]:
     """Give a temporary name to write to. The file gets the name `path` when it is complete and on the disk.
 
     A reader sees the old file or the new one, even after a power cut or if other processes write it as well. Where
-    writing fails, the old file stays.
+    writing fails, the old file stays. All of this holds in a store too, see `named_later`.
 
     Args:
         path: of the file.
@@ -37,23 +40,53 @@ def whole_file(path: Path | str, ending: str = "") -> Iterator[Path]:
     Raises:
         WriteError: the disk is full, or the folder is not writable; it names the file.
     """
-    path = Path(path)
+    path = as_path(path)
     temporary = path.with_name(temporary_name(path.name, ending))
+    try:
+        with named_later(path, temporary) as written:
+            yield written
+    except OSError as error:
+        ours = (None, path.url) if isinstance(path, StorePath) else (None, str(temporary), temporary)
+        if error.filename in ours:  # a full disk has no name in Python's error
+            raise WriteError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
+
+
+@contextlib.contextmanager
+def named_later(path: AnyPath, temporary: AnyPath) -> Iterator[Path]:
+    """Give a file to write to, which is named `path` when it is complete and on the disk; otherwise it goes.
+
+    On a disk it is `temporary`, in the same file system. A store has no rename, but an upload is all or nothing: the
+    file is one of this machine's (below TMPDIR), and is uploaded when it is complete.
+    """
+    if isinstance(path, StorePath):
+        with tempfile.TemporaryDirectory(prefix="tfvt-") as folder:
+            yield Path(folder, temporary.name)
+            path.upload(Path(folder, temporary.name))
+        return
     try:
         yield temporary
         fsync(temporary)
         temporary.replace(path)
-    except OSError as error:
-        if error.filename in (None, str(temporary), temporary):  # a full disk has no name in Python's error
-            raise WriteError(error.errno, error.strerror or str(error), str(path)) from error
-        raise
     finally:
         with contextlib.suppress(OSError):  # it is gone; a read-only disk says so of itself
             temporary.unlink()
     fsync(path.parent)
 
 
-def write_whole(path: Path | str, content: bytes) -> None:
+@contextlib.contextmanager
+def local_file(path: AnyPath | str) -> Iterator[Path]:
+    """The file itself, or meanwhile a copy (below TMPDIR) of one in a store, for libraries that read only disks."""
+    path = as_path(path)
+    if not isinstance(path, StorePath):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="tfvt-") as folder:
+        path.download(Path(folder, path.name))
+        yield Path(folder, path.name)
+
+
+def write_whole(path: AnyPath | str, content: bytes) -> None:
     """Write a file, whole or not at all, see `whole_file`."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
@@ -68,6 +101,21 @@ def fsync(path: Path | str) -> None:
         os.close(descriptor)
 
 
-def printable(name: Path | str | bytes) -> str:
+def remove(path: AnyPath) -> None:
+    """Remove a file, a link (not where it leads), or a folder with all it holds."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+    elif isinstance(path, StorePath):
+        path.rmtree()
+    else:
+        shutil.rmtree(path)
+
+
+def has_folder(path: AnyPath) -> bool:
+    """Whether the folder of a file to be written exists, or needs not, in a store."""
+    return isinstance(path, StorePath) or path.parent.is_dir()
+
+
+def printable(name: AnyPath | str | bytes) -> str:
     """A file name as text that can be printed and stored; bytes that are not UTF-8 appear in hexadecimal."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -6,7 +6,6 @@ The loop decides what happens when. The task knows what the model learns; the en
 import math
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.console import Console
 from tfvt.data.order import HostShare
 from tfvt.data.stream import StreamSettings, eval_stream, steps_per_epoch, train_stream
 from tfvt.errors import UsageError
+from tfvt.stores import AnyPath
 
 from .engines.engine import DIVERGED, Engine, Evaluator, ServersGoneError
 from .pace import Rate, TimedBatches
@@ -90,7 +90,7 @@ class Loop:
     """
 
     def __init__(
-        self, recipe: Recipe, run: Run, task: Task, engine: Engine, console: Console, saved: Path | None = None
+        self, recipe: Recipe, run: Run, task: Task, engine: Engine, console: Console, saved: AnyPath | None = None
     ) -> None:
         self.recipe = recipe
         self.run = run

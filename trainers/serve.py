@@ -6,7 +6,6 @@ Model, task and what serving needs come from the run's folder, so the user does 
 import dataclasses
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import keras
 import tensorflow as tf
@@ -15,6 +14,7 @@ from tfvt.data.stream import StreamSettings, eval_stream
 from tfvt.errors import UsageError
 from tfvt.export import MAX_PIXELS, Serving, export_saved_model
 from tfvt.files import printable
+from tfvt.stores import AnyPath, as_path
 from tfvt.tfrecords_tools.images import RejectedImageError, jpeg_damage, read_file, read_image
 
 from .engines import check_backend, make_evaluator
@@ -33,7 +33,7 @@ from .tasks.task import Task
 def evaluate(arguments: Sequence[str]) -> int:
     """Run `tfvt evaluate ARGUMENTS` and return its exit status."""
     parser = LineParser(prog="tfvt evaluate")
-    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("run", type=as_path, help="folder of a finished run")
     parser.add_argument("--records", default=None, help="records other than those of the run's recipe")
     parser.add_argument("--split", default=None, help="a split other than the recipe's validation split")
     parser.add_argument("--batch_size", type=int, default=None, help="a batch size other than the recipe's")
@@ -59,7 +59,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 def report(arguments: Sequence[str]) -> int:
     """Run `tfvt report ARGUMENTS` and return its exit status."""
     parser = LineParser(prog="tfvt report")
-    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("run", type=as_path, help="folder of a finished run")
     run, recipe, model, serving = _open(parser.parse_args(list(arguments)).run, "tensorflow", "jax")
     task = task_class(recipe.model.name)(recipe)
     write_report(run, task, _evaluate(task, model, serving, recipe.data.batch_size))
@@ -84,8 +84,8 @@ def _evaluate(task: Task, model: keras.Model, serving: Serving, batch_size: int)
 def predict(arguments: Sequence[str]) -> int:
     """Run `tfvt predict ARGUMENTS` and return its exit status: 1 if a file could not be read as an image."""
     parser = LineParser(prog="tfvt predict")
-    parser.add_argument("run", type=Path, help="folder of a finished run")
-    parser.add_argument("images", nargs="+", type=Path, help="image files")
+    parser.add_argument("run", type=as_path, help="folder of a finished run")
+    parser.add_argument("images", nargs="+", type=as_path, help="image files")
     call = parser.parse_args(list(arguments))
     _, _, model, serving = _open(call.run, "tensorflow")
     status = 0
@@ -104,8 +104,10 @@ def predict(arguments: Sequence[str]) -> int:
 def export(arguments: Sequence[str]) -> int:
     """Run `tfvt export ARGUMENTS` and return its exit status."""
     parser = LineParser(prog="tfvt export")
-    parser.add_argument("run", type=Path, help="folder of a finished run")
-    parser.add_argument("output", nargs="?", type=Path, default=None, help="folder to write; default RUN/saved_model")
+    parser.add_argument("run", type=as_path, help="folder of a finished run")
+    parser.add_argument(
+        "output", nargs="?", type=as_path, default=None, help="folder to write; default RUN/saved_model"
+    )
     parser.add_argument(
         "--max_pixels", type=int, default=MAX_PIXELS, help=f"largest image that the model accepts, default {MAX_PIXELS}"
     )
@@ -120,7 +122,7 @@ def export(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _open(folder: Path, *backends: str) -> tuple[Run, Recipe, keras.Model, Serving]:
+def _open(folder: AnyPath, *backends: str) -> tuple[Run, Recipe, keras.Model, Serving]:
     """A finished run: everything needed to use it."""
     check_backend(*backends)
     run = open_run(folder)
@@ -134,7 +136,7 @@ def _open(folder: Path, *backends: str) -> tuple[Run, Recipe, keras.Model, Servi
     return run, recipe, model, serving
 
 
-def _read(path: Path) -> bytes:
+def _read(path: AnyPath) -> bytes:
     """An image file as conversion reads it: upright, CMYK as RGB. Evaluation saw such pixels.
 
     Raises:

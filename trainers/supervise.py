@@ -11,9 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from tfvt.errors import UsageError
+from tfvt.stores import AnyPath
 
 from .engines.cluster import LOST_STATUS, Cluster, lost_process
 from .run.checkpoint import list_checkpoints
@@ -27,7 +27,7 @@ GRACE_SECONDS = 60.0  # for the processes that remain to notice
 FRUITLESS = 3  # starts in a row without a new checkpoint, after which the group stays ended
 
 
-def supervise(count: int, folder: Path, arguments: Sequence[str]) -> int:
+def supervise(count: int, folder: AnyPath, arguments: Sequence[str]) -> int:
     """Train with `count` processes and return their status; start them again from the last checkpoint after a loss.
 
     Raises:

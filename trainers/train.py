@@ -20,6 +20,7 @@ from rich.console import Console
 
 from tfvt.data.service import check_answer
 from tfvt.errors import UsageError, complain, one_line
+from tfvt.stores import AnyPath, as_path
 
 from .dry_run import dry_run
 from .engines import configure_process, make_engine
@@ -159,7 +160,7 @@ def _add_call_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=_folder, metavar="FOLDER", help="the run's folder")
     parser.add_argument(
         "--init",
-        type=Path,
+        type=as_path,
         metavar="RUN_OR_CHECKPOINT",
         help="weights to start from: a run's folder, or a file of another source; the same as --model.weights",
     )
@@ -187,14 +188,14 @@ def _add_call_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _folder(text: str) -> Path:
+def _folder(text: str) -> AnyPath:
     """Empty is what an unset variable of a shell leaves, and a path to the present directory."""
     if not text:
         raise argparse.ArgumentTypeError("expected a folder, not an empty name")
-    return Path(text)
+    return as_path(text)
 
 
-def _initial_weights(source: Path) -> Path:
+def _initial_weights(source: AnyPath) -> AnyPath:
     """The file that `--init` names: a checkpoint, or the trained model in a run's folder."""
     if not source.is_dir():
         return source

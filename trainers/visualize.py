@@ -1,11 +1,11 @@
 """`tfvt visualize`: pictures of what trained models have learned."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from tfvt.analysis import draw_path_rates, path_rates
 from tfvt.errors import UsageError
-from tfvt.files import printable, whole_file
+from tfvt.files import has_folder, printable, whole_file
+from tfvt.stores import AnyPath, as_path
 
 from .errors import LineParser
 from .run.folder import open_run
@@ -23,9 +23,9 @@ def visualize(arguments: Sequence[str]) -> int:
         "of the ACmix paper). Runs of one model share a row of plots.",
     )
     rates.set_defaults(draw=_rates)
-    rates.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
+    rates.add_argument("runs", nargs="+", type=as_path, metavar="RUN", help="folder of a finished run")
     rates.add_argument(
-        "--output", type=Path, default=Path("rates.png"), help="picture to write, .png, .svg or .pdf; default rates.png"
+        "--output", type=as_path, default="rates.png", help="picture to write, .png, .svg or .pdf; default rates.png"
     )
     call = parser.parse_args(list(arguments))
     return call.draw(call)
@@ -47,9 +47,9 @@ def _rates(call) -> int:
     return 0
 
 
-def _check_picture(path: Path) -> None:
+def _check_picture(path: AnyPath) -> None:
     """Refuse a picture that cannot be written, before reading models."""
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise UsageError(f"--output {printable(path)}: expected a name that ends in .png, .svg or .pdf")
-    if not path.parent.is_dir():
+    if not has_folder(path):
         raise UsageError(f"--output {printable(path)}: there is no folder {printable(path.parent)}")

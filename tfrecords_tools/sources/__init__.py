@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from tfvt.errors import UsageError
+from tfvt.stores import StorePath, as_path
 
 from .folder import image_folder
 from .imagenet import imagenet, looks_like_imagenet
@@ -40,6 +41,11 @@ def open_source(
         UsageError: there is no such source, something is wrong with it, or an option does not apply to it.
     """
     location = os.fspath(location)
+    if isinstance(as_path(location), StorePath):
+        raise UsageError(
+            f"{location} is in an object store, and a conversion reads images from this machine's disks: copy them "
+            "there; OUTPUT may be in a store"
+        )
     options = {"ground_truth": ground_truth, "data_dir": data_dir, "layout": layout}
     if format == "auto":
         format = "segmentation" if layout else _format(location)

@@ -4,13 +4,15 @@ import json
 import pickle
 import re
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-Checkpoint = Path | str | dict[str, np.ndarray]  # a path, or arrays by the source's names
+from tfvt.files import local_file
+from tfvt.stores import AnyPath, as_path
+
+Checkpoint = AnyPath | str | dict[str, np.ndarray]  # a path or "gs://...", or arrays by the source's names
 
 
 def read_arrays(path_or_arrays: Checkpoint) -> dict[str, np.ndarray]:
@@ -31,7 +33,7 @@ def read_arrays(path_or_arrays: Checkpoint) -> dict[str, np.ndarray]:
         if odd:
             raise ValueError(f"the names of a checkpoint's arrays are strings, not {odd[0]!r}")
         return {name: np.asarray(array) for name, array in path_or_arrays.items()}
-    path = Path(path_or_arrays)
+    path = as_path(path_or_arrays)
     readers = {
         ".npz": _read_npz,
         ".safetensors": _read_safetensors,
@@ -41,7 +43,7 @@ def read_arrays(path_or_arrays: Checkpoint) -> dict[str, np.ndarray]:
         ".keras": _read_keras,
     }
     reader = readers.get(path.suffix)
-    if Path(f"{path}.index").is_file():
+    if as_path(f"{path}.index").is_file():
         reader = _read_tensorflow
     elif path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: pass the checkpoint in it, such as {path / 'model.safetensors'}")
@@ -52,7 +54,10 @@ def read_arrays(path_or_arrays: Checkpoint) -> dict[str, np.ndarray]:
     elif _start(path).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise ValueError(f"{path} is a web page and not a checkpoint: the download gave an error page, try again")
     try:
-        return reader(path)
+        if reader is _read_tensorflow:
+            return reader(path)
+        with local_file(path) as file:
+            return reader(file)
     except ImportError:
         raise
     except Exception as error:
@@ -67,7 +72,7 @@ def read_neighbour(source: Checkpoint, name: str) -> dict[str, Any]:
     """
     if isinstance(source, dict):
         return {}
-    path = Path(source).with_name(name)
+    path = as_path(source).with_name(name)
     if not path.is_file():
         return {}
     try:
@@ -81,9 +86,9 @@ def read_neighbour(source: Checkpoint, name: str) -> dict[str, Any]:
 
 def keras_gelu(source: Checkpoint) -> str | None:
     """The form of GELU that a `.keras` file was trained with; None if it has none, or is not such a file."""
-    if isinstance(source, dict) or Path(source).suffix != ".keras":
+    if isinstance(source, dict) or as_path(source).suffix != ".keras":
         return None
-    with zipfile.ZipFile(source) as file:
+    with local_file(source) as path, zipfile.ZipFile(path) as file:
         form = re.search(r'"gelu": "(\w+)"', file.read("config.json").decode())
     return form and form[1]
 

@@ -9,12 +9,14 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import tensorflow as tf
 
 from tfvt.errors import UsageError
+from tfvt.stores import AnyPath, as_path
 
 ENCODED = "image/encoded"  # the file's bytes, JPEG or PNG
 FORMAT = "image/format"  # "JPEG" or "PNG"
@@ -33,6 +35,7 @@ VOID = 255  # in a mask: pixels that neither training nor scoring counts
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
+REQUESTS = 32  # at a time: stores take many milliseconds to answer one
 REPAIR = "convert the images again, or write it again with `tfvt records index --overwrite`"
 
 
@@ -79,7 +82,7 @@ class RecordSet:
     """One split of a converted set.
 
     Attributes:
-        directory: the folder of the shards and the manifest.
+        directory: the folder of the shards and the manifest, on a disk or in an object store.
         split: "train" or "validation".
         class_names: in the order of the 0-based labels that the pipeline delivers.
         label_offset: the stored label of the first class.
@@ -88,7 +91,7 @@ class RecordSet:
         digest: hash of what the manifest says about the split's records, their order and labels, but not of their path.
     """
 
-    directory: Path
+    directory: AnyPath
     split: str
     class_names: tuple[str, ...]
     label_offset: int
@@ -105,8 +108,8 @@ class RecordSet:
         return len(self.class_names)
 
 
-def open_records(directory: Path | str, split: str) -> RecordSet:
-    """One split of the set that `tfvt records convert` wrote into `directory`.
+def open_records(directory: AnyPath | str, split: str) -> RecordSet:
+    """One split of the set that `tfvt records convert` wrote into `directory`, a folder or "gs://bucket/folder".
 
     Raises:
         UsageError: no such folder, manifest, split or shard, or a shard whose size is not the manifest's.
@@ -114,7 +117,7 @@ def open_records(directory: Path | str, split: str) -> RecordSet:
     manifest = read_manifest(directory)
     if split not in manifest.splits:
         raise UsageError(f"{directory} has no split {split!r}; it has: {', '.join(manifest.splits)}")
-    directory, shards = Path(directory), manifest.splits[split]
+    directory, shards = as_path(directory), manifest.splits[split]
     check_shards(directory, shards)
     return RecordSet(
         directory=directory,
@@ -133,13 +136,13 @@ def _digest(manifest, shards):
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def read_manifest(directory: Path | str) -> Manifest:
+def read_manifest(directory: AnyPath | str) -> Manifest:
     """The manifest of a converted set.
 
     Raises:
         UsageError: no such folder, no manifest in it, or one that cannot be read.
     """
-    path = Path(directory) / MANIFEST
+    path = as_path(directory) / MANIFEST
     if not path.parent.is_dir():
         raise UsageError(f"no folder {directory}: write it with `tfvt records convert INPUT {directory}`")
     if not path.is_file():
@@ -191,17 +194,19 @@ def _impossible_shard(shards):
     return None
 
 
-def check_shards(directory: Path, shards: Iterable[Shard]) -> None:
+def check_shards(directory: AnyPath, shards: Iterable[Shard]) -> None:
     """Check that the shards exist and have their size, without reading them.
 
     Raises:
         UsageError: a shard is missing or cut off; the message names the first one.
     """
-    for shard in shards:
-        path = directory / shard.name
-        if not path.is_file():
+    shards = list(shards)
+    paths = [directory / shard.name for shard in shards]
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        sizes = list(pool.map(lambda path: path.stat().st_size if path.is_file() else None, paths))
+    for shard, path, size in zip(shards, paths, sizes, strict=True):
+        if size is None:
             raise UsageError(f"shard {path} is missing: copy it again, or convert the images again with --overwrite")
-        size = path.stat().st_size
         if size != shard.bytes:
             state = "cut off" if size < shard.bytes else "not the converted file"
             raise UsageError(

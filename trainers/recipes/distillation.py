@@ -2,11 +2,11 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from tfvt import registry
 from tfvt.errors import UsageError
+from tfvt.stores import as_path
 
 from .options import check_options
 
@@ -42,7 +42,7 @@ class DistillationRecipe:
 
     def __post_init__(self):
         for key, path in self.files.items():
-            object.__setattr__(self, key, str(Path(path).absolute()))
+            object.__setattr__(self, key, str(as_path(path).absolute()))
         if self.is_named:
             object.__setattr__(self, "options", check_options(self.teacher, self.options, "distillation"))
         elif self.teacher is not None and (self.weights or self.options):

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from tfvt.errors import UsageError, one_line
+from tfvt.stores import StorePath, as_path
 
 
 def packaged_recipes() -> dict[str, Path]:
@@ -37,11 +38,25 @@ def find_recipes(arguments: Sequence[str]) -> list[str]:
     return found
 
 
+def with_contents(arguments: Sequence[str]) -> list[str]:
+    """`arguments` with the text of recipes in stores in place of their addresses: the parser reads only disks."""
+    found = list(arguments)
+    for position, argument in enumerate(found):
+        flag, equals, name = argument.partition("=")
+        if flag == "--config":
+            place = position if equals else position + 1
+            path = as_path(name if equals else found[place])
+            if isinstance(path, StorePath):
+                found[place] = f"{flag}{equals}{path.read_text()}" if equals else path.read_text()
+    return found
+
+
 def _find(name: str) -> str:
     if not name:
         raise UsageError("--config: expected a file, or a name of `tfvt recipes`")
     packaged, stem = packaged_recipes(), name.removesuffix(".yaml")
-    if Path(name).is_file() or (stem not in packaged and (Path(name).exists() or "/" in name)):
+    path = as_path(name)
+    if path.is_file() or (stem not in packaged and (path.exists() or "/" in name)):
         return name
     if stem in packaged:
         return str(packaged[stem])
@@ -79,7 +94,7 @@ def read_recipe_file(path: str) -> Mapping[str, Any]:
         UsageError: the file does not exist or is not such YAML; the message names it.
     """
     try:
-        tree = yaml.load(Path(path).read_text(encoding="utf-8"), _PlainLoader)
+        tree = yaml.load(as_path(path).read_text(encoding="utf-8"), _PlainLoader)
     except OSError as error:
         raise UsageError(f"--config: cannot read {path!r}: {error.strerror}") from error
     except UsageError as error:

@@ -7,7 +7,6 @@ unknown choice raises an error that names the key.
 import dataclasses
 import typing
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -15,10 +14,11 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from tfvt.errors import UsageError
 from tfvt.files import write_whole
+from tfvt.stores import AnyPath
 from tfvt.trainers.errors import parser_error, unknown_key
 from tfvt.trainers.tasks import task_class
 
-from .files import find_recipes, read_recipe_file
+from .files import find_recipes, read_recipe_file, with_contents
 from .plain import as_plain, flatten
 from .recipe import Recipe
 
@@ -53,7 +53,7 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
             raise unknown_key(key, known)
     parser = recipe_parser(recipe_class)
     try:
-        settings = parser.parse_args(arguments)
+        settings = parser.parse_args(with_contents(arguments))
     except ArgumentError as error:
         raise parser_error(error) from error
     except RecursionError as error:
@@ -67,7 +67,7 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
         raise UsageError(f"data: {error}") from error
 
 
-def write_recipe(recipe: Recipe, path: Path) -> None:
+def write_recipe(recipe: Recipe, path: AnyPath) -> None:
     """Write every key of `recipe` to the YAML file `path`, which `--config` reads back."""
     write_whole(path, yaml.safe_dump(as_plain(recipe), sort_keys=False).encode())
 

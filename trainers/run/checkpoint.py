@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tfvt.errors import UsageError
-from tfvt.files import whole_file
+from tfvt.files import local_file, whole_file
+from tfvt.stores import AnyPath
 
 FORMAT = 2  # 1, without this number in the header: no recipe, a digest of the arrays alone, sums in one array
 FORMAT_1_SUMS = ("loss", "top1", "top5", "images")
@@ -39,7 +39,7 @@ class Checkpoint:
     recipe: dict[str, Any] | None
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+def save_checkpoint(folder: AnyPath, checkpoint: Checkpoint, keep: int) -> AnyPath:
     """Write `checkpoint` into `folder`; keep only the `keep` newest ones.
 
     The file gets its name only when every byte is on the disk: a run killed at any moment leaves the earlier
@@ -78,7 +78,7 @@ def _name(step: int) -> str:
     return f"step-{step:09d}.safetensors"
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: AnyPath) -> Checkpoint:
     """Read and verify one checkpoint.
 
     Raises:
@@ -86,7 +86,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             older one never replaces it silently: that would lose the work since then without a word.
     """
     try:
-        with safe_open(path, framework="numpy") as file:
+        with local_file(path) as whole, safe_open(whole, framework="numpy") as file:
             header = json.loads(file.metadata()["run"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         written = header.get("format", 1)
@@ -122,7 +122,7 @@ def check_finite(arrays: dict[str, np.ndarray]) -> None:
             raise UsageError(f"{name} is not finite")
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
+def list_checkpoints(folder: AnyPath) -> list[AnyPath]:
     """Complete checkpoints in `folder`, oldest first; files that somebody named otherwise are none."""
     return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{9}\.safetensors", path.name))
 
@@ -160,7 +160,7 @@ def _digest(header: dict[str, Any] | None, arrays: dict[str, np.ndarray]) -> str
     return digest.hexdigest()
 
 
-def _damaged(path: Path, reason: str) -> str:
+def _damaged(path: AnyPath, reason: str) -> str:
     return (
         f"the checkpoint {path} is damaged ({reason}); delete it to continue from the one before "
         "(or, when it is the only one, from the start)"

@@ -1,13 +1,13 @@
 """The folder of a run: its files, and who may write into it."""
 
 import dataclasses
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tfvt.errors import UsageError
+from tfvt.files import remove
+from tfvt.stores import AnyPath, as_path
 from tfvt.trainers.recipes.parsing import parse_recipe, write_recipe
 from tfvt.trainers.recipes.plain import as_plain, flatten
 from tfvt.trainers.recipes.recipe import Recipe
@@ -19,49 +19,49 @@ from .lock import LOCK, locked
 class Run:
     """A run's folder. docs/training.md describes its files."""
 
-    folder: Path
+    folder: AnyPath
 
     @property
-    def lock(self) -> Path:
+    def lock(self) -> AnyPath:
         return self.folder / LOCK
 
     @property
-    def recipe(self) -> Path:
+    def recipe(self) -> AnyPath:
         return self.folder / "recipe.yaml"
 
     @property
-    def serving(self) -> Path:
+    def serving(self) -> AnyPath:
         return self.folder / "serving.json"
 
     @property
-    def metrics(self) -> Path:
+    def metrics(self) -> AnyPath:
         return self.folder / "metrics.csv"
 
     @property
-    def report(self) -> Path:
+    def report(self) -> AnyPath:
         return self.folder / "report.html"
 
     @property
-    def tensorboard(self) -> Path:
+    def tensorboard(self) -> AnyPath:
         return self.folder / "tensorboard"
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints(self) -> AnyPath:
         return self.folder / "checkpoints"
 
     @property
-    def diverged(self) -> Path:
+    def diverged(self) -> AnyPath:
         return self.folder / "diverged.json"
 
     @property
-    def final_model(self) -> Path:
+    def final_model(self) -> AnyPath:
         return self.folder / "final.keras"
 
     @property
-    def saved_model(self) -> Path:
+    def saved_model(self) -> AnyPath:
         return self.folder / "saved_model"
 
-    def contents(self) -> list[Path]:
+    def contents(self) -> list[AnyPath]:
         """The files that a run has written here, without its lock."""
         files = (self.recipe, self.serving, self.metrics, self.diverged, self.final_model, self.report)
         folders = (self.tensorboard, self.checkpoints, self.saved_model)
@@ -101,29 +101,28 @@ def check_files_outside(run: Run, recipe: Recipe) -> None:
         UsageError: a file of the recipe is inside that folder; the message names its key.
     """
     for key, path in recipe.files.items():
-        if Path(path).resolve().is_relative_to(run.folder.resolve()):
+        if as_path(path).resolve().is_relative_to(run.folder.resolve()):
             raise UsageError(f"{key} {path} lies inside --output {run.folder}: choose another --output")
 
 
 def start_run(run: Run, recipe: Recipe, overwrite: bool = False) -> None:
     """Make the folder of a new run, with its recipe and without files of an earlier run. The caller holds the lock.
 
-    The recipe gets absolute paths, so that later commands work from any directory.
+    The recipe gets absolute paths (a store's are so), so that later commands work from any directory.
 
     Raises:
         UsageError: the folder holds a run, and `overwrite` is false; or what lies in it is not of a run.
     """
     _check_replaceable(run, overwrite)
     for path in set(run.contents()) - {run.recipe}:  # the new recipe replaces the old one at once
-        # Of a link, which may lead to a larger disk, the link alone.
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        remove(path)  # of a link, which may lead to a larger disk, the link alone
     write_recipe(_with_absolute_paths(recipe), run.recipe)
 
 
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
     weights = recipe.model.weights
-    model = dataclasses.replace(recipe.model, weights=weights and str(Path(weights).absolute()))
-    data = dataclasses.replace(recipe.data, records=str(Path(recipe.data.records).absolute()))
+    model = dataclasses.replace(recipe.model, weights=weights and str(as_path(weights).absolute()))
+    data = dataclasses.replace(recipe.data, records=str(as_path(recipe.data.records).absolute()))
     return dataclasses.replace(recipe, model=model, data=data)
 
 
@@ -178,7 +177,7 @@ def _differences(began: Mapping[str, Any], recipe: Recipe) -> str:
     )
 
 
-def open_run(folder: Path) -> Run:
+def open_run(folder: AnyPath) -> Run:
     """The run in `folder`.
 
     Raises:

@@ -6,7 +6,6 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -24,6 +23,7 @@ from rich.text import Text
 
 from tfvt.errors import UsageError
 from tfvt.files import write_whole
+from tfvt.stores import AnyPath
 from tfvt.trainers.tasks.task import Task
 
 from .folder import Run
@@ -98,7 +98,7 @@ def _wait(share: float | None) -> str:
 class MetricsFile:
     """metrics.csv, one row per epoch; an empty field where there is no measurement."""
 
-    def __init__(self, path: Path, names: Sequence[str], epochs_done: int) -> None:
+    def __init__(self, path: AnyPath, names: Sequence[str], epochs_done: int) -> None:
         """Keep the first `epochs_done` rows of an earlier part of the run: later epochs will run again.
 
         `lost` of them are not in the file.
@@ -147,7 +147,7 @@ def _cell(value: float | None) -> str:
 class TensorBoard:
     """The same figures as TensorBoard scalars, by step."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         self.folder = folder
         with self._reported():
             self.writer = tf.summary.create_file_writer(str(folder))
@@ -174,7 +174,7 @@ class TensorBoard:
             self.writer.close()
 
 
-def _disk_full(path: Path, reason: str) -> str:
+def _disk_full(path: AnyPath, reason: str) -> str:
     return f"cannot write {path} ({reason}): make room, then continue with --resume"
 
 

@@ -8,7 +8,7 @@ import keras
 
 from tfvt.errors import UsageError, one_line
 from tfvt.export import Serving
-from tfvt.files import whole_file, write_whole
+from tfvt.files import local_file, whole_file, write_whole
 from tfvt.trainers.recipes.plain import as_plain
 
 from .folder import Run
@@ -71,7 +71,8 @@ def read_model(run: Run) -> keras.Model:
             f"continue it with `tfvt train --resume --output {run.folder}`"
         )
     try:
-        return keras.models.load_model(run.final_model, compile=False)
+        with local_file(run.final_model) as path:
+            return keras.models.load_model(path, compile=False)
     except Exception as error:  # zipfile, HDF5 and Keras each raise their own errors for a file that is not whole
         raise UsageError(
             f"{run.final_model} cannot be read, it is damaged or of another Keras ({one_line(error)[:200]}): "

@@ -5,7 +5,6 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -15,6 +14,8 @@ from keras import ops
 import tfvt
 from tfvt.data.classification import ClassificationServing
 from tfvt.errors import UsageError, one_line
+from tfvt.files import local_file
+from tfvt.stores import as_path
 from tfvt.trainers.recipes.distillation import DistillationRecipe
 from tfvt.trainers.run.folder import Run, open_run
 from tfvt.trainers.run.model import read_model, read_serving
@@ -142,7 +143,7 @@ def _error(what, key="teacher"):
 
 def _read_names(path):
     try:
-        names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        names = [line.strip() for line in as_path(path).read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise _error(f"cannot read {path}: {one_line(error)}", "classes") from error
     return tuple(filter(None, names))
@@ -151,7 +152,7 @@ def _read_names(path):
 def _read(recipe, num_classes, student_size):
     if recipe.is_named:
         return _named_model(recipe, num_classes, recipe.image_size or student_size)
-    path = Path(recipe.teacher)
+    path = as_path(recipe.teacher)
     if Run(path).recipe.is_file():
         run = open_run(path)
         try:
@@ -163,7 +164,8 @@ def _read(recipe, num_classes, student_size):
         return _saved_model(path)
     if path.suffix == ".keras" and path.is_file():
         try:
-            model = keras.models.load_model(path, compile=False)
+            with local_file(path) as file:
+                model = keras.models.load_model(file, compile=False)
         except Exception as error:  # zipfile, HDF5 and Keras each raise their own errors for a file that is not whole
             reason = f"it is damaged or of another Keras ({one_line(error)[:200]})"
             raise _error(f"{path} cannot be read, {reason}") from error
@@ -254,6 +256,6 @@ def _files_digest(path):
     digest = hashlib.sha256()
     for file in sorted(file for file in path.rglob("*") if file.is_file()):
         digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
-        with file.open("rb") as stream:
+        with local_file(file) as local, local.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
