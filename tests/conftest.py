@@ -17,6 +17,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what 
 
 import keras
 import pytest
+from hypothesis import settings
 
 from tests.memory import give_up_caches, peak_gigabytes, resident_gigabytes
 from tfvt.stores import as_path
@@ -24,6 +25,10 @@ from tfvt.stores import as_path
 MEMORY_LIMIT = 3  # GB, of all tests in one process
 LARGE = 1.5  # GB, from which on caches are given up
 over_the_limit: list[float] = []  # one entry once a test has failed for it
+
+# The same examples in each run. `--hypothesis-profile=default` draws others.
+settings.register_profile("same_examples", derandomize=True)
+settings.load_profile("same_examples")
 
 # What needs TensorFlow itself; and what would say the same: the fidelity page, and a benchmark that always takes JAX.
 ONLY_ON_TENSORFLOW = [

@@ -283,12 +283,34 @@ def read_span(records: RecordSet, shard: tf.Tensor, start: tf.Tensor, count: tf.
     """
     path = tf.gather(tf.constant(records.shard_paths), shard)
     first_id = tf.gather(tf.constant(first_ids(records), tf.int64), shard) + start
+    readable = _readable(path, tf.data.TFRecordDataset(path).skip(start))
+    return tf.data.Dataset.zip(tf.data.Dataset.range(first_id, first_id + count), readable)
+
+
+def read_record(records: RecordSet, record_id: tf.Tensor, offset: tf.Tensor) -> tf.data.Dataset:
+    """(id, serialized) of the record with that id, which begins at byte `offset` of its shard; as `read_span`.
+
+    Args:
+        records: the set.
+        record_id, offset: scalar int64 tensors.
+    """
+    path = tf.gather(tf.constant(records.shard_paths), locate(records, record_id)[0])
+    # Without a buffer: it would be filled with the records that follow.
+    from_offset = tf.raw_ops.TFRecordDatasetV2(
+        filenames=path[None], compression_type="", buffer_size=0, byte_offsets=offset[None], metadata=""
+    )
+    from_offset = tf.data.experimental.from_variant(from_offset, tf.TensorSpec((), tf.string))
+    # `zip` asks every dataset for one more element: without `take`, for the next record.
+    return tf.data.Dataset.zip(tf.data.Dataset.from_tensors(record_id), _readable(path, from_offset).take(1))
+
+
+def _readable(path, dataset):
+    """The records of a dataset from a file, and empty ones without end in place of those that cannot be read."""
     # `ignore_errors` ends a damaged shard early, but would try for ever to open one that does not exist. So read one
     # byte of it first: this raises an error that names the shard.
     opened = tf.data.FixedLengthRecordDataset(path, record_bytes=1, buffer_size=1).take(1).filter(lambda _: False)
-    readable = opened.concatenate(tf.data.TFRecordDataset(path).skip(start).ignore_errors())
-    unreadable = tf.data.Dataset.from_tensors("").repeat()  # stands for what cannot be read
-    return tf.data.Dataset.zip(tf.data.Dataset.range(first_id, first_id + count), readable.concatenate(unreadable))
+    unreadable = tf.data.Dataset.from_tensors("").repeat()
+    return opened.concatenate(dataset.ignore_errors()).concatenate(unreadable)
 
 
 def locate(records: RecordSet, record_id: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

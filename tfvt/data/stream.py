@@ -12,8 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfvt.data.loading import Samples, blank_sample, load_batch
+from tfvt.data.offsets import record_offsets
 from tfvt.data.order import AUGMENTATION_STREAM, BLOCK_SIZE, MIXING_STREAM, WHOLE, HostShare, Order, Share
-from tfvt.data.records import RecordSet, first_ids, read_span
+from tfvt.data.records import RecordSet, first_ids, read_record, read_span
 from tfvt.data.service import from_servers
 from tfvt.errors import UsageError
 
@@ -194,22 +195,30 @@ def _parallel_batches(rows):
 
 def _serialized_samples(records, order, share):
     """Endless (epoch, id, copy, serialized): the part of the order that `share` gets."""
+    offsets = None if share.is_whole else record_offsets(records)
 
     def read(number):
         epoch, ids, copies, parts = order.samples(number, share)
-        records_read = tf.data.Dataset.from_tensor_slices(parts).interleave(
-            lambda *part: read_span(records, *part), cycle_length=16, num_parallel_calls=tf.data.AUTOTUNE
-        )
-        if not share.is_whole:
-            wanted = tf.sort(ids)
-            records_read = records_read.filter(lambda record_id, _: _is_in(record_id, wanted))
+        if offsets is None:
+            found = tf.data.Dataset.from_tensor_slices(parts).interleave(
+                lambda *part: read_span(records, *part), cycle_length=16, num_parallel_calls=tf.data.AUTOTUNE
+            )
+            if not share.is_whole:
+                wanted = tf.sort(ids)
+                found = found.filter(lambda record_id, _: _is_in(record_id, wanted))
+        else:  # read nothing else
+            wanted = tf.sort(tf.unique(ids)[0])
+            places = tf.data.Dataset.from_tensor_slices((wanted, tf.gather(tf.constant(offsets), wanted)))
+            found = places.interleave(
+                lambda *place: read_record(records, *place), cycle_length=16, num_parallel_calls=tf.data.AUTOTUNE
+            )
 
         def arrange(read_ids, serialized):
             by_id = tf.argsort(read_ids)  # whichever part was read first
             places = tf.gather(by_id, tf.searchsorted(tf.gather(read_ids, by_id), ids))
             return epoch, ids, copies, places, serialized
 
-        return records_read.batch(order.block_size).map(arrange)
+        return found.batch(order.block_size).map(arrange)
 
     def samples(epoch, ids, copies, places, serialized):
         # A few at a time, to avoid a copy of the whole block.
