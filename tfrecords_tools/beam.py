@@ -1,13 +1,14 @@
 """Shards written by an Apache Beam pipeline: on any runner, the same bytes as on one machine.
 
-The plan lies in the output's folder, a shard a line. Beam hands each line to some worker, which reads the images of its
-shard, writes the shard, and leaves a report beside it, as the workers of one machine do. So every worker must see
-input and output under the same paths.
+The plan lies in the output's folder, a shard a line. Beam hands each line's place to some worker, which reads the
+images of its shard, writes the shard, and leaves a report beside it, as the workers of one machine do. So every worker
+must see input and output under the same paths.
 """
 
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import threading
 from collections.abc import Callable, Iterable
@@ -17,7 +18,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from tfvt.errors import UsageError
 from tfvt.files import write_whole
-from tfvt.stores import AnyPath
+from tfvt.stores import AnyPath, as_path
 
 from .shards import PARTIAL, Finished, ShardPlan, read_finished, write_shard
 from .sources import RecordSettings, SourceImage, some
@@ -47,13 +48,14 @@ def write_shards(
     Raises:
         UsageError: the pipeline failed, or did not write into `output`.
     """
-    lines = [json.dumps(dataclasses.asdict(planned)) for planned in plan]
-    write_whole(output / PARTIAL / PLAN, "".join(f"{line}\n" for line in lines).encode())
+    lines = [f"{json.dumps(dataclasses.asdict(planned))}\n".encode() for planned in plan]
+    write_whole(output / PARTIAL / PLAN, b"".join(lines))
+    places = itertools.accumulate(map(len, lines[:-1]), initial=0)
     write = functools.partial(write_line, settings=settings, output=str(output), label_offset=label_offset)
     pipeline = beam.Pipeline(options=PipelineOptions(list(options)))
     (
         pipeline
-        | "read plan" >> beam.io.ReadFromText(str(output / PARTIAL / PLAN))
+        | "lines of the plan" >> beam.Create(list(places))  # where they begin: some runners read no files
         | "one shard a time" >> beam.Reshuffle()
         | "write shards" >> beam.Map(write)
     )
@@ -72,9 +74,11 @@ def write_shards(
     return finished
 
 
-def write_line(line: str, settings: RecordSettings, output: AnyPath | str, label_offset: int) -> None:
-    """The work for one line of the plan."""
-    content = json.loads(line)
+def write_line(place: int, settings: RecordSettings, output: AnyPath | str, label_offset: int) -> None:
+    """The work for the line that begins at this byte of the plan."""
+    with (as_path(output) / PARTIAL / PLAN).open("rb") as file:
+        file.seek(place)
+        content = json.loads(file.readline())
     images = tuple(SourceImage(**image) for image in content.pop("images"))
     write_shard(settings, output, label_offset, lambda: None, ShardPlan(images=images, **content))
 

@@ -53,6 +53,24 @@ def test_two_worker_processes_write_the_same_files(tmp_path):
 
 
 @pytest.mark.parity
+def test_workers_of_a_dask_cluster_write_the_same_files(tmp_path):
+    distributed = pytest.importorskip("dask.distributed")  # of make test-parity
+    source = write_folder(tmp_path / "images", counts=(20, 10))
+    convert(source, tmp_path / "local", shards=5)
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        address = f"--dask_client_address={cluster.scheduler_address}"
+        options = ["--runner=apache_beam.runners.dask.dask_runner.DaskRunner", address, "--dask_partition_size=1"]
+        convert(source, tmp_path / "dask", shards=5, beam=options)
+        tasks = client.run(lambda dask_worker: dask_worker.state.executed_count)
+    assert contents(tmp_path / "dask") == contents(tmp_path / "local")
+    assert len(tasks) == 2
+    assert min(tasks.values()) > 0
+
+
+@pytest.mark.parity
 def test_beam_and_this_machine_finish_each_others_work(tmp_path, monkeypatch):
     from tfvt.tfrecords_tools import beam
 
