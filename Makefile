@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest $(TESTS)
+# Tests run in that many processes, of at most 3 GB each; 0: in one.
+PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(TESTS)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 # uv installs in seconds. It builds source packages in isolation from what the environment already holds.
 UV := $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt
@@ -31,7 +33,7 @@ test-all: $(VENV)/.test  ## also run the slow tests and every registry name thro
 	$(PYTEST) -m 'not parity and not distributed'
 
 test-distributed: $(VENV)/.test  ## train with several devices, processes and engines, and kill some of them
-	$(PYTEST) -m distributed
+	$(PYTEST) -n 0 -m distributed
 
 test-parity: $(VENV)/.parity  ## test against code that others wrote: official models, TFDS, PyTorch, Apache Beam, ONNX
 	$(PYTEST) -m parity
