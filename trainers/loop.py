@@ -3,6 +3,7 @@
 The loop decides what happens when. The task knows what the model learns; the engine knows how a step runs on devices.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -15,8 +16,10 @@ from tfvt.data.stream import StreamSettings, eval_stream, steps_per_epoch, train
 from tfvt.errors import UsageError
 from tfvt.stores import AnyPath
 
+from .batches import PatientBatches
 from .engines.engine import DIVERGED, Engine, Evaluator, ServersGoneError
 from .pace import Rate, TimedBatches
+from .patience import patiently
 from .recipes.recipe import Recipe
 from .run.checkpoint import Checkpoint, check_finite, list_checkpoints, load_checkpoint, save_checkpoint
 from .run.folder import Run, check_checkpoint_recipe, plain_recipe
@@ -118,7 +121,7 @@ class Loop:
         """
         self._resume()
         if self.engine.is_chief:
-            write_serving(self.run, self.task.serving())
+            patiently(lambda: write_serving(self.run, self.task.serving()))
         self.log.begin(self.epoch)
         with self.log, StopRequest() as stop:
             try:
@@ -133,11 +136,11 @@ class Loop:
             self._finite_state()  # also that of a run that had already ended when this call began
             model = self.engine.trained_model()
             if self.engine.is_chief:
-                write_model(self.run, model)
+                patiently(lambda: write_model(self.run, model))
             # None when the run had already ended as this call began: only the report was missing, or the model.
             validation = self.last_row.validation if self.last_row else self._evaluate(stop)
             if self.engine.is_chief:
-                write_report(self.run, self.task, validation, self.num_hosts)
+                patiently(lambda: write_report(self.run, self.task, validation, self.num_hosts))
 
     def _train_epochs(self, stop: StopRequest) -> None:
         """Train from the current step to the end of the run."""
@@ -150,7 +153,16 @@ class Loop:
 
     def train_batches(self, check_stop: Callable[[], None]) -> TimedBatches:
         """Training batches from the current step on; `check_stop` is called during a long wait for one."""
-        return TimedBatches(self.engine.train_batches(self._train_stream, check_stop))
+        first = self.step
+
+        def make(fetched):
+            def stream(share: HostShare):
+                start_step = first + fetched
+                return train_stream(self.task.train_records, self.task.samples(True), self.settings, share, start_step)
+
+            return self.engine.train_batches(stream, check_stop)
+
+        return TimedBatches(PatientBatches(make, self.task.train_records))
 
     def _train_epoch(self, batches: TimedBatches, stop: StopRequest) -> Rate:
         """Train from the current step to the end of its epoch."""
@@ -192,7 +204,10 @@ class Loop:
 
     def _evaluate(self, stop: StopRequest) -> Figures:
         self.log.show(self.step, "evaluation")
-        return evaluate(self.engine, self.task, self.validation_batches, lambda: self._check_stop(stop))
+        batches = PatientBatches(
+            lambda fetched: itertools.islice(iter(self.validation_batches), fetched, None), self.task.validation_records
+        )
+        return evaluate(self.engine, self.task, batches, lambda: self._check_stop(stop))
 
     def _wait_for_devices(self, rate: Rate) -> None:
         """Count the time of the steps that the devices have not finished."""
@@ -222,9 +237,6 @@ class Loop:
             peak_memory_mib=self.engine.peak_memory(),
         )
 
-    def _train_stream(self, share: HostShare):
-        return train_stream(self.task.train_records, self.task.samples(True), self.settings, share, self.step)
-
     def _eval_stream(self, share: HostShare):
         self.num_hosts = share.count
         return eval_stream(self.task.validation_records, self.task.samples(False), self.settings, share)
@@ -244,13 +256,14 @@ class Loop:
     def _save(self, state: dict[str, np.ndarray]) -> None:
         if self.engine.is_chief:
             checkpoint = Checkpoint(self.step, self.epoch, state, self.task.digests(), plain_recipe(self.recipe))
-            save_checkpoint(self.run.checkpoints, checkpoint, self.recipe.checkpoints.keep)
+            patiently(lambda: save_checkpoint(self.run.checkpoints, checkpoint, self.recipe.checkpoints.keep))
 
     def _resume(self) -> None:
         """Continue from the checkpoint, if there is one."""
         if self.saved is None:
             return
-        checkpoint = load_checkpoint(self.saved)
+        saved = self.saved
+        checkpoint = patiently(lambda: load_checkpoint(saved))  # another host may see the shared folder later
         for name, digest in self.task.digests().items():
             began = checkpoint.digests.get(name)
             if began != digest:
@@ -276,7 +289,7 @@ class Loop:
         # The update of the step before may have made the weights infinite.
         ids = {number: self._ids(number) for number in range(max(step - 1, 0), min(step + 1, self.step))}
         if self.engine.is_chief:
-            write_diverged(self.run, what, ids)
+            patiently(lambda: write_diverged(self.run, what, ids))
         return DivergedError(
             f"{what} at step {self.step} (epoch {math.ceil(self.step / self.steps_per_epoch)}): start again with a "
             "lower optimizer.learning_rate, a longer schedule.warmup_epochs or optimizer.clip_global_norm, or let the "
@@ -299,7 +312,8 @@ class Loop:
         if not settings.roll_backs:
             raise error
         newest = max(list_checkpoints(self.run.checkpoints)).name
-        checkpoint = load_checkpoint(self.run.checkpoints / self.engine.from_chief(newest))
+        saved = self.run.checkpoints / self.engine.from_chief(newest)
+        checkpoint = patiently(lambda: load_checkpoint(saved))
         factor = checkpoint.arrays[RATE_FACTOR] * np.float32(settings.rate_factor)
         if self.factor is not None:  # several in a row, from one checkpoint
             factor = self.factor * np.float32(settings.rate_factor)

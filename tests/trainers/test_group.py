@@ -71,12 +71,12 @@ def start_two(backend, config, folder, *flags):
     return processes, logs, addresses
 
 
-def wait_for(condition, processes):
+def wait_for(condition, processes, pause=0.05):
     deadline = time.monotonic() + SECONDS
     while not condition():
         assert time.monotonic() < deadline
         assert all(process.poll() is None for process in processes)
-        time.sleep(0.05)
+        time.sleep(pause)
 
 
 def rows(folder):
@@ -133,17 +133,33 @@ def test_a_supervised_group_ends_as_if_nobody_had_been_killed(backend, seed, gro
     arguments = ["--config", group_config, "--epochs=30", "--supervise=2"]
     whole = start(backend, *arguments, "--output", tmp_path / "whole", log=tmp_path / "whole.log")
     assert whole.wait(timeout=SECONDS) == 0, (tmp_path / "whole.log").read_text()
-    log = tmp_path / "killed.log"
-    killed = start(backend, *arguments, "--output", tmp_path / "killed", log=log)
-    for kill in range(5):
-        goal = 3 + 15 * kill
-        wait_for(lambda goal=goal: newest_step(tmp_path / "killed") >= goal, [killed])
-        time.sleep(draw.uniform(0, 0.3))
-        os.kill(draw.choice(children(killed.pid)), signal.SIGKILL)
+    log, folder = tmp_path / "killed.log", tmp_path / "killed"
+    killed = start(backend, *arguments, "--output", folder, log=log)
+    lost, unfinished = [], 0
+    for kill in range(10):
+        goal = 3 + 8 * kill
+        wait_for(lambda goal=goal: newest_step(folder) >= goal, [killed])
+        if kill % 2:  # the chief, while it saves
+            wait_for(lambda: saving(folder), [killed], pause=0)
+            lost.append(0)
+        else:
+            time.sleep(draw.uniform(0, 0.3))
+            lost.append(draw.randrange(2))
+        os.kill(children(killed.pid)[lost[-1]], signal.SIGKILL)
+        unfinished += saving(folder)
     assert killed.wait(timeout=SECONDS) == 0, log.read_text()
-    assert len(re.findall(r"Lost process \d; the group starts again from .*step-\d+", log.read_text())) == 5
-    assert sha256_of(newest(tmp_path / "killed")) == sha256_of(newest(tmp_path / "whole"))
-    assert logged(tmp_path / "killed") == logged(tmp_path / "whole")
+    said = log.read_text()
+    assert len(re.findall(r"Lost process \d; the group starts again from .*step-\d+", said)) == 10
+    assert [int(index) for index in re.findall(r"error: process (\d) \(\S+\) of this training has gone", said)] == lost
+    assert unfinished > 0
+    assert not saving(folder)
+    assert sha256_of(newest(folder)) == sha256_of(newest(tmp_path / "whole"))
+    assert logged(folder) == logged(tmp_path / "whole")
+
+
+def saving(folder):
+    """Whether a checkpoint is being written, or was when its writer was killed."""
+    return any((folder / "checkpoints").glob(".step-*"))
 
 
 def newest_step(folder):

@@ -48,7 +48,7 @@ def save_checkpoint(folder: AnyPath, checkpoint: Checkpoint, keep: int) -> AnyPa
     Raises:
         UsageError: the disk is full, or a limit stops the file. The earlier checkpoints stay.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)  # not its parents: where a shared folder is away, they would come to lie below it
     path = folder / _name(checkpoint.step)
     header = {
         "format": FORMAT,

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from rich.text import Text
 from tfvt.errors import UsageError
 from tfvt.files import write_whole
 from tfvt.stores import AnyPath
+from tfvt.trainers.patience import patiently
 from tfvt.trainers.tasks.task import Task
 
 from .folder import Run
@@ -256,5 +258,5 @@ class RunLog:
     def write(self, row: EpochRow) -> None:
         """Log a finished epoch."""
         for writer in self.writers:
-            writer.write(row.cells())
+            patiently(functools.partial(writer.write, row.cells()))
         self.say(row.line(self.task.summary))

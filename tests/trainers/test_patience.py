@@ -1,0 +1,113 @@
+"""A shared folder that is away for a while: the run waits for it, and ends as if nothing had been."""
+
+import errno
+import functools
+
+import pytest
+from record_files import train_batches
+from test_resume import newest
+
+from tfvt.data.records import open_records
+from tfvt.errors import UsageError
+from tfvt.trainers import loop, patience
+from tfvt.trainers.batches import PatientBatches
+from tfvt.trainers.cli import main
+from tfvt.trainers.engines.tensorflow_batches import BatchIterator
+from tfvt.trainers.patience import WAITS, patiently
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """The seconds that would have been slept, and what happens meanwhile: `then`."""
+
+    class Waits(list):
+        then = staticmethod(lambda: None)
+
+    calls = Waits()
+
+    def sleep(seconds):
+        calls.append(seconds)
+        calls.then()
+
+    monkeypatch.setattr(patience.time, "sleep", sleep)
+    return calls
+
+
+def test_a_run_whose_folder_is_away_waits_for_it(config, tmp_path, monkeypatch, waits, capsys):
+    folder, aside = tmp_path / "run", tmp_path / "aside"
+    flags = ["--epochs=1", "--schedule.warmup_epochs=0"]
+    saves = []
+
+    def save(*arguments):
+        saves.append(arguments)
+        if len(saves) == 2:
+            folder.rename(aside)
+        return loop_save(*arguments)
+
+    def come_back():
+        if len(waits) == 2:
+            aside.rename(folder)
+
+    loop_save, waits.then = loop.save_checkpoint, come_back
+    monkeypatch.setattr(loop, "save_checkpoint", save)
+    assert main(["train", "--config", str(config), "--output", str(folder), *flags]) == 0
+    assert waits == [1, 2]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "trying again" in line]
+    assert str(folder / "checkpoints") in line
+    assert newest(folder).step == 6
+    assert (folder / "final.keras").is_file()
+
+
+def test_records_that_are_away_are_read_from_where_they_failed(records, tmp_path, waits):
+    moved, aside = tmp_path / "records", tmp_path / "aside"
+    moved.mkdir()
+    for path in records.iterdir():
+        (moved / path.name).write_bytes(path.read_bytes())
+    opened = open_records(moved, "train")
+    settings = {"batch_size": 4, "seed": 3, "block_size": 4}
+    expected = [batch["id"].tolist() for batch in train_batches(opened, **settings).take(24).as_numpy_iterator()]
+    waits.then = functools.partial(aside.rename, moved)
+    made = []
+
+    def make(fetched):
+        made.append(fetched)
+        return BatchIterator(iter(train_batches(opened, start_step=fetched, **settings)))
+
+    batches, ids = PatientBatches(make, opened), []
+    for step in range(24):
+        if step == 3:
+            moved.rename(aside)
+        ids.append(next(batches)["id"].numpy().tolist())
+    assert ids == expected
+    assert waits == [1]
+    assert made[0] == 0
+    assert 3 <= made[1] < 24
+
+
+def test_a_damaged_record_is_not_waited_for(records, tmp_path, waits):
+    for path in records.iterdir():
+        content = path.read_bytes()
+        if "train" in path.name:
+            content = content[:-1] + b"?"
+        (tmp_path / path.name).write_bytes(content)
+    opened = open_records(tmp_path, "train")
+    settings = {"batch_size": 48, "seed": 0}
+    batches = PatientBatches(lambda _: BatchIterator(iter(train_batches(opened, **settings))), opened)
+    with pytest.raises(UsageError, match="is damaged or cut off"):
+        next(batches)
+    assert waits == []
+
+
+@pytest.mark.parametrize(("number", "tries"), [(errno.ESTALE, len(WAITS) + 1), (errno.EIO, 7), (errno.ENOSPC, 1)])
+def test_a_minute_of_patience_with_what_may_pass(number, tries, waits, capsys):
+    calls = []
+
+    def write():
+        calls.append(1)
+        raise OSError(number, "no way", "/shared/run/metrics.csv")
+
+    with pytest.raises(OSError, match="no way"):
+        patiently(write)
+    assert len(calls) == tries
+    assert sum(waits) == (60 if tries > 1 else 0)
+    assert len(capsys.readouterr().err.splitlines()) == (1 if tries > 1 else 0)
