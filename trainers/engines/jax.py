@@ -26,7 +26,9 @@ from tfvt.trainers.recipes.recipe import DistributionRecipe, Recipe
 from tfvt.trainers.tasks.task import Task
 
 from .cluster import Agreement, Cluster, LostProcessError, describe, from_chief, lost_process
-from .engine import DIVERGED, Phase
+from .engine import Phase
+from .forward import training_forward
+from .host_sums import HostSums
 from .memory import resident_peak
 from .optimizer import freeze
 from .sharding import Layout
@@ -34,7 +36,8 @@ from .tensorflow_batches import Batches, BatchIterator, served_batches
 from .update import Update
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops"
-PENDING = 32  # batches whose sums wait on the devices: the host does not wait for the newest
+# XLA for CPUs removes the barriers of `jax.checkpoint` and then merges the second computation with the first.
+KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 def make_deterministic() -> None:
@@ -132,40 +135,6 @@ def _devices(recipe):
             return jax.devices()
 
 
-class HostSums:
-    """Sums over images by name. Each step adds those of its batch; the host adds them up in double precision."""
-
-    def __init__(self, task: Task) -> None:
-        self.zeros = {"loss": np.zeros(()), "images": np.zeros(()), DIVERGED: np.zeros(())} | task.no_sums()
-        self.reset()
-
-    def add(self, sums: Mapping[str, jax.Array]) -> None:
-        """Add a batch's sums, which the devices may still compute."""
-        self.pending.append(sums)
-        if len(self.pending) > PENDING:
-            self._add_up(self.pending.pop(0))
-
-    def read(self) -> dict[str, np.ndarray]:
-        """The sums since the last reset."""
-        while self.pending:
-            self._add_up(self.pending.pop(0))
-        return {name: np.asarray(value) for name, value in self.totals.items()}
-
-    def reset(self) -> None:
-        """Set the sums to zero."""
-        self.assign(self.zeros)
-
-    def assign(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Continue from sums that `read` returned."""
-        self.pending: list[Mapping[str, jax.Array]] = []
-        self.totals = {name: np.array(arrays.get(name, zero), np.float64) for name, zero in self.zeros.items()}
-
-    def _add_up(self, sums):
-        for name in self.totals:
-            value = not np.isfinite(sums["loss"]) if name == DIVERGED else sums[name]
-            self.totals[name] = self.totals[name] + np.asarray(value, np.float64)
-
-
 class JaxEvaluator:
     """`Evaluator` of a model on a mesh of devices."""
 
@@ -242,6 +211,7 @@ class JaxEngine(JaxEvaluator):
             self.model = task.model()
             freeze(self.model, recipe.model.frozen)
             self.update = Update(recipe, self.model, steps_per_epoch)
+            self.forward = training_forward(recipe, self.model, jax.checkpoint)
         layout = Layout(recipe.distribution.layout, mesh, self.update.variables)
         super().__init__(self.update.trained_model, task, devices, recipe.data.batch_size, layout)
         self.agree = Agreement(devices)
@@ -254,7 +224,13 @@ class JaxEngine(JaxEvaluator):
         self.fixed = list(task.fixed_variables())
         self.arrays = self._place(self.variables + self._unaveraged() + self.fixed)
         shardings = [NamedSharding(mesh, layout.of(variable)) for variable in self.variables]
-        self._step = jax.jit(self._next_state, donate_argnums=0, out_shardings=(shardings, self.replicated))
+        options = KEEP_BARRIERS if recipe.rematerialize and mesh.devices.flat[0].platform == "cpu" else None
+        self._step = jax.jit(
+            self._next_state,
+            donate_argnums=0,
+            out_shardings=(shardings, self.replicated),
+            compiler_options=options,
+        )
 
     def _unaveraged(self):
         """What the averaged model holds besides its weights: the states of its unused random generators."""
@@ -348,7 +324,7 @@ class JaxEngine(JaxEvaluator):
         """The share of (a part of) the batch in its mean loss, the other variables' new values, and the sums."""
         values = [*zip(self.trainable, trainable, strict=True), *zip(self.others, others, strict=True)]
         with keras.StatelessScope(values) as scope:
-            outputs = float32(self.model(batch["image"], training=True))
+            outputs = float32(self.forward(batch["image"]))
             losses = self.task.loss(outputs, batch, training=True)
             weights = batch.get("weight", ops.ones_like(losses))
             sums = self._batch_sums(losses, weights, outputs, batch)

@@ -10,6 +10,7 @@ from keras import ops
 
 from tfvt.errors import UsageError
 from tfvt.models.base import HEAD_LAYERS
+from tfvt.models.blocks import BLOCK
 from tfvt.trainers.recipes.recipe import OptimizerRecipe, Recipe
 
 OPTIMIZERS = {
@@ -22,9 +23,6 @@ OPTIMIZERS = {
     "muon": keras.optimizers.Muon,
 }
 DECOUPLED = ("adamw", "lamb", "lion", "muon")  # they decay weights in their own update
-
-# What counts as a layer for `layer_decay`, by the beginning of its weights' paths.
-LAYER = re.compile(r"encoder_layer\d+|stage\d+_block\d+|vt\d+")
 # Muon is for matrices between features: not for the classifier, nor for tables and other weights that are no kernels.
 NOT_FOR_MUON = [rf"^({'|'.join(HEAD_LAYERS)})/", r"(?<!kernel)$"]
 
@@ -139,7 +137,7 @@ def layer_scales(variables: Sequence, decay: float | None) -> list[float]:
     """
     if decay is None:
         return [1.0] * len(variables)
-    found = [LAYER.match(variable.path) for variable in variables]
+    found = [BLOCK.match(variable.path) for variable in variables]
     names = list(dict.fromkeys(match[0] for match in found if match))
     last = max((index for index, match in enumerate(found) if match), default=-1)
     scales, depth = [], 0

@@ -21,6 +21,7 @@ from tfvt.trainers.tasks.task import Task
 
 from .cluster import Agreement, Cluster, LostProcessError, describe, from_chief, lost_process
 from .engine import DIVERGED, Phase
+from .forward import training_forward
 from .memory import resident_peak
 from .optimizer import freeze
 from .tensorflow_batches import Batches, BatchIterator, readable, served_batches
@@ -226,6 +227,7 @@ class TensorFlowEngine(TensorFlowEvaluator):
             self.moving_statistics = [v for v in self.model.non_trainable_variables if _is_floating(v)]
             freeze(self.model, recipe.model.frozen)
             self.update = Update(recipe, self.model, steps_per_epoch)
+            self.forward = training_forward(recipe, self.model, checkpoint)
         super().__init__(self.update.trained_model, task, devices, recipe.data.batch_size)
         self.agree = Agreement(devices)
         self.from_chief = functools.partial(from_chief, devices)
@@ -330,7 +332,7 @@ class TensorFlowEngine(TensorFlowEvaluator):
         """Gradients of this device's share of the global batch's mean loss; rows of weight 0 add nothing to it."""
         batch = self.task.teach(batch)  # out here, where nothing of it is kept for the gradients
         with tf.GradientTape() as tape:
-            outputs = float32(self.model(batch["image"], training=True))
+            outputs = float32(self.forward(batch["image"]))
             losses = self.task.loss(outputs, batch, training=True)
             weights = batch.get("weight", tf.ones_like(losses))
             loss = self.update.scaled(tf.reduce_sum(weights * losses) / self.recipe.data.batch_size)
@@ -351,6 +353,30 @@ class TensorFlowEngine(TensorFlowEvaluator):
             means = context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
             for variable, mean in zip(self.moving_statistics, means, strict=True):
                 variable.assign(mean)
+
+
+def checkpoint(function: Callable) -> Callable:
+    """What `jax.checkpoint` is to JAX: the same function, which computes itself again for its gradient.
+
+    Args:
+        function: (inputs, trainable, fixed), three lists of tensors -> (outputs, state); gradients of `outputs` alone
+            flow, and to `inputs` and `trainable`.
+    """
+
+    def call(inputs, trainable, fixed):
+        states = []
+        fixed = [
+            tf.identity(value) for value in fixed
+        ]  # read now: Keras gives variables, which change before the gradient
+
+        def outputs(inputs, trainable):
+            outputs, state = function(inputs, trainable, fixed)
+            states.append(state)
+            return outputs
+
+        return tf.recompute_grad(outputs)(inputs, trainable), states[0]  # the gradient gives a second one
+
+    return call
 
 
 def _is_floating(variable):

@@ -205,6 +205,8 @@ class Recipe:
             GPUs without bfloat16, with loss scaling.
         jit_compile: compile forward and backward with XLA.
         deterministic: only operations that give the same bits every time; null: on CPUs, not on GPUs and TPUs.
+        rematerialize: keep for the gradient only what goes from block to block, and compute the rest a second time, for
+            models that memory cannot hold.
         accumulation_steps: parts of a batch that are computed one after another, for batches that memory cannot hold.
         steps_per_call: updates in one compiled call, for devices that wait for the host between calls.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
@@ -223,6 +225,7 @@ class Recipe:
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     jit_compile: bool = False
     deterministic: bool | None = None
+    rematerialize: bool = False
     accumulation_steps: int = 1
     steps_per_call: int = 1
     evaluate_every: int = 1
