@@ -90,7 +90,8 @@ def _watched(plan, output, report):
 
     def watch():
         while not stop.wait(SECONDS_BETWEEN_REPORTS):
-            report(sum(len(planned.images) for planned in plan if (output / planned.name).exists()))
+            written = {path.name for path in output.iterdir()}
+            report(sum(len(planned.images) for planned in plan if planned.name in written))
 
     watcher = threading.Thread(target=watch)
     watcher.start()

@@ -37,6 +37,7 @@ from tfvt.data.records import (
     read_manifest,
 )
 from tfvt.errors import UsageError
+from tfvt.files import local_file
 from tfvt.stores import AnyPath, as_path
 
 from .classes import ClassClaim, contradictions, other_names
@@ -171,23 +172,24 @@ def _verify_shard(directory, manifest, split, shard: Shard, decode, stop, advanc
         result.add(None, "is missing")
         return result
     try:
-        size, checksum = path.stat().st_size, crc32(path)
-        if size != shard.bytes:
-            result.add(None, f"has {counted(size, 'byte')}, the manifest says {shard.bytes:,}")
-        elif checksum != shard.crc32:
-            result.add(None, f"is not the file of the manifest: its CRC-32 is {checksum}, not {shard.crc32}")
-        if is_gzip(path):
-            result.add(None, GZIP)
-            return result
-        for serialized in read_records(path):
-            if stop.is_set():
-                break
-            if serialized is None:
-                result.add(result.count, "damaged: it cannot be read")
-            else:
-                _verify_record(result, manifest, serialized, decode)
-            result.count += 1
-            advance()
+        with local_file(path) as file:  # read three times
+            size, checksum = file.stat().st_size, crc32(file)
+            if size != shard.bytes:
+                result.add(None, f"has {counted(size, 'byte')}, the manifest says {shard.bytes:,}")
+            elif checksum != shard.crc32:
+                result.add(None, f"is not the file of the manifest: its CRC-32 is {checksum}, not {shard.crc32}")
+            if is_gzip(file):
+                result.add(None, GZIP)
+                return result
+            for serialized in read_records(file):
+                if stop.is_set():
+                    break
+                if serialized is None:
+                    result.add(result.count, "damaged: it cannot be read")
+                else:
+                    _verify_record(result, manifest, serialized, decode)
+                result.count += 1
+                advance()
     except UsageError:
         result.add(result.count, "damaged or cut off, and so is all that follows it")
     except OSError as error:
