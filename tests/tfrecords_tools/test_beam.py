@@ -71,6 +71,15 @@ def test_workers_of_a_dask_cluster_write_the_same_files(tmp_path):
 
 
 @pytest.mark.parity
+def test_a_pipeline_writes_the_same_files_into_a_store(tmp_path, store):
+    """In this process, whose memory the store is."""
+    source = write_folder(tmp_path / "images", counts=(20, 10))
+    convert(source, tmp_path / "local", shards=5)
+    convert(source, store / "beam", shards=5, beam=["--runner=FnApiRunner"])
+    assert {path.name: path.read_bytes() for path in (store / "beam").iterdir()} == contents(tmp_path / "local")
+
+
+@pytest.mark.parity
 def test_beam_and_this_machine_finish_each_others_work(tmp_path, monkeypatch):
     from tfvt.tfrecords_tools import beam
 
