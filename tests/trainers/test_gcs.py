@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import pytest
@@ -106,3 +107,30 @@ def test_a_training_killed_while_it_uploads_ends_bit_equal(gcs, tfvt, config, re
     assert [ended[name].tobytes() for name in sorted(ended)] == [expected[name].tobytes() for name in sorted(expected)]
     status, said, errors = tfvt("evaluate", "gs://runs/first")
     assert (status, "on 20 images of validation in gs://data/small" in said) == (0, True), errors
+
+
+@pytest.mark.distributed
+def test_a_group_whose_chief_is_killed_while_it_uploads_starts_again(gcs, config, records):
+    for path in records.iterdir():
+        gcs.objects["data", f"small/{path.name}"] = path.read_bytes()
+    gcs.objects["data", "small.yaml"] = config.read_bytes()
+    flags = ["--config=gs://data/small.yaml", "--epochs=2", "--data.records=gs://data/small"]
+    command = [sys.executable, "-c", MAIN, "train", *flags, "--supervise=2", "--output=gs://runs/group"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    killed = []
+    with subprocess.Popen(command, env=os.environ | gcs.environment, **pipes) as group:
+
+        def kill_chief(name):
+            if name == "group/checkpoints/step-000000008.safetensors" and not killed:
+                children = Path(f"/proc/{group.pid}/task/{group.pid}/children").read_text().split()
+                killed.extend(pid for pid in children if b"--worker=0" in Path(f"/proc/{pid}/cmdline").read_bytes())
+                os.kill(int(killed[0]), signal.SIGKILL)
+                raise ConnectionError  # the end of the file has not arrived
+
+        gcs.uploading = kill_chief
+        said, errors = group.communicate(timeout=600)
+    assert group.returncode == 0, errors
+    assert "starts again from gs://runs/group/checkpoints/step-000000006.safetensors" in said
+    checkpoints = [name.rpartition("/")[2] for name in gcs.names("runs") if name.startswith("group/checkpoints/")]
+    assert checkpoints == ["step-000000008.safetensors", "step-000000012.safetensors"]
+    assert len(gcs.objects["runs", "group/metrics.csv"].splitlines()) == 3
