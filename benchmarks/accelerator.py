@@ -13,6 +13,7 @@ import os
 os.environ["KERAS_BACKEND"] = "jax"
 
 import argparse
+import functools
 import itertools
 import json
 import re
@@ -28,6 +29,7 @@ import jax
 import keras
 
 import tfvt
+from tfvt.models.blocks import Rematerialized
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,6 +42,7 @@ MODELS = (
     "acmix_resnet50",
     "acmix_swin_tiny",
 )
+MODES = ("training", "rematerialized", "inference")
 # Dense bfloat16 FLOP/s that the makers state, by JAX's name of the device. Other forms of a chip have other peaks.
 PEAKS = {
     r"NVIDIA H100 80GB HBM3|NVIDIA H200": 989e12,  # SXM
@@ -56,7 +59,8 @@ class Measurement:
     """What one process measured.
 
     Attributes:
-        mode: "training" (forward, backward, update) or "inference".
+        mode: "training" (forward, backward, update), "rematerialized" (the same, with the insides of blocks computed
+            twice) or "inference".
         first_step_seconds: compilation included.
         block_seconds: of each timed block of `steps` steps.
         flop_per_step: model FLOP of a batch.
@@ -107,13 +111,18 @@ class Measurement:
         return f"| {' | '.join(cells)} |"
 
 
-def training_step(model, optimizer):
-    """A jitted step (state, images, labels) -> (state, loss) that reuses the state's memory, and its first state."""
+def training_step(model, forward, optimizer):
+    """A jitted step (state, images, labels) -> (state, loss) that reuses the state's memory, and its first state.
+
+    `forward` gives the logits that `model` gives of images in training.
+    """
     optimizer.build(model.trainable_variables)
 
     def loss(trainable, others, images, labels):
-        logits, others = model.stateless_call(trainable, others, images, training=True)
-        log_shares = jax.nn.log_softmax(logits.astype("float32"))
+        variables = model.trainable_variables + model.non_trainable_variables
+        with keras.StatelessScope(zip(variables, [*trainable, *others], strict=True)) as scope:
+            log_shares = jax.nn.log_softmax(forward(images).astype("float32"))
+        others = [scope.get_current_value(variable) for variable in model.non_trainable_variables]
         return -jax.numpy.take_along_axis(log_shares, labels[:, None], axis=-1).mean(), others
 
     def step(state, images, labels):
@@ -149,13 +158,15 @@ def measure(model, mode, batch_size, image_size, steps, blocks):
     keras.config.set_dtype_policy("mixed_bfloat16")
     keras.utils.set_random_seed(0)
     network = tfvt.create_model(model, input_shape=(image_size, image_size, 3))
-    flop_per_image = 2 * tfvt.profile(network).macs * (3 if mode == "training" else 1)
+    flop_per_image = 2 * tfvt.profile(network).macs * (1 if mode == "inference" else 3)
+    plain = functools.partial(network, training=True)
+    forward = Rematerialized(network, jax.checkpoint) if mode == "rematerialized" else plain
     if mode == "inference":
         step, state = inference_step(network)
     elif "resnet" in model:
-        step, state = training_step(network, keras.optimizers.SGD(0.01, momentum=0.9))
+        step, state = training_step(network, forward, keras.optimizers.SGD(0.01, momentum=0.9))
     else:
-        step, state = training_step(network, keras.optimizers.AdamW(1e-3, weight_decay=0.05))
+        step, state = training_step(network, forward, keras.optimizers.AdamW(1e-3, weight_decay=0.05))
     key = jax.random.key(0)
     images = jax.random.uniform(key, (batch_size, image_size, image_size, 3), maxval=255.0)
     labels = jax.random.randint(key, (batch_size,), 0, 1000)
@@ -203,7 +214,7 @@ def main(arguments=None):
     """Measure what the flags name, print the table and return the number of failures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accelerator", description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=MODELS, choices=tfvt.list_models(), metavar="NAME")
-    parser.add_argument("--modes", nargs="+", default=("training", "inference"), choices=("training", "inference"))
+    parser.add_argument("--modes", nargs="+", default=("training", "inference"), choices=MODES)
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=(256,), metavar="IMAGES")
     parser.add_argument("--image_size", type=int, default=224, metavar="PIXELS")
     parser.add_argument("--steps", type=int, default=20, help="of a timed block")

@@ -35,6 +35,7 @@ def ran(tmp_path_factory):
     folder = tmp_path_factory.mktemp("accelerator")
     (folder / "tensorflow.py").write_text("raise ImportError('TensorFlow is not installed')")
     flags = ["--models", "vit_tiny16", "--batch_sizes", "2", "--image_size", "32", "--steps", "2", "--blocks", "3"]
+    flags += ["--modes", "training", "rematerialized", "inference"]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
         "JAX_PLATFORMS": "cpu",
@@ -59,11 +60,12 @@ def vit_macs(width=192, mlp=768, layers=12, patches=4, classes=1000):
 
 
 def test_the_figures_follow_from_the_seconds_that_were_measured(ran):
-    training, inference = ran[1]["measurements"]
-    assert [training["mode"], inference["mode"]] == ["training", "inference"]
-    assert training["flop_per_step"] == 2 * vit_macs() * 3 * 2
+    training, rematerialized, inference = ran[1]["measurements"]
+    modes = [one["mode"] for one in (training, rematerialized, inference)]
+    assert modes == ["training", "rematerialized", "inference"]
+    assert training["flop_per_step"] == rematerialized["flop_per_step"] == 2 * vit_macs() * 3 * 2
     assert inference["flop_per_step"] == 2 * vit_macs() * 2
-    for one in (training, inference):
+    for one in (training, rematerialized, inference):
         assert (one["model"], one["batch_size"], one["steps"], one["device"]) == ("vit_tiny16", 2, 2, "cpu")
         assert len(one["block_seconds"]) == 3
         assert min(one["block_seconds"]) > 0
@@ -74,7 +76,7 @@ def test_the_figures_follow_from_the_seconds_that_were_measured(ran):
 
 
 def test_the_table_has_a_row_for_each_measurement(ran):
-    header, rule, *rows = ran[0][:4]
+    header, rule, *rows = ran[0][:5]
     assert header.count("|") == rule.count("|") == 9
     for row, one in zip(rows, ran[1]["measurements"], strict=True):
         cells = [cell.strip() for cell in row.strip("|").split("|")]
