@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.timing import alternate, median_ratio
 
-MODELS = ("vit_base16", "funnel_vit_base16_6_6", "resnet50", "vt_resnet50", "acmix_resnet50", "swin_tiny")
+MODELS = ("vit_base16", "resnet50", "swin_tiny")
 BATCH, CLASSES, ROUNDS = 8, 1000, 5
 IMAGES = np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3)).astype("float32")
 LABELS = np.arange(BATCH) % CLASSES

@@ -59,15 +59,14 @@ CASES = {
 }
 MIRRORED = "--distribution.strategy=mirrored"
 FORMS = {  # of a run: engine, devices, flags, cases; what else there is takes minutes
-    "tensorflow": ("tensorflow", 1, [], ["vit, loss scaled", "resnet", "vt_resnet"]),
+    "tensorflow": ("tensorflow", 1, [], ["vit, loss scaled", "resnet"]),
     "two TensorFlow devices": (
         "tensorflow",
         2,
         [MIRRORED, "--distribution.devices=[CPU:0,CPU:1]"],
         ["vit", "resnet, synchronized"],
     ),
-    "jax": ("jax", 1, [], ["resnet, bfloat16"]),
-    "two JAX devices": ("jax", 2, [MIRRORED], ["vit"]),
+    "two JAX devices": ("jax", 2, [MIRRORED], ["vit", "resnet, bfloat16"]),
 }
 # How far apart the numbers may be, as a share of the way that training has moved them. TensorFlow fuses operations
 # whose results nothing else needs, which rounds otherwise; weights near 1 that moved by 1e-4 are rounded themselves.
@@ -110,9 +109,9 @@ def test_numbers_are_those_of_training_without_it(form, records):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["tensorflow", "jax"])
+@pytest.mark.parametrize("form", ["tensorflow", "two JAX devices"])
 def test_numbers_of_all_families_are_those_of_training_without_it(form, records):
-    skipped = ["vit, loss scaled", "resnet, synchronized"] if form == "jax" else []  # XLA has no such product on CPUs
+    skipped = ["vit, loss scaled", "resnet, synchronized"] if "JAX" in form else []  # XLA has no such product on CPUs
     check(form, [name for name in CASES if name not in skipped], records)
 
 
@@ -125,10 +124,10 @@ def test_a_taught_model_learns_the_same(records, tmp_path):
     check("tensorflow", ["taught"], records)
 
 
-DEEP = {"blocks": [{"layers": 8, "hidden_dim": 128, "mlp_dim": 256}]}
+DEEP = {"blocks": [{"layers": 6, "hidden_dim": 128, "mlp_dim": 256}]}
 
 
-@pytest.mark.parametrize(("backend", "least"), [("tensorflow", 1.4), ("jax", 2)])
+@pytest.mark.parametrize(("backend", "least"), [("tensorflow", 1.25), ("jax", 2.5)])
 def test_a_step_takes_less_memory(backend, least, records):
     flags = [*flags_of("vit_tiny16", 128, DEEP), "--data.batch_size=48", f"--data.records={records}"]
     plain, rematerialized = (run(backend, 1, "memory", *flags, *more)[0] for more in ([], ["--rematerialize=true"]))
