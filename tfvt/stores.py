@@ -119,11 +119,14 @@ class StorePath(os.PathLike):
         yield from (self / name.rstrip("/") for name in names)
 
     def glob(self, pattern: str) -> Iterator["StorePath"]:
-        """What matches `pattern` below, each part of it by the rules of the shell."""
-        first, _, rest = pattern.partition("/")
-        for path in self.iterdir():
-            if fnmatch.fnmatchcase(path.name, first):
-                yield from path.glob(rest) if rest else [path]
+        """What matches `pattern` below, each part of it by the rules of the shell. Of `gs://` it is one list."""
+        start = re.sub(r"([*?\[\\])", r"\\\1", self.url)
+        try:
+            with _os_errors(self) as gfile:
+                names = gfile.glob(f"{start}/{pattern}")
+        except FileNotFoundError:
+            return
+        yield from (StorePath(name.rstrip("/")) for name in names)
 
     def rglob(self, pattern: str) -> Iterator["StorePath"]:
         """What matches `pattern`, a name, at any depth."""
