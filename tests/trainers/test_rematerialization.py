@@ -72,7 +72,7 @@ FORMS = {  # of a run: engine, devices, flags, cases; what else there is takes m
 # whose results nothing else needs, which rounds otherwise; weights near 1 that moved by 1e-4 are rounded themselves.
 LARGEST = {
     "tensorflow": {"sums/loss": 5e-6, "moving": 5e-5, "optimizer": 5e-4, "model": 5e-3},
-    "jax": dict.fromkeys(("sums/loss", "moving", "optimizer", "model"), 1e-6),
+    "jax": {"sums/loss": 1e-6, "moving": 1e-5, "optimizer": 5e-5, "model": 1e-3},
 }
 
 
