@@ -103,7 +103,10 @@ def check(form, names, records):
         assert "resnet" not in name or report["moving"][0] > 0.01
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form",
+    ["tensorflow", pytest.param("two TensorFlow devices", marks=pytest.mark.distributed), "two JAX devices"],
+)
 def test_numbers_are_those_of_training_without_it(form, records):
     check(form, FORMS[form][-1], records)
 
@@ -115,6 +118,7 @@ def test_numbers_of_all_families_are_those_of_training_without_it(form, records)
     check(form, [name for name in CASES if name not in skipped], records)
 
 
+@pytest.mark.slow
 def test_a_taught_model_learns_the_same(records, tmp_path):
     teacher = keras.Sequential([keras.Input((40, 40, 3)), keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(8, 3)])
     teacher.add(keras.layers.GlobalAveragePooling2D())
@@ -127,7 +131,7 @@ def test_a_taught_model_learns_the_same(records, tmp_path):
 DEEP = {"blocks": [{"layers": 6, "hidden_dim": 128, "mlp_dim": 256}]}
 
 
-@pytest.mark.parametrize(("backend", "least"), [("tensorflow", 1.25), ("jax", 2.5)])
+@pytest.mark.parametrize(("backend", "least"), [pytest.param("tensorflow", 1.25, marks=pytest.mark.slow), ("jax", 2.5)])
 def test_a_step_takes_less_memory(backend, least, records):
     flags = [*flags_of("vit_tiny16", 128, DEEP), "--data.batch_size=48", f"--data.records={records}"]
     plain, rematerialized = (run(backend, 1, "memory", *flags, *more)[0] for more in ([], ["--rematerialize=true"]))
