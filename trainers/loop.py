@@ -3,7 +3,6 @@
 The loop decides what happens when. The task knows what the model learns; the engine knows how a step runs on devices.
 """
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -204,10 +203,15 @@ class Loop:
 
     def _evaluate(self, stop: StopRequest) -> Figures:
         self.log.show(self.step, "evaluation")
-        batches = PatientBatches(
-            lambda fetched: itertools.islice(iter(self.validation_batches), fetched, None), self.task.validation_records
-        )
+        batches = PatientBatches(self._validation_from, self.task.validation_records)
         return evaluate(self.engine, self.task, batches, lambda: self._check_stop(stop))
+
+    def _validation_from(self, first):
+        """Validation batches from number `first` on."""
+        if not first:
+            return iter(self.validation_batches)
+        # Skipped before they are distributed: several processes agree on each batch that they are given.
+        return iter(self.engine.eval_batches(lambda share: self._eval_stream(share).skip(first)))
 
     def _wait_for_devices(self, rate: Rate) -> None:
         """Count the time of the steps that the devices have not finished."""

@@ -4,8 +4,9 @@ import errno
 import functools
 
 import pytest
+import tensorflow as tf
 from record_files import train_batches
-from test_resume import newest
+from test_resume import logged, newest
 
 from tfvt.data.records import open_records
 from tfvt.errors import UsageError
@@ -82,6 +83,26 @@ def test_records_that_are_away_are_read_from_where_they_failed(records, tmp_path
     assert waits == [1]
     assert made[0] == 0
     assert 3 <= made[1] < 24
+
+
+def test_an_evaluation_continues_after_the_batches_that_it_has(config, tmp_path, monkeypatch, waits):
+    flags = ["train", "--config", str(config), "--epochs=1", "--schedule.warmup_epochs=0", "--output"]
+    assert main([*flags, str(tmp_path / "whole")]) == 0
+    made, eval_stream = [], loop.eval_stream
+
+    def broken(batch):
+        with tf.control_dependencies([tf.debugging.Assert(False, ["the folder is away"])]):
+            return tf.nest.map_structure(tf.identity, batch)
+
+    def stream(*arguments):
+        made.append(arguments)
+        batches = eval_stream(*arguments)
+        return batches if len(made) > 1 else batches.take(1).concatenate(batches.skip(1).map(broken))
+
+    monkeypatch.setattr(loop, "eval_stream", stream)
+    assert main([*flags, str(tmp_path / "run")]) == 0
+    assert len(made) == 2
+    assert logged(tmp_path / "run") == logged(tmp_path / "whole")
 
 
 def test_a_damaged_record_is_not_waited_for(records, tmp_path, waits):
