@@ -30,7 +30,7 @@ over_the_limit: list[float] = []  # one entry once a test has failed for it
 settings.register_profile("same_examples", derandomize=True)
 settings.load_profile("same_examples")
 
-# What needs TensorFlow itself; and what would say the same: the fidelity page, and a benchmark that always takes JAX.
+# What needs TensorFlow itself; and what would say the same: pages, and a benchmark that always takes JAX.
 ONLY_ON_TENSORFLOW = [
     "data",
     "trainers",
@@ -40,6 +40,7 @@ ONLY_ON_TENSORFLOW = [
     "test_export.py",
     "test_fidelity.py",
     "test_readme.py",
+    "test_segmentation_page.py",
 ]
 collect_ignore = [] if keras.backend.backend() == "tensorflow" else ONLY_ON_TENSORFLOW
 

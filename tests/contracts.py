@@ -13,6 +13,7 @@ from keras import ops
 
 import tfvt
 from tests.memory import give_up_caches
+from tfvt.registry import get_variant
 
 # The smallest model of each family: the full contract in every test run. `make test-all` takes every name.
 SMALLEST = {
@@ -24,6 +25,8 @@ SMALLEST = {
     "vit": "vit_tiny16",
     "vt_resnet": "vt_resnet18",
 }
+# The families of dense tasks are built in every run on a small backbone, and by name in `make test-all`.
+SMALLEST_DENSE = {"panoptic_fpn": "fpn_resnet50", "upernet": "upernet_swin_tiny"}
 
 # Models that are tested at 128 pixels a side, not 64: their attention reflects its maps and takes none below 4x4.
 REFLECTING = r"acmix_resnet(38|50)|(acmix_)?san\d+"
@@ -153,7 +156,8 @@ def check_model(name, **options):
     num_classes, images = 7, random_images((2, *shape))
     model = tfvt.create_model(name, num_classes=num_classes, input_shape=shape, **options)
     logits = ops.convert_to_numpy(model(images))
-    assert logits.shape == (2, num_classes)
+    pixels = shape[:2] if get_variant(name).task == "segmentation" else ()
+    assert logits.shape == (2, *pixels, num_classes)
     assert logits.dtype == np.float32
     assert np.isfinite(logits).all()
     assert np.ptp(logits, axis=0).max() > 0, "two different images have the same logits"

@@ -39,9 +39,9 @@ RANGES = {
     ("grid", "window"): _integers(1, 2**20),
     ("filters", "units", "width", "dim", "channels"): _integers(1, 65536),
     ("heads", "tokens", "groups", "share", "ratio"): _integers(1, 65536),
-    ("patch_size", "strides", "stride", "reduction"): _integers(1, 65536),
+    ("patch_size", "strides", "stride", "reduction", "factor"): _integers(1, 65536),
 }
-SEQUENCES = ("depths", "grid", "window", "input_shape", "pixel_mean", "pixel_std")
+SEQUENCES = ("depths", "grid", "pool_grid", "window", "input_shape", "pixel_mean", "pixel_std")
 
 
 def plain(value: Any) -> Any:

@@ -96,6 +96,19 @@ def inside(state, prefix):
 
 
 VECTOR = np.zeros(3, "float32")
+
+
+def segmentation(backbone, convolutions, norm, others):
+    """A backbone's state dict, and a name for each module of neck and heads."""
+    modules = [name for module in convolutions for name in (f"{module}.conv", f"{module}.{norm}")] + others
+    return {f"backbone.{name}": array for name, array in backbone.items()} | {f"{m}.weight": VECTOR for m in modules}
+
+
+UPERNET = [
+    *(f"decode_head.psp_modules.{pool}.1" for pool in range(4)),
+    *(f"decode_head.{module}" for module in ("bottleneck", "lateral_convs.0", "fpn_convs.2", "fpn_bottleneck")),
+    "auxiliary_head.convs.0",
+]
 STATES = {
     "torchvision": torchvision_state(),
     "resnet_by_transformers": huggingface_state(),
@@ -111,6 +124,21 @@ STATES = {
     "acmix_swin_block": inside(authors_swin(acmix=True), "layers.0.blocks.1."),
     "swin_by_transformers": swin_by_transformers(SWIN_FILES),
     "swin_by_transformers_live": swin_by_transformers(SWIN_LIVE),
+    "upernet": segmentation(
+        authors_swin(acmix=False), UPERNET, "bn", ["backbone.norm0", "decode_head.conv_seg", "auxiliary_head.conv_seg"]
+    ),
+    "upernet_by_transformers": segmentation(
+        swin_by_transformers(SWIN_FILES),
+        UPERNET,
+        "batch_norm",
+        ["backbone.hidden_states_norms.stage1", "decode_head.classifier", "auxiliary_head.classifier"],
+    ),
+    "semantic_fpn": segmentation(
+        authors_pvt(),
+        [f"decode_head.scale_heads.3.{number}" for number in (0, 2, 4)],
+        "bn",
+        ["neck.lateral_convs.0.conv", "neck.fpn_convs.3.conv", "decode_head.conv_seg"],
+    ),
     "google": vit_states.google(pre_logits=True),
     "big_vision": vit_states.google(big_vision=True),
     "vit_by_transformers": vit_states.huggingface() | {"vit.pooler.dense.bias": VECTOR},

@@ -77,6 +77,43 @@ def test_counts_with_norms(name, params, giga_macs):
     assert f"{profile.macs / 1e9:.3f}" == giga_macs
 
 
+def parts(name, size, classes):
+    """(parameters without norms, MACs) of neck and head, and the MACs of the whole model in G to two decimals."""
+    profile = profile_of(name, num_classes=classes, input_shape=(*size, 3))
+    found = []
+    for words in ("neck", ("decoder", "head")):
+        rows = [row for row in profile.rows if row.path.startswith(words)]
+        norms = sum(row.params for row in rows if row.kind.endswith("Normalization"))
+        found.append((sum(row.params for row in rows) - norms, norms, sum(row.macs for row in rows)))
+    return *found, f"{profile.macs / 1e9:.2f}"
+
+
+# Every convolution of the heads has a norm of two parameters a channel, which the figures of heads here include.
+HEAD_NORMS = 7 * 2 * 128
+COCO, LIP, ADE = ((800, 1216), 54), ((473, 473), 20), ((512, 2048), 150)
+COCO_HEAD, LIP_HEAD = (1_630_774, 29_277_388_800), (1_626_388, 6_800_353_792)
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(("name", "setting", "neck", "head", "giga_macs"), [
+    ("fpn_resnet50", COCO, (3_344_384, 55_099_392_000), COCO_HEAD, "159.13"),
+    # The paper's figure leaves the biases of the laterals out.
+    ("vt_fpn_resnet50", COCO, (6_774_784 + 1_024, 8_573_984_768), COCO_HEAD, "112.61"),
+    ("semantic_fpn_pvt_tiny", ADE, (2_623_488, 53_418_655_744), (1_643_158, 32_363_249_664), "157.72"),
+    pytest.param("fpn_resnet101", COCO, (3_344_384, 55_099_392_000), COCO_HEAD, "231.11", marks=slow),
+    pytest.param("vt_fpn_resnet101", COCO, (6_775_808, 8_573_984_768), COCO_HEAD, "184.58", marks=slow),
+    pytest.param("fpn_resnet50", LIP, (3_344_384, 12_893_224_960), LIP_HEAD, "37.33", marks=slow),
+    pytest.param("vt_fpn_resnet50", LIP, (6_775_808, 2_096_504_832), LIP_HEAD, "26.54", marks=slow),
+    pytest.param("fpn_resnet101", LIP, (3_344_384, 12_893_224_960), LIP_HEAD, "54.38", marks=slow),
+    pytest.param("vt_fpn_resnet101", LIP, (6_775_808, 2_096_504_832), LIP_HEAD, "43.58", marks=slow),
+])  # fmt: skip
+def test_counts_of_pyramids(name, setting, neck, head, giga_macs):
+    (neck_params, _, neck_macs), (head_params, norms, head_macs), total = parts(name, *setting)
+    assert (neck_params, neck_macs) == neck
+    assert (head_params + norms, head_macs) == head
+    assert (norms, total) == (HEAD_NORMS, giga_macs)
+
+
 @pytest.mark.parametrize(("name", "params"), [("vt_resnet18", 11_667_496), ("vt_resnet34", 21_886_248)])
 def test_a_norm_behind_every_linear_fits_both_papers_roundings(name, params):
     assert profile_of(name).params == params  # 11.667 M and 21.886 M: the papers print 11.6 / 11.7 and 21.8 / 21.9

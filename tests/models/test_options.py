@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 import tfvt
-from tests.contracts import SMALLEST
+from tests.contracts import SMALLEST, SMALLEST_DENSE
 from tfvt.models.options import Head, Options, spell_out
 from tfvt.registry import get_variant
 
@@ -88,7 +88,7 @@ def test_two_parts_cannot_have_one_field():
             """
 
 
-@pytest.mark.parametrize("name", SMALLEST.values())
+@pytest.mark.parametrize("name", [*SMALLEST.values(), *SMALLEST_DENSE.values()])
 def test_every_argument_of_a_builder_is_described(name):
     builder = get_variant(name).builder
     section = re.search(r"Args:\n((?:    .*\n)+)", builder.__doc__)[1]

@@ -8,6 +8,7 @@ import pytest
 from tfvt import configs
 from tfvt.errors import UsageError
 from tfvt.trainers.engines.optimizer import Schedule
+from tfvt.trainers.recipes.distillation import DistillationRecipe
 from tfvt.trainers.recipes.parsing import parse_recipe, recipe_parser, write_recipe
 from tfvt.trainers.recipes.plain import as_plain, flatten
 from tfvt.trainers.recipes.recipe import OPTIMIZER_OPTIONS, SCHEDULE_OPTIONS
@@ -143,6 +144,13 @@ def test_a_packaged_recipe_is_found_by_name_and_a_file_as_given_comes_first(tmp_
     (tmp_path / "vt_resnet18").write_text("model: {name: resnet18}\ndata: {records: here}\nepochs: 7\n")
     assert parse_recipe(["--config", "vt_resnet18"]).epochs == 7
     assert parse_recipe(["--config", "vt_resnet18.yaml", "--data.records", "somewhere"]) == packaged
+
+
+def test_a_model_of_another_task_is_refused():
+    with pytest.raises(UsageError, match=r"model\.name: fpn_resnet50 is for segmentation, and tfvt trains"):
+        parse_recipe(["--model.name", "fpn_resnet50"])
+    with pytest.raises(UsageError, match="teacher: fpn_resnet50 is for segmentation, and a teacher teaches classes"):
+        DistillationRecipe(teacher="fpn_resnet50")
 
 
 def test_what_is_missing_is_named(tmp_path):

@@ -15,6 +15,7 @@ from tfvt.layers.local_attention import LocalAttention
 from tfvt.layers.patches import PatchEmbedding, PatchMerging
 from tfvt.layers.patchwise_attention import SANAttention
 from tfvt.layers.pvt import MapPositions, PVTBlock
+from tfvt.layers.pyramid import FPN, VTFPN, AdaptivePooling, LevelProjector, Upsample
 from tfvt.layers.regularization import DropPath, drop_path_rates
 from tfvt.layers.swin import SwinBlock
 from tfvt.layers.tokenizers import (
@@ -30,7 +31,10 @@ from tfvt.layers.visual_tokens import LinearNorm, Projector, TokenGraph, TokenTr
 from tfvt.layers.window_attention import WindowAttention
 
 __all__ = [
+    "FPN",
+    "VTFPN",
     "ACmix",
+    "AdaptivePooling",
     "ClusterTokenizer",
     "ConvolutionPath",
     "DropPath",
@@ -39,6 +43,7 @@ __all__ = [
     "FunnelUpsampling",
     "GlobalAttention",
     "GroupedDense",
+    "LevelProjector",
     "LinearNorm",
     "LocalAttention",
     "MapPositions",
@@ -56,6 +61,7 @@ __all__ = [
     "TokenTransformer",
     "Tokenizer",
     "TransformerEncoderLayer",
+    "Upsample",
     "WindowAttention",
     "drop_path_rates",
     "gelu",

@@ -92,7 +92,8 @@ class _PixelTokenizer(Tokenizer):
     def tokenize(self, logits: Any, pixels: Any, map_shape: tuple, training: bool | None) -> tuple[Any, Any]:
         """Tokens (B, L, CT) and attention (B, H, W, L) from logits (B, P, L) and pixels (B, P, C)."""
         attention = softmax(ops.swapaxes(logits, 1, 2))  # (B, L, P)
-        tokens = self.lifted(ops.matmul(attention, self.value(pixels, training=training)), training)
+        value = pixels if self.value is None else self.value(pixels, training=training)
+        tokens = self.lifted(ops.matmul(attention, value), training)
         return tokens, ops.reshape(ops.swapaxes(attention, 1, 2), (*map_shape[:3], self.num_tokens))
 
     def macs(self, x, tokens=None):
@@ -114,15 +115,24 @@ class FilterTokenizer(_PixelTokenizer):
     Args:
         num_tokens: L.
         token_dim: CT; the tokens are lifted to it by a linear where it differs from C.
+        pixel_value: False: T sums the pixels themselves, as in VT-FPN.
         norm, norm_options: of the linears, see `LinearNorm`; W_A has none.
 
     Shapes: map (B, H, W, C) -> tokens (B, L, CT) and attention (B, H, W, L), which sums to 1 over the pixels.
     """
 
+    def __init__(self, num_tokens: int, token_dim: int, pixel_value: bool = True, **kwargs: Any) -> None:
+        super().__init__(num_tokens, token_dim, **kwargs)
+        self.pixel_value = pixel_value
+
     def build(self, x_shape, tokens_shape=None):
         channels = x_shape[-1]
         self.w_a = self.add_weight(name="w_a", shape=(channels, self.num_tokens), initializer="glorot_uniform")
-        self.build_value(channels)
+        if self.pixel_value:
+            self.build_value(channels)
+        else:
+            self.value = None
+            self.build_lift(channels)
 
     def call(self, x, tokens=None, training=None):
         pixels = pixel_list(x)

@@ -45,6 +45,7 @@ def pvt(
     drop_path_rate: float = 0.0,
     layer_norm_epsilon: float = 1e-6,
     head_dim: int = 64,
+    class_token: bool = True,
     name: str | None = None,
 ) -> keras.Model:
     """Build a PVT.
@@ -63,6 +64,7 @@ def pvt(
         layer_norm_epsilon: of every layer norm. In the authors' code the norms of the patches and of the reduced map
             have 1e-5, in transformers all have 1e-6.
         head_dim: channels of an attention head.
+        class_token: False leaves it out of the last stage, as the authors' segmentation does; for `features` alone.
         name: of the model.
 
     Returns:
@@ -70,8 +72,11 @@ def pvt(
     """
     if None in input_shape:
         raise ValueError(f"input_shape={input_shape}: a PVT has position embeddings for one height and width")
+    if head.features is None and not class_token:
+        raise ValueError("class_token=False: the classifier reads the class token; pass features to have the maps")
     trunk = PVTTrunk(
         depths=depths,
+        class_token=class_token,
         head_dim=head_dim,
         dropout_rate=head.dropout_rate,
         drop_path_rate=drop_path_rate,
@@ -87,6 +92,7 @@ class PVTTrunk:
     """Four stages. Called on a normalised map (B, H, W, C), gives a dict level -> map, and "token" -> (B, 1, C)."""
 
     depths: tuple[int, ...]
+    class_token: bool
     head_dim: int
     dropout_rate: float
     drop_path_rate: float
@@ -103,21 +109,23 @@ class PVTTrunk:
 
     def __call__(self, x):
         rates = iter(drop_path_rates(self.drop_path_rate, sum(self.depths), first_drops=False))
-        levels, last = {}, len(HEADS) - 1
+        levels = {}
         for stage, (level, depth) in enumerate(zip(self.level_names(), self.depths, strict=True)):
             name, channels = f"stage{stage + 1}", HEADS[stage] * self.head_dim
             x = PatchEmbedding(channels, PATCH_SIZES[stage], self.layer_norm_epsilon, name=f"{name}_embedding")(x)
-            states = MapPositions(class_token=stage == last, name=f"{name}_positions")(x)
-            states = states if stage == last else (states,)
+            token = self.class_token and stage == len(HEADS) - 1
+            states = MapPositions(class_token=token, name=f"{name}_positions")(x)
+            states = states if token else (states,)
             if self.dropout_rate:
                 states = [
                     keras.layers.Dropout(self.dropout_rate, name=f"{name}_dropout{i}")(s) for i, s in enumerate(states)
                 ]
             for block in range(depth):
                 states = self.block(stage, next(rates), f"{name}_block{block + 1}")(*states)
-                states = states if stage == last else (states,)
+                states = states if token else (states,)
             x = levels[level] = states[0]
-        levels["token"] = states[1]
+        if self.class_token:
+            levels["token"] = states[1]
         return levels
 
     def block(self, stage: int, drop_path_rate: float, name: str) -> PVTBlock:

@@ -44,6 +44,9 @@ class DistillationRecipe:
         for key, path in self.files.items():
             object.__setattr__(self, key, str(as_path(path).absolute()))
         if self.is_named:
+            task = registry.get_variant(self.teacher).task
+            if task != "classification":
+                raise UsageError(f"distillation.teacher: {self.teacher} is for {task}, and a teacher teaches classes")
             object.__setattr__(self, "options", check_options(self.teacher, self.options, "distillation"))
         elif self.teacher is not None and (self.weights or self.options):
             key = "weights" if self.weights else "options"

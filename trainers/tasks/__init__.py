@@ -1,6 +1,7 @@
 """What a model can learn: one file for each task."""
 
 from tfvt import registry
+from tfvt.errors import UsageError
 
 from .classification import Classification
 from .task import Task
@@ -11,8 +12,15 @@ TASKS: dict[str, type[Task]] = {
 
 
 def task_class(model_name: str) -> type[Task]:
-    """The task that a registered model is for; classification where there is no such model."""
+    """The task that a registered model is for; classification where there is no such model.
+
+    Raises:
+        UsageError: a model for a task that no file here has.
+    """
     try:
-        return TASKS[registry.get_variant(model_name).task]
+        task = registry.get_variant(model_name).task
     except ValueError:  # the recipe's own check reports it
         return Classification
+    if task not in TASKS:
+        raise UsageError(f"model.name: {model_name} is for {task}, and tfvt trains {', '.join(TASKS)} so far")
+    return TASKS[task]
