@@ -199,7 +199,7 @@ class VTFPN(FPN):
     norm: Norm = "batch"
     norm_options: dict | None = None
 
-    def outputs(self, laterals):
+    def outputs(self, laterals: Maps) -> dict[str, keras.KerasTensor]:
         norm = {"norm": self.norm, "norm_options": self.norm_options}
         tokens = []
         for level, x in laterals.items():
