@@ -1,5 +1,6 @@
 """Parameters without norms and MACs, exact integers for every row (224x224, 1000 classes)."""
 
+import keras
 import pytest
 
 from benchmarks.fidelity import profile_of  # builds each model once for all tests
@@ -95,6 +96,8 @@ COCO_HEAD, LIP_HEAD = (1_630_774, 29_277_388_800), (1_626_388, 6_800_353_792)
 slow = pytest.mark.slow
 
 
+# Where an operation needs values to be traced, PyTorch computes the model: at these sizes in 5 GB.
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch computes what it counts here")
 @pytest.mark.parametrize(("name", "setting", "neck", "head", "giga_macs"), [
     ("fpn_resnet50", COCO, (3_344_384, 55_099_392_000), COCO_HEAD, "159.13"),
     # The paper's figure leaves the biases of the laterals out.
