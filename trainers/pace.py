@@ -26,10 +26,9 @@ class TimedBatches:
         self.fetched += 1
         return batch
 
-    @property
-    def iterator(self) -> Any:
-        """The engine's own iterator, for a compiled call of several steps: what it waits there stays unknown."""
-        return self.batches.iterator
+    def iterator_for(self, count: int) -> Any:
+        """The engine's own iterator, for a compiled call of `count` steps: what it waits there stays unknown."""
+        return self.batches.iterator_for(count)
 
     def take_wait(self, count: int) -> float | None:
         """The seconds since the last call; None unless just `count` batches were fetched meanwhile."""

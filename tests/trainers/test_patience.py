@@ -5,7 +5,7 @@ import functools
 
 import pytest
 import tensorflow as tf
-from record_files import train_batches
+from record_files import record, train_batches, write_records
 from test_resume import logged, newest
 
 from tfvt.data.records import open_records
@@ -132,3 +132,66 @@ def test_a_minute_of_patience_with_what_may_pass(number, tries, waits, capsys):
     assert len(calls) == tries
     assert sum(waits) == (60 if tries > 1 else 0)
     assert len(capsys.readouterr().err.splitlines()) == (1 if tries > 1 else 0)
+
+
+class Flaky:
+    """Numbers from `first` on; each of `failures` is raised once instead of the number that is its key."""
+
+    def __init__(self, first, failures):
+        self.number = first
+        self.failures = failures
+
+    def __next__(self):
+        if error := self.failures.pop(self.number, None):
+            raise error
+        self.number += 1
+        return self.number - 1
+
+
+def test_batches_of_a_compiled_call_are_not_fetched_again(records):
+    failures = {4: UsageError("gone")}
+    batches = PatientBatches(lambda first: BatchIterator(Flaky(first, failures)), open_records(records, "train"))
+    iterator = batches.iterator_for(3)
+    assert [next(iterator) for _ in range(3)] == [0, 1, 2]
+    assert [next(batches) for _ in range(3)] == [3, 4, 5]
+
+
+def test_reading_is_tried_again_as_long_as_files_fail(records, waits):
+    failures = [tf.errors.UnknownError(None, None, "/shared/train; Stale file handle") for _ in range(4)]
+    starts = iter([FileNotFoundError(errno.ENOENT, "No such file", "/shared/train"), None])
+
+    def make(first):
+        if error := next(starts, None):
+            raise error
+        return BatchIterator(Flaky(first, {2: failures.pop()} if failures else {}))
+
+    batches = PatientBatches(make, open_records(records, "train"))
+    assert waits == [1]
+    assert [next(batches) for _ in range(4)] == [0, 1, 2, 3]
+    assert waits == [1, 1, 2, 4]
+
+
+def test_other_records_do_not_take_the_place_of_those_that_were_away(tmp_path):
+    opened = write_records(tmp_path / "records", (6,))
+    write_records(tmp_path / "records", (6,), replaced={0: record(0, label=2)})
+    batches = PatientBatches(lambda first: BatchIterator(Flaky(first, {0: UsageError("gone")})), opened)
+    with pytest.raises(UsageError, match="came back with other records"):
+        next(batches)
+
+
+FETCHING = "{{function_node __wrapped__IteratorGetNextAsOptional_device_/job:worker}} "
+
+
+@pytest.mark.parametrize("kind", ["UnknownError", "UnavailableError", "FailedPreconditionError", "NotFoundError"])
+def test_a_file_that_cannot_be_read_is_one_line(kind):
+    error = getattr(tf.errors, kind)(
+        None, None, f"{FETCHING}/shared/train; Stale file handle [Op:IteratorGetNextAsOptional] name: "
+    )
+    with pytest.raises(UsageError, match=r"^/shared/train; Stale file handle$"):
+        next(BatchIterator(Flaky(0, {0: error})))
+
+
+def test_a_lost_process_is_no_file_that_cannot_be_read():
+    error = tf.errors.UnavailableError(None, None, "{{function_node __wrapped__CollectiveReduceV2}} Socket closed")
+    with pytest.raises(tf.errors.UnavailableError):
+        next(BatchIterator(Flaky(0, {0: error})))

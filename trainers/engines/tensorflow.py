@@ -272,7 +272,7 @@ class TensorFlowEngine(TensorFlowEvaluator):
         """`count` updates from global batches {"image", ...}, each with "weight" where samples may not count."""
         if count > 1 and not self.recipe.data.servers:
             with readable():
-                self._train_steps(batches.iterator, tf.constant(count))
+                self._train_steps(batches.iterator_for(count), tf.constant(count))
         else:  # fetch batches of servers one by one, so that the wait for them can end
             for _ in range(count):
                 self._train_step(next(batches))

@@ -13,25 +13,33 @@ from tfvt.errors import UsageError, one_line
 
 from .engine import ServersGoneError
 
+UNREADABLE = (
+    *(tf.errors.InvalidArgumentError, tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.UnknownError),
+    tf.errors.PermissionDeniedError,
+)
 SIGN_OF_LIFE_SECONDS = 1.0  # between two checks of the servers while a batch is due
 
 
 @contextlib.contextmanager
 def readable() -> Iterator[None]:
-    """Report a damaged record in one line.
+    """Report in one line a damaged record, or a file that cannot be read.
 
     Raises:
-        UsageError: a record cannot be read; the message names it.
+        UsageError: the message names the record or file.
     """
     try:
         yield
-    except (tf.errors.InvalidArgumentError, tf.errors.DataLossError, tf.errors.NotFoundError) as error:
+    except tf.errors.OpError as error:
+        # Others, such as UnavailableError, come from the other processes too, unless fetching itself failed.
+        if not isinstance(error, UNREADABLE) and not re.search(r"__wrapped__\w*GetNext", error.message):
+            raise
         assertion = re.search(r"assertion failed: \[(.*?)\]\s*(\[\[|$)", error.message, re.DOTALL)
-        raise UsageError(assertion[1] if assertion else error.message) from error
+        reason = re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", error.message)  # without the names of TensorFlow's nodes
+        raise UsageError(assertion[1] if assertion else reason) from error
 
 
 class BatchIterator:
-    """An iterator whose errors are readable; compiled functions take `iterator`, TensorFlow's own."""
+    """An iterator whose errors are readable."""
 
     def __init__(self, iterator: Iterator) -> None:
         self.iterator = iterator
@@ -42,6 +50,10 @@ class BatchIterator:
     def __next__(self):
         with readable():
             return next(self.iterator)
+
+    def iterator_for(self, count: int) -> Iterator:
+        """TensorFlow's own iterator, for a compiled function that takes `count` batches."""
+        return self.iterator
 
 
 class Batches:
