@@ -48,10 +48,7 @@ def test_a_store_answers_as_a_disk_does(store, tmp_path):
         write_whole(folder / "a" / "x-1.txt", b"\xc3\xa4\n\r\n")
         write_whole(folder / "a" / "x-1.txt", b"\xc3\xb6\n")  # shorter: nothing of the old one stays
         write_whole(folder / "a" / "b" / "x-2.txt", bytes(range(256)))
-        with (folder / "a" / "table.csv").open("a", newline="", encoding="utf-8") as file:
-            file.write("epoch\r\n")
-        with (folder / "a" / "table.csv").open("a", newline="", encoding="utf-8") as file:
-            file.write("1\r\n")
+        write_whole(folder / "a" / "table.csv", b"epoch\r\n1\r\n")
 
     def seen(folder):
         file, below = folder / "a" / "x-1.txt", folder / "a" / "b" / "x-2.txt"

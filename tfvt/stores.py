@@ -162,10 +162,7 @@ class StorePath(os.PathLike):
 
     @contextlib.contextmanager
     def open(self, mode: str = "r", newline: str = "", encoding: str = "utf-8") -> Iterator[IO[Any]]:
-        """The file, to read ("r", "rb") or to add to ("a"). To write one, see `tfvt.files.whole_file`.
-
-        `encoding` and `newline` are for text that is read; what is added is UTF-8, with line ends as they are.
-        """
+        """The file, to read ("r", "rb"). To write one, see `tfvt.files.whole_file`."""
         if mode == "r":  # TensorFlow would drop carriage returns
             yield io.StringIO(self.read_text(encoding), newline)
             return

@@ -3,6 +3,7 @@
 The loop decides what happens when. The task knows what the model learns; the engine knows how a step runs on devices.
 """
 
+import errno
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -301,6 +302,13 @@ class Loop:
             "the steps where it began"
         )
 
+    def _newest_checkpoint(self) -> AnyPath:
+        """The last one of a run that has saved some: none are in a folder that is away."""
+        found = list_checkpoints(self.run.checkpoints)
+        if not found:
+            raise FileNotFoundError(errno.ENOENT, "there is no checkpoint to return to", str(self.run.checkpoints))
+        return found[-1]
+
     def _ids(self, step: int) -> list[int]:
         """The records of a step."""
         stream = train_stream(self.task.train_records, self.task.samples(True), self.settings, start_step=step)
@@ -315,7 +323,7 @@ class Loop:
         settings = self.recipe.divergence
         if not settings.roll_backs:
             raise error
-        newest = max(list_checkpoints(self.run.checkpoints)).name
+        newest = patiently(self._newest_checkpoint).name if self.engine.is_chief else ""
         saved = self.run.checkpoints / self.engine.from_chief(newest)
         checkpoint = patiently(lambda: load_checkpoint(saved))
         factor = checkpoint.arrays[RATE_FACTOR] * np.float32(settings.rate_factor)

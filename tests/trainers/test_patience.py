@@ -6,15 +6,19 @@ import functools
 import pytest
 import tensorflow as tf
 from record_files import record, train_batches, write_records
+from test_divergence import HERE, make_bad
 from test_resume import logged, newest
 
 from tfvt.data.records import open_records
 from tfvt.errors import UsageError
+from tfvt.files import write_whole
 from tfvt.trainers import loop, patience
 from tfvt.trainers.batches import PatientBatches
 from tfvt.trainers.cli import main
 from tfvt.trainers.engines.tensorflow_batches import BatchIterator
 from tfvt.trainers.patience import WAITS, patiently
+from tfvt.trainers.run import log
+from tfvt.trainers.run.log import MetricsFile
 
 
 @pytest.fixture
@@ -195,3 +199,36 @@ def test_a_lost_process_is_no_file_that_cannot_be_read():
     error = tf.errors.UnavailableError(None, None, "{{function_node __wrapped__CollectiveReduceV2}} Socket closed")
     with pytest.raises(tf.errors.UnavailableError):
         next(BatchIterator(Flaky(0, {0: error})))
+
+
+def test_a_row_that_is_written_a_second_time_is_there_once(tmp_path, waits, monkeypatch):
+    path = tmp_path / "metrics.csv"
+    metrics = MetricsFile(path, ["epoch", "step"], 0)
+    errors = [OSError(errno.EIO, "Input/output error")]
+
+    def write(path, content):
+        write_whole(path, content)
+        if errors:
+            raise errors.pop()  # the answer of the server is lost
+
+    monkeypatch.setattr(log, "write_whole", write)
+    for epoch in (1, 2):
+        patiently(functools.partial(metrics.write, {"epoch": epoch, "step": 6 * epoch}))
+    assert waits == [1]
+    assert path.read_text().split() == ["epoch,step", "1,6", "2,12"]
+
+
+def test_a_run_that_returns_to_a_checkpoint_waits_for_its_folder(config, tmp_path, monkeypatch, waits):
+    make_bad(monkeypatch)
+    folder, aside = tmp_path / "run", tmp_path / "aside"
+    kept = loop.write_diverged
+
+    def write_diverged(*arguments):
+        kept(*arguments)
+        folder.rename(aside)
+
+    monkeypatch.setattr(loop, "write_diverged", write_diverged)
+    waits.then = functools.partial(aside.rename, folder)
+    assert main(["train", "--config", str(config), *HERE, "--divergence.roll_backs=1", "--output", str(folder)]) == 0
+    assert waits == [1]
+    assert newest(folder).step == 18

@@ -109,17 +109,17 @@ class MetricsFile:
         self.names = tuple(names)
         rows = self._read()[:epochs_done]
         self.lost = epochs_done - len(rows)
-        text = io.StringIO()
-        csv.writer(text).writerows([self.names, *rows])
-        write_whole(path, text.getvalue().encode())
+        self.text = _lines([self.names, *rows])
+        write_whole(path, self.text.encode())
 
     def write(self, cells: Mapping[str, float | None]) -> None:
-        """Add a row."""
+        """Add a row. A second try after an error does not double it: the whole file is written."""
+        text = self.text + _lines([[_cell(cells.get(name)) for name in self.names]])
         try:
-            with self.path.open("a", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerow([_cell(cells.get(name)) for name in self.names])
+            write_whole(self.path, text.encode())
         except OSError as error:
             raise UsageError(_disk_full(self.path, str(error.strerror))) from error
+        self.text = text
 
     def close(self) -> None:
         """Do nothing: no file stays open."""
@@ -138,6 +138,12 @@ class MetricsFile:
             ) from error
         whole = [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
         return [[row.get(name, "") for name in self.names] for row in whole if "epoch" in row]
+
+
+def _lines(rows):
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
 
 
 def _cell(value: float | None) -> str:
@@ -232,7 +238,8 @@ class RunLog:
             return
         for writer in self.writers:  # of before a roll back
             writer.close()
-        metrics = MetricsFile(self.run.metrics, metric_names(self.task.columns), epochs_done)
+        names = metric_names(self.task.columns)
+        metrics = patiently(lambda: MetricsFile(self.run.metrics, names, epochs_done))
         if metrics.lost:
             self.say(f"{metrics.path} lacks {metrics.lost} of the {epochs_done} epochs that the run has finished")
         self.writers = [metrics, TensorBoard(self.run.tensorboard)]
