@@ -141,7 +141,9 @@ CLASSIFIERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("backbone", "options", "unused"), CLASSIFIERS, ids=lambda value: str(value)[:10])
+@pytest.mark.parametrize(
+    ("backbone", "options", "unused"), CLASSIFIERS, ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_a_classifiers_file_fills_the_backbone(backbone, options, unused, tmp_path):
     trained = tfvt.create_model(backbone, num_classes=5, input_shape=(64, 64, 3), **options)
     trained.save(tmp_path / "model.keras")
