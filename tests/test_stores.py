@@ -13,7 +13,9 @@ from tfvt.files import is_temporary, local_file, printable, remove, whole_file, 
 from tfvt.stores import StorePath, as_path
 
 
-@pytest.mark.parametrize("text", ["runs/x", "/data/gs:/x", "gs:/bucket", "C:\\x", "tfds:mnist", "", "./a://b"])
+@pytest.mark.parametrize(
+    "text", ["runs/x", "/data/gs:/x", "gs:/bucket", "C:\\x", "C://x", "a-b://x", "tfds:mnist", "", "./a://b"]
+)
 def test_local_paths_stay_pathlibs(text):
     assert as_path(text) == Path(text)
     assert isinstance(as_path(Path(text)), Path)

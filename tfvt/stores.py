@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple
 
 from tfvt.errors import one_line
 
-_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9.]+://")  # as TensorFlow has it, to which C://x is a local file
 _LONGEST = 300  # characters of a store's own message
 
 

@@ -16,6 +16,7 @@ from tfvt.errors import UsageError
 from tfvt.stores import AnyPath
 
 from .engines.cluster import LOST_STATUS, Cluster, lost_process
+from .patience import patiently
 from .run.checkpoint import list_checkpoints
 from .run.folder import Run
 from .stop import WATCHED
@@ -44,7 +45,7 @@ def supervise(count: int, folder: AnyPath, arguments: Sequence[str]) -> int:
         status, who, asked = _run_group(count, flags)
         if status not in LOST or asked:
             return status if status >= 0 else 128 - status
-        saved = max(list_checkpoints(run.checkpoints), default=None)
+        saved = max(patiently(lambda: list_checkpoints(run.checkpoints)), default=None)
         fruitless, newest = (fruitless + 1 if saved == newest else 1), saved
         if fruitless >= FRUITLESS:
             raise UsageError(f"the group lost {who} {FRUITLESS} times in a row before it saved anything new")

@@ -28,6 +28,7 @@ from .engines.cluster import LOST_STATUS, LostProcessError, end, find_cluster, f
 from .engines.engine import Devices
 from .errors import LineParser
 from .loop import Loop, epoch_steps
+from .patience import patiently
 from .recipes.parsing import parse_recipe, recipe_parser
 from .recipes.plain import as_plain, flatten
 from .recipes.recipe import Recipe
@@ -144,7 +145,7 @@ def _loop(recipe: Recipe, run: Run, devices: Devices, resume: bool) -> Loop:
             check_answer(server)
         except ValueError as error:
             raise UsageError(f"data: {error}") from error
-    newest = max(list_checkpoints(run.checkpoints), default=None) if resume else None
+    newest = max(patiently(lambda: list_checkpoints(run.checkpoints)), default=None) if resume else None
     name = from_chief(devices, newest.name if newest else "")  # another host may see the shared folder later
     saved = run.checkpoints / name if name else None
     model = recipe.model

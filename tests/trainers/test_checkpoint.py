@@ -62,6 +62,13 @@ def test_other_files_are_neither_taken_nor_deleted(tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted([path, *mine])
 
 
+def test_a_folder_that_cannot_be_read_is_not_one_without_checkpoints(tmp_path):
+    assert list_checkpoints(tmp_path / "none") == []
+    (tmp_path / "checkpoints").write_text("no folder")
+    with pytest.raises(NotADirectoryError):
+        list_checkpoints(tmp_path / "checkpoints")
+
+
 def test_a_file_under_the_name_of_another_step_is_refused(tmp_path):
     path = save_checkpoint(tmp_path, Checkpoint(4, 0, ARRAYS, RECORDS, RECIPE), keep=1)
     with pytest.raises(UsageError, match=r"step-000000009.safetensors is damaged \(it holds step 4\)"):

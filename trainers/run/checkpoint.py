@@ -123,8 +123,16 @@ def check_finite(arrays: dict[str, np.ndarray]) -> None:
 
 
 def list_checkpoints(folder: AnyPath) -> list[AnyPath]:
-    """Complete checkpoints in `folder`, oldest first; files that somebody named otherwise are none."""
-    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{9}\.safetensors", path.name))
+    """Complete checkpoints in `folder`, oldest first; files that somebody named otherwise are none.
+
+    Raises:
+        OSError: there is a folder and it cannot be read: a run would begin again from the start (`glob` finds nothing).
+    """
+    try:
+        paths = list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    return sorted(path for path in paths if re.fullmatch(r"step-\d{9}\.safetensors", path.name))
 
 
 def name_arrays(prefix: str, variables: Iterable[keras.Variable]) -> dict[str, np.ndarray]:
