@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+import tensorflow as tf
+
 from tfvt.errors import UsageError, one_line
 
 T = TypeVar("T")
@@ -21,6 +23,11 @@ AWAY = {
     )
     if (number := getattr(errno, name, None)) is not None
 }
+# What TensorFlow makes of these, where it reads or writes.
+AWAY_IN_TENSORFLOW = (
+    *(tf.errors.NotFoundError, tf.errors.UnknownError, tf.errors.UnavailableError, tf.errors.FailedPreconditionError),
+    tf.errors.DeadlineExceededError,
+)
 
 
 def is_away(error: BaseException | None) -> bool:
@@ -28,7 +35,8 @@ def is_away(error: BaseException | None) -> bool:
     while error is not None:
         in_text = re.search(r"\(os error (\d+)\)", str(error))  # of libraries in Rust
         number = error.errno if isinstance(error, OSError) else in_text and int(in_text[1])
-        if number in AWAY or isinstance(error, FileNotFoundError):  # without a number where a library raised it
+        # A library raises FileNotFoundError without a number.
+        if number in AWAY or isinstance(error, (FileNotFoundError, *AWAY_IN_TENSORFLOW)):
             return True
         error = error.__cause__
     return False

@@ -18,7 +18,7 @@ from tfvt.trainers.cli import main
 from tfvt.trainers.engines.tensorflow_batches import BatchIterator
 from tfvt.trainers.patience import WAITS, patiently
 from tfvt.trainers.run import log
-from tfvt.trainers.run.log import MetricsFile
+from tfvt.trainers.run.log import MetricsFile, TensorBoard
 
 
 @pytest.fixture
@@ -232,3 +232,20 @@ def test_a_run_that_returns_to_a_checkpoint_waits_for_its_folder(config, tmp_pat
     assert main(["train", "--config", str(config), *HERE, "--divergence.roll_backs=1", "--output", str(folder)]) == 0
     assert waits == [1]
     assert newest(folder).step == 18
+
+
+def test_tensorboard_is_written_when_its_folder_is_back(tmp_path, waits):
+    folder = tmp_path / "tensorboard"
+    board = TensorBoard(folder)
+    stale = board.writer
+
+    def flush():
+        raise tf.errors.UnknownError(None, None, f"Failed to flush 1 events to {folder}/x; Stale file handle")
+
+    stale.flush = flush
+    patiently(functools.partial(board.write, {"step": 3, "train_loss": 0.5}))
+    board.close()
+    assert waits == [1]
+    assert board.writer is not stale
+    events = [event for path in folder.iterdir() for event in tf.compat.v1.train.summary_iterator(str(path))]
+    assert {(event.step, value.tag) for event in events for value in event.summary.value} == {(3, "train/loss")}

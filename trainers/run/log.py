@@ -157,11 +157,16 @@ class TensorBoard:
 
     def __init__(self, folder: AnyPath) -> None:
         self.folder = folder
+        self.writer = None
+        patiently(self._open)
+
+    def _open(self):
         with self._reported():
-            self.writer = tf.summary.create_file_writer(str(folder))
+            self.writer = self.writer or tf.summary.create_file_writer(str(self.folder))
 
     def write(self, cells: Mapping[str, float | None]) -> None:
         """Add a row."""
+        self._open()
         with self._reported(), self.writer.as_default(step=cells["step"]):
             for name, value in cells.items():
                 if name != "step" and value is not None:
@@ -173,13 +178,15 @@ class TensorBoard:
         try:
             yield
         except tf.errors.OpError as error:
+            self.writer = None  # where a shared folder was away, its files stay closed
             reason = re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", error.message)  # without the names of TensorFlow's nodes
             raise UsageError(_disk_full(self.folder, reason.rpartition("; ")[2].splitlines()[0])) from error
 
     def close(self) -> None:
         """Flush and end."""
         with contextlib.suppress(tf.errors.OpError):  # `write` has flushed everything, or reported why not
-            self.writer.close()
+            if self.writer:
+                self.writer.close()
 
 
 def _disk_full(path: AnyPath, reason: str) -> str:
