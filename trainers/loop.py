@@ -156,11 +156,7 @@ class Loop:
         first = self.step
 
         def make(fetched):
-            def stream(share: HostShare):
-                start_step = first + fetched
-                return train_stream(self.task.train_records, self.task.samples(True), self.settings, share, start_step)
-
-            return self.engine.train_batches(stream, check_stop)
+            return self.engine.train_batches(lambda share: self._train_stream(share, first + fetched), check_stop)
 
         return TimedBatches(PatientBatches(make, self.task.train_records))
 
@@ -241,6 +237,9 @@ class Loop:
             input_wait=rate.input_wait,
             peak_memory_mib=self.engine.peak_memory(),
         )
+
+    def _train_stream(self, share: HostShare, start_step: int = 0):
+        return train_stream(self.task.train_records, self.task.samples(True), self.settings, share, start_step)
 
     def _eval_stream(self, share: HostShare):
         self.num_hosts = share.count
