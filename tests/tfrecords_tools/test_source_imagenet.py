@@ -143,6 +143,7 @@ def test_packed_and_unpacked_kits_are_the_same(tmp_path):
             "must hold only numbers",
         ),
     ],
+    ids=lambda value: "content" if isinstance(value, bytes) else None,  # packed files hold the time
 )
 def test_other_ground_truth_is_refused(tmp_path, content, message):
     (tmp_path / "truth.txt").write_bytes(content)
