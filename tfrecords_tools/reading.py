@@ -7,11 +7,10 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
+from tfvt.data.offsets import masked_crc32c
 from tfvt.data.records import feature_spec
 from tfvt.errors import UsageError
 from tfvt.stores import AnyPath, as_path
-
-from .shards import masked_crc32c
 
 GZIP = "is gzip-compressed TFRecord, which tfvt does not read: uncompress it with gunzip, and keep the shard's name"
 FRAMING = 16  # bytes of a record beside its data: length, checksum of the length; checksum of the data

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
-import google_crc32c
-
+from tfvt.data.offsets import masked_crc32c
 from tfvt.data.records import Shard
 from tfvt.files import named_later, temporary_name, write_whole
 from tfvt.stores import AnyPath, as_path
@@ -62,12 +61,6 @@ def crc32(path: AnyPath | str) -> int:
         while chunk := file.read(2**20):
             checksum = zlib.crc32(chunk, checksum)
     return checksum
-
-
-def masked_crc32c(data: bytes) -> bytes:
-    """TFRecord's checksum: rotated and offset, so that it differs from any plain checksum inside the data."""
-    checksum = google_crc32c.value(data)
-    return struct.pack("<I", ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def write_shard(

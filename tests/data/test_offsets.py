@@ -49,3 +49,12 @@ def test_a_host_reads_its_share_of_the_bytes(tmp_path, hosts):
     per_epoch = (bytes_read() - before) / size / epochs
     assert len({int(id_) for batch in found[:8] for id_ in batch["id"]}) == 64 // hosts
     assert per_epoch > 1 if hosts == 1 else 1 / 8 < per_epoch < 1 / 4  # some are read ahead
+
+
+def test_a_wrong_length_that_leads_to_a_later_record_is_not_followed(tmp_path):
+    records = write_records(tmp_path, (5,))
+    path = Path(records.shard_paths[0])
+    whole, content = expected_offsets(str(path)), bytearray(path.read_bytes())
+    content[whole[1] : whole[1] + 8] = (whole[3] - whole[1] - 16).to_bytes(8, "little")
+    path.write_bytes(content)
+    assert record_offsets(records).tolist() == [*whole[:2], *[len(content)] * 3]

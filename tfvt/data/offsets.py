@@ -5,12 +5,13 @@ import os
 import struct
 from concurrent.futures import ThreadPoolExecutor
 
+import google_crc32c
 import numpy as np
 
 from tfvt.data.records import RecordSet
 
-HEADER = struct.Struct("<QI")  # of a record: the length of its data, a checksum of that; data and a checksum follow
-CHECKSUM_BYTES = 4
+LENGTH, CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")  # a record: length, checksum of that, data, checksum
+HEADER_BYTES = LENGTH.size + CHECKSUM.size
 THREADS = 16  # each waits for a disk or a server
 
 
@@ -34,9 +35,16 @@ def _offsets(path, count):
         end, place = os.fstat(file).st_size, 0
         for index in range(count):
             offsets[index] = place
-            header = os.pread(file, HEADER.size, place) if place < end else b""
-            length = HEADER.unpack(header)[0] if len(header) == HEADER.size else end
-            place = min(place + HEADER.size + length + CHECKSUM_BYTES, end)
+            header = os.pread(file, HEADER_BYTES, place) if place < end else b""
+            length = header[: LENGTH.size]
+            intact = len(length) == LENGTH.size and masked_crc32c(length) == header[LENGTH.size :]
+            place = min(place + HEADER_BYTES + LENGTH.unpack(length)[0] + CHECKSUM.size, end) if intact else end
     finally:
         os.close(file)
     return offsets
+
+
+def masked_crc32c(data: bytes) -> bytes:
+    """TFRecord's checksum: rotated and offset, so that it differs from any plain checksum inside the data."""
+    checksum = google_crc32c.value(data)
+    return CHECKSUM.pack(((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF)
