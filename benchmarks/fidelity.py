@@ -313,15 +313,16 @@ def segmentation_name(system):
 
 
 @functools.cache
-def pyramid_models(name):
-    """A panoptic FPN for any size and 54 classes; one at a time, see `profile_of`."""
+def pyramid_rows(name):
+    """Profiles of a panoptic FPN of 54 classes at both sizes; the model is gone before the next, see `profile_of`."""
     gc.collect()
-    return tfvt.create_model(name, num_classes=54, input_shape=(None, None, 3))
+    model = tfvt.create_model(name, num_classes=54, input_shape=(None, None, 3))
+    return {size: tfvt.profile(model, (*size, 3)).rows for size in ((800, 1216), (473, 473))}
 
 
 def pyramid_macs(name, size, classes):
-    """(MACs of the whole model, of its neck). One build counts at both sizes; the classifier's are in proportion."""
-    rows = tfvt.profile(pyramid_models(name), (*size, 3)).rows
+    """(MACs of the whole model, of its neck). The classifier's MACs are in proportion to the classes."""
+    rows = pyramid_rows(name)[size]
     neck = sum(row.macs for row in rows if row.path.startswith("neck"))
     return sum(row.macs * classes // 54 if row.path == "head" else row.macs for row in rows), neck
 

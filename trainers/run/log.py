@@ -161,6 +161,8 @@ class TensorBoard:
         patiently(self._open)
 
     def _open(self):
+        if self.folder.is_file():  # TensorFlow's error looks like that of a folder that is away
+            raise UsageError(_disk_full(self.folder, "Not a directory"))
         with self._reported():
             self.writer = self.writer or tf.summary.create_file_writer(str(self.folder))
 
