@@ -31,6 +31,7 @@ ROWS = {
         ({"filters": 16, "num_heads": 8, "attention": "patchwise", "attention_kernel_size": 3}, MAP),
         ({"filters": 8, "num_heads": 2, "attention": "global", "reduction": 4}, MAP_AND_TOKEN),
     ],
+    "AdaptivePooling": [({"grid": 2}, MAP)],
     "ClusterTokenizer": [({"num_tokens": 4, "token_dim": 16, "gradient": True}, IN_GROUPS)],
     "ConvolutionPath": [
         ({"filters": 8, "piece_dim": 4}, {"query_shape": MAP, "key_shape": MAP, "value_shape": MAP}),
@@ -49,6 +50,7 @@ ROWS = {
         ({"filters": 8, "num_heads": 2, "returns": "projections"}, MAP),
     ],
     "GroupedDense": [({"units": 6, "groups": 2, "use_bias": True}, TOKENS)],
+    "LevelProjector": [({"query_groups": 4}, {"x_shape": MAP, "tokens_shape": TOKENS})],
     "LinearNorm": [({"units": 6, "groups": 2}, TOKENS), ({"units": 6, "norm": "layer"}, TOKENS)],
     "LocalAttention": [
         ({"filters": 8, "num_heads": 2, "kernel_size": 3, "strides": 2}, MAP),
@@ -86,6 +88,7 @@ ROWS = {
         ({"num_heads": 2, "mlp_dim": 6, "dropout_rate": 0.1}, TOKENS),
         ({"num_heads": 2, "mlp_dim": 6}, {"x_shape": TOKENS, "context_shape": (2, 7, 8)}),
     ],
+    "Upsample": [({"factor": 3}, MAP), ({"interpolation": "nearest"}, MAP)],
     "WindowAttention": [
         ({"filters": 8, "num_heads": 2, "window_size": 4, "shift_size": 2}, MAP),
         ({"filters": 8, "num_heads": 2, "window_size": 4, "returns": "both"}, MAP),
