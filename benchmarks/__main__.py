@@ -4,8 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-# The last one takes hours on a CPU.
-NOT_TIMED = {"__init__", "__main__", "timing", "fidelity", "imagenet_shaped", "accelerator"}
+# The last two take hours on a CPU.
+NOT_TIMED = {"__init__", "__main__", "timing", "counting", "fidelity", "fidelity_segmentation"}
+NOT_TIMED |= {"imagenet_shaped", "accelerator"}
 
 if __name__ == "__main__":
     for path in sorted(Path(__file__).parent.glob("*.py")):

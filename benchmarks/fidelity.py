@@ -3,19 +3,13 @@
 python -m benchmarks.fidelity docs/fidelity.md
 """
 
-import csv
-import functools
-import gc
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-import tfvt
-
-ROOT = Path(__file__).parent.parent
-PAPER_RESULTS = ROOT / "docs" / "paper_results.csv"
+from benchmarks.counting import ROOT, acmix_name, count, paper_rows, profile_of
+from benchmarks.fidelity_segmentation import acmix_segmentation_rows, vt_fpn_rows
 
 SETTINGS = {  # setting in paper_results.csv -> options of create_model
     "default recipe": {},
@@ -101,28 +95,6 @@ CONTRADICTIONS = """## Where the paper contradicts itself
 """
 
 
-@dataclass(frozen=True)
-class Count:
-    """Parameters with and without norms, and MACs of one model."""
-
-    params_with_norms: int
-    params: int
-    macs: int
-
-
-@functools.cache
-def profile_of(name, **options):
-    """The profile of a model; each is built once, and gone before the next (it is a cycle of objects)."""
-    gc.collect()
-    return tfvt.profile(tfvt.create_model(name, **options))
-
-
-def count(name, **options):
-    """The count of a model."""
-    profile = profile_of(name, **options)
-    return Count(profile.params, profile.params_without_norms, profile.macs)
-
-
 def percent(ours, paper):
     return f"{100 * (ours / paper - 1):+.2f} %"
 
@@ -134,12 +106,6 @@ def options_of(name, setting):
         return SETTINGS[setting]
     options = yaml.safe_load(recipe.read_text(encoding="utf-8"))["model"]["options"]
     return {key: value for key, value in options.items() if key in COUNTED}
-
-
-def paper_rows(paper):
-    """The rows of paper_results.csv for one paper."""
-    with open(PAPER_RESULTS, newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if row["paper"] == paper]
 
 
 def visual_transformer_rows():
@@ -209,13 +175,6 @@ def stage_count(name, field):
     rows = profile_of(name).rows
     own = [row for row in rows if row.path.startswith(("stage4", "vt")) and row.kind != "BatchNormalization"]
     return sum(getattr(row, field) for row in own)
-
-
-def acmix_name(system):
-    """Registered name of a system of the ACmix paper: "Swin-ACmix-T" is acmix_swin_tiny."""
-    family, *module, size = system.lower().split("-")
-    name = family + {"t": "_tiny", "s": "_small"}.get(size, size)
-    return f"acmix_{name}" if module else name
 
 
 def acmix_rows():
@@ -303,62 +262,6 @@ def acmix_ablation_rows():
             model = ", ".join([f"`{name}`", *(f"`{key}={value}`" for key, value in options.items())])
             counts = f"{row['params_m']} | {ours.params_with_norms:,} | {row['macs_g']} | {ours.macs / 1e9:.3f}"
             table.append(f"| {row['table']} | {row['setting']} | {model} | {row['top1_val']} | {counts} |")
-    return table
-
-
-def segmentation_name(system):
-    """Registered name of a segmentation system: "VT-FPN ResNet-50" is vt_fpn_resnet50."""
-    head, backbone = system.rsplit(" ", 1)
-    return f"{head.lower().replace('-', '_').replace(' ', '_')}_{acmix_name(backbone)}"
-
-
-@functools.cache
-def pyramid_rows(name):
-    """Profiles of a panoptic FPN of 54 classes at both sizes; the model is gone before the next, see `profile_of`."""
-    gc.collect()
-    model = tfvt.create_model(name, num_classes=54, input_shape=(None, None, 3))
-    return {size: tfvt.profile(model, (*size, 3)).rows for size in ((800, 1216), (473, 473))}
-
-
-def pyramid_macs(name, size, classes):
-    """(MACs of the whole model, of its neck). The classifier's MACs are in proportion to the classes."""
-    rows = pyramid_rows(name)[size]
-    neck = sum(row.macs for row in rows if row.path.startswith("neck"))
-    return sum(row.macs * classes // 54 if row.path == "head" else row.macs for row in rows), neck
-
-
-def vt_fpn_rows():
-    """Tables 9 and 10 of Visual Transformers."""
-    table = [
-        "| table | model | setting | paper mIoU | paper MACs (G) | ours | paper's neck (G) | ours, exactly |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    settings = {"9": ((800, 1216), 54), "10": ((473, 473), 20)}
-    for row in paper_rows("VT-ICCV"):
-        if row["table"] in settings:
-            name = segmentation_name(row["system"])
-            macs, neck = pyramid_macs(name, *settings[row["table"]])
-            cells = (row["table"], f"`{name}`", row["setting"], row["miou"], row["macs_g"], f"{macs / 1e9:.2f}")
-            table.append(f"| {' | '.join(cells)} | {row['other'].removeprefix('neck ')} | {neck:,} |")
-    return table
-
-
-def acmix_segmentation_rows():
-    """ACmix's Table 2, at 512x2048 with 150 classes."""
-    table = [
-        "| model | setting | paper mIoU | paper params (M) | ours | paper MACs (G) | ours |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in paper_rows("ACmix"):
-        if row["table"] == "2":
-            name = segmentation_name(row["system"])
-            options = {"auxiliary": True} if name.startswith("upernet") else {}
-            profile = profile_of(name, num_classes=150, input_shape=(512, 2048, 3), **options)
-            macs = sum(part.macs for part in profile.rows if not part.path.startswith("head_auxiliary")) / 1e9
-            positions = sum(part.params for part in profile.rows if part.kind == "MapPositions")
-            params = profile.params - positions + positions * 224**2 // (512 * 2048)
-            counts = f"{row['params_m']} | {params:,} | {row['macs_g']} | {macs:.2f}"
-            table.append(f"| `{name}` | {row['setting']} | {row['miou']} | {counts} |")
     return table
 
 

@@ -12,7 +12,6 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import multiprocessing
-import resource
 import sys
 
 import numpy as np
@@ -78,12 +77,13 @@ def network(name):
 
 def resident_memory(name, kind):
     """MiB that two steps on TensorFlow add to a process with the model."""
-    resident = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # noqa: E731 (KiB on Linux)
+    from tfvt.trainers.engines.memory import resident_peak
+
     step = tensorflow_step(network(name), kind)
-    before = resident()
+    before = resident_peak()
     for _ in range(2):
         step()
-    return resident() - before
+    return resident_peak() - before
 
 
 def tensorflow_slowdown(name):

@@ -12,7 +12,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import importlib.util
 import multiprocessing
-import resource
 import sys
 import warnings
 
@@ -168,19 +167,19 @@ def memory():
 def peak_memory(name, kind):
     """MiB, in a process of its own."""
     warnings.simplefilter("ignore")
-    resident = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # noqa: E731 (KiB on Linux)
     import tensorflow  # noqa: F401
 
     import tfvt.models  # noqa: F401
+    from tfvt.trainers.engines.memory import resident_peak
 
     if name.startswith("transformers"):
         import torch  # noqa: F401
         import transformers.models.vit.modeling_vit  # noqa: F401
-    before = resident()
+    before = resident_peak()
     call = PEERS[name]()[kind]
     for _ in range(2):
         call()
-    return resident() - before
+    return resident_peak() - before
 
 
 def funnel():

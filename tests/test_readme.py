@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import tfvt
-from benchmarks.fidelity import profile_of
+from benchmarks.counting import profile_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

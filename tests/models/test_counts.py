@@ -3,7 +3,7 @@
 import keras
 import pytest
 
-from benchmarks.fidelity import profile_of  # builds each model once for all tests
+from benchmarks.counting import profile_of  # builds each model once for all tests
 
 # The numbers are those of plain arithmetic over the wiring that fits the paper's tables (see docs/fidelity.md);
 # `profile` reads ours off the built models.

@@ -8,7 +8,7 @@ import pytest
 
 import tests.contracts as contracts
 import tfvt
-from benchmarks.fidelity import profile_of
+from benchmarks.counting import profile_of
 from tfvt.models.vit import Block
 
 # Parameters and MACs at 224x224 with 1000 classes: plain arithmetic over the layouts, and the papers' own numbers.
