@@ -9,6 +9,7 @@ import tempfile
 import pytest
 from foreign_shards import CLASSES, serialize, slim_features, write_shards
 from image_files import contents, write_folder
+from store_files import upload
 
 from tfvt.data.records import open_records
 from tfvt.errors import UsageError
@@ -20,15 +21,6 @@ from tfvt.tfrecords_tools.cli import main
 def stored(folder):
     """What a store's folder holds, without folders."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-
-
-def upload(local, folder):
-    """A folder of this machine, copied into a store."""
-    for path in sorted(path for path in local.rglob("*") if path.is_file()):
-        target = folder / path.relative_to(local).as_posix()
-        target.parent.mkdir()
-        target.upload(path)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import subprocess
 import pytest
 from processes import train_command
 from small_records import write_small_records
+from teacher_files import teacher_network, write_teachers
 
 from tfvt.trainers.cli import main
 
@@ -46,6 +47,18 @@ def finished_run(tmp_path_factory, config):
     folder = tmp_path_factory.mktemp("finished") / "run"
     subprocess.run(train_command(config, folder), check=True, capture_output=True, timeout=600)
     return folder
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A teacher's network."""
+    return teacher_network()
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory, network, records):
+    """The folder of the same teacher in every form."""
+    return write_teachers(tmp_path_factory.mktemp("teachers"), network, records)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 import yaml
 from small_records import CLASS_NAMES
+from teacher_files import NAMES, SIZE, WIDE, pixels
 from test_resume import logged, newest
 from test_seams import state_of, stop_in_step
 
@@ -24,49 +25,13 @@ from tfvt.export import export_saved_model
 from tfvt.trainers.cli import main
 from tfvt.trainers.engines.tensorflow import TensorFlowDevices, TensorFlowEngine
 from tfvt.trainers.recipes.distillation import DistillationRecipe
-from tfvt.trainers.recipes.parsing import parse_recipe, write_recipe
-from tfvt.trainers.run.folder import Run
-from tfvt.trainers.run.model import write_model, write_serving
+from tfvt.trainers.recipes.parsing import parse_recipe
 from tfvt.trainers.tasks.distillation import Distillation, hard_loss, soft_loss, training_task
 from tfvt.trainers.tasks.teacher import Teacher
 
-SIZE = (32, 32)
-WIDE = {"width": 8, "depths": (1, 1), "stem_pool": False}
-NAMES = ("grey", "white", "red", "black", "green", "blue")  # the teacher's order of the records' classes
 ORDER = [NAMES.index(name) for name in CLASS_NAMES]
 PLAIN = ["--model.options.dropout_rate=0", "--model.options.drop_path_rate=0", "--ema_decay=null"]
 HERE = ["--deterministic=false"]  # what a run sets for its whole process would outlive the test
-
-
-@pytest.fixture(scope="module")
-def network():
-    """A teacher with moving statistics of its own, for images of another size than the student's."""
-    keras.utils.set_random_seed(5)
-    model = tfvt.create_model("resnet18", num_classes=6, input_shape=(48, 40, 3), **WIDE)
-    for seed in range(3):
-        model(pixels(seed, (48, 40)), training=True)
-    return model
-
-
-@pytest.fixture(scope="module")
-def teachers(tmp_path_factory, network, records):
-    """The same teacher in every form: path by name."""
-    folder = tmp_path_factory.mktemp("teachers")
-    run = Run(folder / "run")
-    run.folder.mkdir()
-    write_recipe(parse_recipe(["--model.name=resnet18", f"--data.records={records}"]), run.recipe)
-    write_serving(run, ClassificationServing(NAMES, EvalPreprocessing((48, 40))))
-    write_model(run, network)
-    network.export(folder / "saved", verbose=False)
-    network.save(folder / "teacher.keras")
-    (folder / "names.txt").write_text("\n".join(NAMES) + "\n")
-    probable = keras.Sequential([network, keras.layers.Softmax()])
-    probable.save(folder / "probable.keras")
-    return folder
-
-
-def pixels(seed, size=SIZE, count=8):
-    return np.random.default_rng(seed).uniform(0, 255, (count, *size, 3)).astype("float32")
 
 
 def logits(seed, count=8, classes=6):

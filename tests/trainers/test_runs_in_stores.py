@@ -9,7 +9,7 @@ import tensorflow as tf
 import yaml
 from safetensors.numpy import save_file
 from small_records import tinted_image
-from test_distillation import network, teachers  # noqa: F401 (fixtures)
+from store_files import upload
 from test_resume import logged, newest
 from test_seams import state_of, stop_in_step
 
@@ -26,15 +26,6 @@ from tfvt.trainers.train import _initial_weights
 
 # What a run sets for its whole process would outlive the test.
 HERE = ("--deterministic", "false", "--epochs", "2")
-
-
-def upload(local, folder):
-    """A folder of this machine, copied into a store."""
-    for path in sorted(path for path in local.rglob("*") if path.is_file()):
-        target = folder / path.relative_to(local).as_posix()
-        target.parent.mkdir()
-        target.upload(path)
-    return folder
 
 
 def train(*flags):
@@ -251,7 +242,7 @@ def test_weights_in_a_store_begin_a_run(local, stored, place, tmp_path):
     assert (plain["model"]["weights"], plain["data"]["records"]) == (f"{place}/weights.npz", f"{place}/records")
 
 
-def test_a_teacher_in_a_store_is_the_one_on_the_disk(teachers, place):  # noqa: F811 (a fixture)
+def test_a_teacher_in_a_store_is_the_one_on_the_disk(teachers, place):
     folder = upload(teachers, place / "teachers")
     images = np.random.default_rng(1).uniform(0, 255, (4, 32, 32, 3)).astype("float32")
     classes = ("red", "green", "blue", "grey", "black", "white")
