@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import tensorflow as tf
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -31,7 +30,7 @@ from tfvt.stores import AnyPath, as_path
 from .progress import image_progress
 from .reading import read_features
 
-FEATURES = feature_spec((LABEL, HEIGHT, WIDTH, FORMAT)) | {MASK: tf.io.FixedLenFeature((), tf.string, default_value="")}
+FEATURES = feature_spec((LABEL, HEIGHT, WIDTH, FORMAT, MASK))
 CLASSES_SHOWN = 40  # of more classes, the largest and the smallest
 
 

@@ -11,6 +11,15 @@ import tensorflow as tf
 from image_files import encode, picture, read_records
 from PIL import Image, ImageOps
 
+from tfvt.data import (
+    SegmentationEvaluation,
+    SegmentationSamples,
+    SegmentationTraining,
+    StreamSettings,
+    image_stream,
+    open_records,
+    train_stream,
+)
 from tfvt.data.records import VOID
 from tfvt.errors import UsageError
 from tfvt.tfrecords_tools.cli import main
@@ -130,6 +139,28 @@ def test_layouts_that_come_with_tfvt(tmp_path, name, classes, ids):
     assert list(manifest.splits) == ["train", "validation"]
 
 
+@pytest.mark.parametrize(
+    ("name", "ids"),
+    [("ade20k", {0: 255, 1: 0, 150: 149}), ("coco_stuff", {0: 0, 181: 170, 255: 255}), ("lip", {0: 0, 19: 19})],
+)
+def test_ids_are_shifted_once_from_files_to_samples(tmp_path, name, ids):
+    """A mask of one id after the other, at the end of conversion and reading; training sees the same classes."""
+    layout, stored = read_layout(name), np.repeat(np.array([*ids], np.uint8), 4)[None].repeat(16, 0)
+    for images, masks in layout.splits.values():
+        for folder, data in ((images, encode(picture(0, *stored.shape))), (masks, encode(stored, "PNG"))):
+            (tmp_path / folder).mkdir(parents=True)
+            (tmp_path / folder / ("a.jpg" if folder == images else "a.png")).write_bytes(data)
+    output = tmp_path.parent / f"{name} samples"
+    convert(open_source(tmp_path, layout=name), output)
+    records = open_records(output, "train")
+    samples = SegmentationSamples.of(records, SegmentationEvaluation())
+    (found,) = image_stream(records, samples, StreamSettings(1)).as_numpy_iterator()
+    np.testing.assert_array_equal(found["mask"][0], np.vectorize(ids.get)(stored))
+    plain = SegmentationTraining(stored.shape, None, (1.0, 1.0), flip=False)
+    (found,) = train_stream(records, SegmentationSamples.of(records, plain), StreamSettings(1)).take(1)
+    np.testing.assert_array_equal(found["mask"][0], np.vectorize(ids.get)(stored))
+
+
 def test_coco_stuff_leaves_out_what_was_never_drawn():
     """README and labels.txt of COCO-Stuff: 11 of the 91 things have no segmentation; ids in the PNGs are one less."""
     ids = set(read_layout("coco_stuff").mask_ids)
@@ -225,21 +256,28 @@ def test_other_masks_are_rejected(png, message):
 
 
 def test_bad_pairs_fail_the_conversion_and_are_listed(tmp_path, layout, capsys):
-    root = write_pairs(tmp_path / "pairs", counts=(5, 1))
+    root = write_pairs(tmp_path / "pairs", counts=(7, 1))
     masks = root / "annotations" / "training"
     (masks / "1.png").unlink()
     (masks / "2.png").write_bytes(encode(mask(0, 8, 8), "PNG"))
     (masks / "3.png").write_bytes(b"")
     (root / "images" / "training" / "4.jpg").write_bytes(b"")
+    (masks / "5.png").write_bytes(encode(picture(5), "PNG"))
+    (masks / "6.png").write_bytes(encode(np.full((16, 24), 8, np.uint8), "PNG"))
     arguments = ["convert", str(root), str(tmp_path / "records"), "--layout", str(layout)]
-    assert main(arguments) == 2
+    assert main([*arguments, "--max-rejects", "5"]) == 2
     error = capsys.readouterr().err
-    assert "4 images cannot be converted, and 0 are allowed" in error
-    assert f"training/1.jpg: its mask {masks}/1.png: cannot be read: No such file" in error
-    assert "training/2.jpg: its mask has 8x8 pixels, the image 24x16" in error
-    assert f"training/3.jpg: its mask {masks}/3.png: empty file" in error
-    assert "training/4.jpg: empty file" in error
-    assert main([*arguments, "--max-rejects", "4"]) == 0
+    assert "6 images cannot be converted, and 5 are allowed" in error
+    for name, reason in {
+        "1.jpg": f"its mask {masks}/1.png: cannot be read: No such file",
+        "2.jpg": "its mask has 8x8 pixels, the image 24x16",
+        "3.jpg": f"its mask {masks}/3.png: empty file",
+        "4.jpg": "empty file",
+        "5.jpg": "its mask has colours (RGB) instead of one id a pixel",
+        "6.jpg": "its mask has ids to which the layout gives no class, 8: add them to its classes or to void_label",
+    }.items():
+        assert f"training/{name}: {reason}" in error
+    assert main([*arguments, "--max-rejects", "6"]) == 0
     assert [record["image/filename"] for record in read_records(tmp_path / "records", "train")] == [b"0.jpg"]
 
 

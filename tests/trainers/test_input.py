@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from host_rows import rows_of
+from mask_records import write_masks
 from rich.console import Console
 
 from tfvt.data import stream as stream_module
@@ -226,3 +227,14 @@ def test_a_run_whose_servers_go_saves_its_state(config, tmp_path, monkeypatch):
         "step-000000006.safetensors",
         "step-000000008.safetensors",
     ]
+
+
+def test_records_of_masks_are_refused_before_training(tmp_path, fails):
+    records = write_masks(tmp_path / "masks", (3,)).directory
+    line = fails(
+        *("train", "--model.name=resnet18", f"--data.records={records}", "--data.validation_split=train"),
+        f"--output={tmp_path / 'run'}",
+    )
+    assert f"{records} holds images with masks and without classes" in line
+    assert "choose a segmentation model (`tfvt models`)" in line
+    assert not (tmp_path / "run").exists()

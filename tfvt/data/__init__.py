@@ -11,7 +11,8 @@ from tfvt.data.loading import Samples
 from tfvt.data.mixing import Mixing, mix_batch, soft_targets
 from tfvt.data.order import HostShare
 from tfvt.data.records import RecordSet, open_records
-from tfvt.data.stream import StreamSettings, eval_stream, steps_per_epoch, train_stream
+from tfvt.data.segmentation import SegmentationEvaluation, SegmentationSamples, SegmentationTraining
+from tfvt.data.stream import StreamSettings, eval_stream, image_stream, steps_per_epoch, train_stream
 from tfvt.errors import UsageError
 
 __all__ = [
@@ -22,12 +23,16 @@ __all__ = [
     "Mixing",
     "RecordSet",
     "Samples",
+    "SegmentationEvaluation",
+    "SegmentationSamples",
+    "SegmentationTraining",
     "StreamSettings",
     "TrainPreprocessing",
     "UsageError",
     "decode_and_augment",
     "decode_and_center_crop",
     "eval_stream",
+    "image_stream",
     "mix_batch",
     "open_records",
     "soft_targets",

@@ -7,7 +7,7 @@ from typing import Protocol
 import tensorflow as tf
 
 from tfvt.data.order import HostShare
-from tfvt.data.records import RecordSet, describe, fail, feature_spec, locate
+from tfvt.data.records import MASK, RecordSet, describe, fail, feature_spec, locate
 
 
 class Samples(Protocol):
@@ -52,6 +52,7 @@ def load_batch(
         skip_damaged: a record that gives no sample gets weight 0 instead of an error that names it.
     """
     ids = columns[0]
+    content = "image with a mask" if MASK in samples.features else "image"
 
     def parse_and_decode(_, serialized, *arguments):
         features = tf.io.parse_single_example(serialized, feature_spec(samples.features))
@@ -69,7 +70,7 @@ def load_batch(
         def report():
             is_read = tf.not_equal(serialized, "")
             problem = tf.where(
-                is_read, "holds no image that can be decoded; the log has the reason", "is damaged or cut off"
+                is_read, f"holds no {content} that can be decoded; the log has the reason", "is damaged or cut off"
             )
             if skip_damaged:
                 message = tf.strings.join(["skipped: ", describe(records, record_id, problem)])

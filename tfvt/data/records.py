@@ -266,9 +266,40 @@ def make_example(
 
 
 def feature_spec(names: Iterable[str]) -> dict[str, tf.io.FixedLenFeature]:
-    """The named features, all scalars, as `tf.io.parse_example` takes them."""
+    """The named features, all scalars, as `tf.io.parse_example` takes them; a mask that is missing reads as empty."""
     integers = (LABEL, HEIGHT, WIDTH, CHANNELS)
-    return {name: tf.io.FixedLenFeature((), tf.int64 if name in integers else tf.string) for name in names}
+    return {
+        name: tf.io.FixedLenFeature(
+            (), tf.int64 if name in integers else tf.string, default_value="" if name == MASK else None
+        )
+        for name in names
+    }
+
+
+def check_masks(records: RecordSet, wanted: bool) -> None:
+    """Look at the set's first record for a mask, so that the wrong kind of set is refused before anything starts.
+
+    Nothing happens if that record cannot be read: whoever reads the set names it.
+
+    Raises:
+        UsageError: masks are wanted and it has none, or they are not and it has one and no class.
+    """
+    filled = [path for path, count in zip(records.shard_paths, records.shard_counts, strict=True) if count]
+    try:
+        serialized = next(iter(tf.data.TFRecordDataset(filled[:1]).take(1)))
+        first = tf.io.parse_single_example(serialized, feature_spec((LABEL, MASK)))
+    except (tf.errors.OpError, StopIteration):
+        return
+    if wanted and first[MASK] == "":
+        raise UsageError(
+            f"{records.directory} holds images without masks, and segmentation needs a mask for each: convert images "
+            "with masks (`tfvt records convert --layout`), or choose a classification model (`tfvt models`)"
+        )
+    if not wanted and first[MASK] != "" and first[LABEL] == UNLABELLED:
+        raise UsageError(
+            f"{records.directory} holds images with masks and without classes, and classification needs a class for "
+            "each: convert class folders (`tfvt records convert`), or choose a segmentation model (`tfvt models`)"
+        )
 
 
 def read_span(records: RecordSet, shard: tf.Tensor, start: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:

@@ -18,6 +18,8 @@ from tfvt.data.records import RecordSet, first_ids, read_record, read_span
 from tfvt.data.service import from_servers
 from tfvt.errors import UsageError
 
+IMAGES_AT_A_TIME = 2  # decoded by `image_stream`: more of 24 megapixels would fill the memory
+
 
 @dataclass(frozen=True)
 class StreamSettings:
@@ -137,8 +139,7 @@ def eval_stream(
         ValueError: another argument out of its range.
         tf.errors.InvalidArgumentError: as for `train_stream`.
     """
-    if records.num_examples == 0:
-        raise UsageError(f"nothing to evaluate on: split {records.split!r} of {records.directory} has no images")
+    _check_not_empty(records)
     rows = share.rows(settings.batch_size)
     num_batches = -(-records.num_examples // settings.batch_size)
     begin = min(share.index * num_batches * rows, records.num_examples)
@@ -157,6 +158,55 @@ def eval_stream(
     batches = _serialized_range(records, begin, end).batch(rows).map(load, num_parallel_calls=_parallel_batches(rows))
     missing = num_batches - -(-(end - begin) // rows)
     return _finish(batches.concatenate(tf.data.Dataset.range(missing).map(fillings)))
+
+
+def image_stream(
+    records: RecordSet, samples: Samples, settings: StreamSettings, share: HostShare = WHOLE
+) -> tf.data.Dataset:
+    """Every record once as a batch of its own, so that samples may have any size; otherwise as `eval_stream`.
+
+    Args:
+        records: what to read.
+        samples: what a record becomes.
+        settings: only `skip_damaged` counts here.
+        share: this host reads the `index`-th of `count` successive parts of the split. All hosts deliver the same
+            number of samples; blank ones of weight 0 fill up the last part.
+
+    Returns:
+        Dataset of the dicts that `samples` makes, each value with a first axis of length 1, with "weight", float32
+        (1,), and "id", int64 (1,), the record's place in the split, -1 for a blank that fills up; it has
+        ceil(records / hosts) elements.
+
+    Raises:
+        UsageError: the split is empty.
+        tf.errors.InvalidArgumentError: as for `train_stream`.
+    """
+    _check_not_empty(records)
+    images = -(-records.num_examples // share.count)
+    begin, end = (min(part * images, records.num_examples) for part in (share.index, share.index + 1))
+
+    def load(ids, serialized):
+        batch = load_batch(
+            records, samples, lambda features: samples.decode(features, None), (ids, serialized), settings.skip_damaged
+        )
+        return finish(batch | {"id": ids})
+
+    def filling(_):
+        blank = {name: value[None] for name, value in blank_sample(samples).items()}
+        return finish(blank | {"id": tf.constant([-1], tf.int64)})
+
+    def finish(batch):
+        batch = samples.finish(batch, None, share)
+        return {name: tf.ensure_shape(value, (1, *value.shape[1:])) for name, value in batch.items()}
+
+    found = _serialized_range(records, begin, end).batch(1).map(load, num_parallel_calls=IMAGES_AT_A_TIME)
+    missing = tf.data.Dataset.range(images - (end - begin)).map(filling)
+    return _finish(found.concatenate(missing), buffer_size=1)
+
+
+def _check_not_empty(records):
+    if records.num_examples == 0:
+        raise UsageError(f"nothing to evaluate on: split {records.split!r} of {records.directory} has no images")
 
 
 def eval_rows(num_examples: int, batch_size: int, num_hosts: int = 1) -> np.ndarray:
@@ -249,9 +299,9 @@ def _serialized_range(records, begin, end):
     return tf.data.Dataset.from_tensor_slices(columns).flat_map(lambda *span: read_span(records, *span))
 
 
-def _finish(batches):
+def _finish(batches, buffer_size=tf.data.AUTOTUNE):
     options = tf.data.Options()
     options.deterministic = True
     # Workers share the stream batch by batch: dealing shards out to them would change the order.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
+    return batches.with_options(options).prefetch(buffer_size)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tfvt.data.loading import Samples
-from tfvt.data.records import RecordSet, open_records
+from tfvt.data.records import RecordSet, check_masks, open_records
 from tfvt.export import Serving
 from tfvt.trainers.recipes.recipe import DataRecipe, Recipe
 
@@ -98,10 +98,17 @@ class Task(Protocol):
         return {"training": self.train_records.digest, "validation": self.validation_records.digest}
 
 
-def open_split(data: DataRecipe, split: str) -> RecordSet:
+def open_split(data: DataRecipe, split: str, masks: bool = False) -> RecordSet:
     """One split of the recipe's records.
 
+    Args:
+        data: where they are.
+        split: its name.
+        masks: the task needs images with masks, not with classes.
+
     Raises:
-        UsageError: it does not exist or is not whole.
+        UsageError: it does not exist, is not whole, or holds the other kind of images.
     """
-    return open_records(data.records, split)
+    records = open_records(data.records, split)
+    check_masks(records, masks)
+    return records
