@@ -4,21 +4,29 @@ import contextlib
 import errno
 import os
 import pickle
+import tempfile
 from pathlib import Path, PurePosixPath
 
 import pytest
 
-from tfvt.errors import WriteError
+from tfvt.errors import UsageError, WriteError
 from tfvt.files import is_temporary, local_file, printable, remove, whole_file, write_whole
 from tfvt.stores import StorePath, as_path
 
 
 @pytest.mark.parametrize(
-    "text", ["runs/x", "/data/gs:/x", "gs:/bucket", "C:\\x", "C://x", "a-b://x", "tfds:mnist", "", "./a://b"]
+    "text", ["runs/x", "/data/gs:/x", "C:\\x", "C://x", "aa:/x", "a-b://x", "tfds:mnist", "", "./a://b"]
 )
 def test_local_paths_stay_pathlibs(text):
     assert as_path(text) == Path(text)
     assert isinstance(as_path(Path(text)), Path)
+
+
+@pytest.mark.parametrize("path", ["gs:/bucket/x", "gs:/", "ram:/x", "file:/tmp/x", Path("gs://bucket/x")], ids=str)
+def test_an_address_that_has_lost_a_slash_is_refused(path):
+    scheme = str(path).partition(":")[0]
+    with pytest.raises(UsageError, match=rf"^{path}: an address begins with {scheme}://, and a local folder"):
+        as_path(path)
 
 
 def test_addresses_of_local_files_are_local():
@@ -112,6 +120,49 @@ def test_a_file_appears_when_it_is_whole_and_the_old_one_stays_where_writing_fai
     assert (error.value.errno, error.value.filename) == (errno.EACCES, str(path))
     assert error.value.strerror == "no storage.objects.create access"
     assert path.read_bytes() == b"first"
+
+
+def test_a_full_disk_of_this_machine_is_not_that_of_the_store(store, monkeypatch):
+    import tensorflow as tf
+
+    write_whole(store / "old", b"old")
+    full = os.strerror(errno.ENOSPC)
+    internal = tf.errors.InternalError(None, None, "Could not append to the internal temporary file.")
+    on_the_way = tf.errors.ResourceExhaustedError(None, None, f"/tmp/tfvt-1/x; {full}")
+
+    def refuse(error):
+        def copy(*_, **__):
+            raise error
+
+        monkeypatch.setattr(tf.io.gfile, "copy", copy)
+
+    def write(error):
+        with whole_file(store / "x"):
+            raise error
+
+    def upload():
+        refuse(internal)
+        write_whole(store / "x", b"new")
+
+    def download():
+        refuse(on_the_way)
+        with local_file(store / "old"):
+            pass
+
+    attempts = {
+        lambda: write(OSError(errno.ENOSPC, full)): "x",
+        lambda: write(OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), f"{tempfile.gettempdir()}/x")): "x",
+        lambda: write(ValueError(f"Error while serializing: I/O error: {full} (os error 28)")): "x",
+        upload: "x",
+        download: "old",
+    }
+    for attempt, name in attempts.items():
+        with pytest.raises(OSError, match=f"{tempfile.gettempdir()} of this machine is full, through which") as error:
+            attempt()
+        assert (error.value.errno, error.value.filename) == (errno.ENOSPC, f"{store}/{name}")
+        assert isinstance(error.value, WriteError) == (name == "x")
+    with pytest.raises(ValueError, match=r"^other$"):
+        write(ValueError("other"))
 
 
 def test_libraries_that_read_disks_get_a_copy_of_that_name(store, tmp_path):

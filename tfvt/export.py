@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfvt.checks import check_numbers
 from tfvt.data.headers import checked_images
-from tfvt.files import fsync
+from tfvt.files import fsync, temporary_folder
 from tfvt.stores import AnyPath, StorePath, as_path
 
 MAX_PIXELS = 2**26  # 8192 x 8192, as large as a phone's photographs; one such image takes up to 0.75 GB to decode
@@ -107,9 +107,9 @@ def export_saved_model(
 def _write(module, signature, directory):
     """Save a module in `directory`, which appears complete or not at all."""
     if isinstance(directory, StorePath):
-        with tempfile.TemporaryDirectory(prefix="tfvt-") as temporary:
-            _save(module, signature, Path(temporary), directory)
-            _upload(Path(temporary), directory)
+        with temporary_folder(directory) as temporary:
+            _save(module, signature, temporary, directory)
+            _upload(temporary, directory)
         return
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as temporary:

@@ -1,6 +1,7 @@
 """Files that exist whole or not at all, on disks and in object stores, and file names as text."""
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -12,6 +13,9 @@ from pathlib import Path
 from tfvt.errors import WriteError
 from tfvt.stores import AnyPath, StorePath, as_path
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+# By what libraries in other languages say it; the last of it is TensorFlow's client of gs://, on its copy below TMPDIR.
+_FULL_IN_WORDS = (*map(os.strerror, FULL), "to the internal temporary file")
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.new(\.\w+)?")  # what a killed process may leave
 
 
@@ -60,9 +64,9 @@ def named_later(path: AnyPath, temporary: AnyPath) -> Iterator[Path]:
     file is one of this machine's (below TMPDIR), and is uploaded when it is complete.
     """
     if isinstance(path, StorePath):
-        with tempfile.TemporaryDirectory(prefix="tfvt-") as folder:
-            yield Path(folder, temporary.name)
-            path.upload(Path(folder, temporary.name))
+        with temporary_folder(path) as folder:
+            yield folder / temporary.name
+            path.upload(folder / temporary.name)
         return
     try:
         yield temporary
@@ -81,9 +85,39 @@ def local_file(path: AnyPath | str) -> Iterator[Path]:
     if not isinstance(path, StorePath):
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="tfvt-") as folder:
-        path.download(Path(folder, path.name))
-        yield Path(folder, path.name)
+    with temporary_folder(path) as folder:
+        path.download(folder / path.name)
+        yield folder / path.name
+
+
+@contextlib.contextmanager
+def temporary_folder(path: StorePath) -> Iterator[Path]:
+    """Give a folder (below TMPDIR) for what is on its way to `path`, or from there. Afterwards it goes.
+
+    Raises:
+        OSError: TMPDIR is full; it says so, which TensorFlow does not.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="tfvt-") as folder:
+            yield Path(folder)
+    except Exception as error:
+        if disk_is_full(error):
+            raise OSError(errno.ENOSPC, no_room_on_the_way(), path.url) from error
+        raise
+
+
+def no_room_on_the_way() -> str:
+    """What a full disk of this machine means for a store."""
+    return f"{tempfile.gettempdir()} of this machine is full, through which files go to and from stores"
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether a full disk, or a used-up quota, explains the error, or what it came from."""
+    while error is not None:
+        if getattr(error, "errno", None) in FULL or any(words in str(error) for words in _FULL_IN_WORDS):
+            return True
+        error = error.__cause__
+    return False
 
 
 def write_whole(path: AnyPath | str, content: bytes) -> None:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
-from tfvt.errors import one_line
+from tfvt.errors import UsageError, one_line
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9.]+://")  # as TensorFlow has it, to which C://x is a local file
+_ONE_SLASH = re.compile(r"([a-zA-Z][a-zA-Z0-9.]+):/(?!/)")  # what pathlib makes of an address
 _LONGEST = 300  # characters of a store's own message
 
 
@@ -197,17 +198,31 @@ AnyPath = Path | StorePath
 def as_path(path: AnyPath | str) -> AnyPath:
     """A `StorePath` if it is the address of a store, such as "gs://bucket/x", and otherwise a `pathlib.Path`.
 
-    Give such an address as text: `Path("gs://bucket/x")` is the local path gs:/bucket/x.
+    Give such an address as text: `Path("gs://bucket/x")` is gs:/bucket/x, which is refused.
+
+    Raises:
+        UsageError: a local path that begins like an address that has lost a slash.
     """
-    if isinstance(path, Path | StorePath):
+    if isinstance(path, StorePath):
         return path
     text = os.fspath(path)
-    if not _URL.match(text):
-        return Path(text)
+    if isinstance(path, Path) or not _URL.match(text):
+        _check_slashes(text)
+        return Path(path)
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
     start, rest = _split(text)
     return StorePath(start + rest.rstrip("/"))
+
+
+def _check_slashes(text):
+    match = _ONE_SLASH.match(text)
+    if match is None:
+        return
+    import tensorflow as tf
+
+    if match[1] in tf.io.gfile.get_registered_schemes():
+        raise UsageError(f"{text}: an address begins with {match[1]}://, and a local folder of that name with its path")
 
 
 def _split(url):

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from tfvt.errors import UsageError, one_line
+from tfvt.files import disk_is_full
 
 LONGEST = 600  # characters of a parser's message
 
@@ -45,6 +46,30 @@ class LineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
+
+
+def cannot_write(what: object, error: Exception, then: str) -> UsageError:
+    """An error for a file of a run that cannot be written.
+
+    Args:
+        what: the file.
+        error: of the attempt.
+        then: what the user does once it can be written.
+    """
+    return UsageError(f"cannot write {what} ({_reason(error)}): {_cure(error)}, then {then}")
+
+
+def cannot_read(what: object, error: Exception, then: str) -> UsageError:
+    """The same for one that cannot be read. What is in a store is read through this machine's disk."""
+    return UsageError(f"cannot read {what} ({_reason(error)}): {_cure(error)}, then {then}")
+
+
+def _reason(error):
+    return getattr(error, "strerror", None) or one_line(error)
+
+
+def _cure(error):
+    return "make room" if disk_is_full(error) else "mend that"
 
 
 def unknown_key(key: str, known: Iterable[str]) -> UsageError:

@@ -10,6 +10,7 @@ from typing import TypeVar
 import tensorflow as tf
 
 from tfvt.errors import UsageError, one_line
+from tfvt.files import disk_is_full
 
 T = TypeVar("T")
 
@@ -32,6 +33,8 @@ AWAY_IN_TENSORFLOW = (
 
 def is_away(error: BaseException | None) -> bool:
     """Whether a folder that cannot be reached explains the error, or what it came from."""
+    if disk_is_full(error):  # stores and libraries say other things on top of it
+        return False
     while error is not None:
         in_text = re.search(r"\(os error (\d+)\)", str(error))  # of libraries in Rust
         number = error.errno if isinstance(error, OSError) else in_text and int(in_text[1])

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from tfvt.errors import UsageError
 from tfvt.stores import AnyPath
@@ -25,6 +25,7 @@ MAIN = "import sys; from tfvt_cli import main; sys.exit(main())"
 LOST = (LOST_STATUS, -signal.SIGKILL, -signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS)
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 GRACE_SECONDS = 60.0  # for the processes that remain to notice
+LOOK_SECONDS = 1.0  # between two looks whether the run has begun
 FRUITLESS = 3  # starts in a row without a new checkpoint, after which the group stays ended
 
 
@@ -36,15 +37,16 @@ def supervise(count: int, folder: AnyPath, arguments: Sequence[str]) -> int:
     """
     if count < 1:
         raise UsageError(f"--supervise must be at least 1, not {count}")
-    arguments = _without(arguments, "--supervise")
+    flags = _without(arguments, "--supervise")
     run, fruitless, newest = Run(folder), 0, None
-    found = _identity(run.recipe)  # perhaps of a run that this one replaces
+    beginning = _Beginning(run, resumed="--resume" in flags)
     while True:
-        begun = "--resume" not in arguments and _identity(run.recipe) != found
-        flags = ["--resume", "--output", str(folder)] if begun else arguments
-        status, who, asked = _run_group(count, flags)
+        status, who, asked = _run_group(count, flags, beginning.watch)
         if status not in LOST or asked:
             return status if status >= 0 else 128 - status
+        if patiently(beginning.has_come):
+            patiently(run.recipe.stat)  # checkpoints that are away look like none
+            flags = flags if "--resume" in flags else ["--resume", "--output", str(folder)]
         saved = max(patiently(lambda: list_checkpoints(run.checkpoints)), default=None)
         fruitless, newest = (fruitless + 1 if saved == newest else 1), saved
         if fruitless >= FRUITLESS:
@@ -106,7 +108,39 @@ def _forwarded(processes: Sequence[subprocess.Popen], asked: list[int]) -> Itera
             signal.signal(number, handler)
 
 
-def _run_group(count: int, flags: Sequence[str]) -> tuple[int, str, bool]:
+class _Beginning:
+    """Whether the run has begun: its recipe is there, and is not that of a run which it replaces.
+
+    A folder that is away later looks as if nothing had begun; the group would begin once more.
+    """
+
+    def __init__(self, run: Run, resumed: bool) -> None:
+        self.recipe = run.recipe
+        self.before = _identity(self.recipe)
+        self.seen = resumed
+        self.next_look = 0.0
+
+    def has_come(self) -> bool:
+        self.seen = self.seen or _identity(self.recipe) not in (None, self.before)
+        return self.seen
+
+    def watch(self) -> None:
+        """Look, about once a second: call this while the group runs."""
+        if time.monotonic() >= self.next_look:
+            self.next_look = time.monotonic() + LOOK_SECONDS
+            with contextlib.suppress(OSError):  # the folder is away
+                self.has_come()
+
+
+def _identity(path):
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _run_group(count: int, flags: Sequence[str], meanwhile: Callable[[], None]) -> tuple[int, str, bool]:
     """Run the processes to their end: what `_watch` says, and whether they were asked to stop."""
     addresses = _free_addresses(count)
     group = ["--distribution.strategy=multi_worker", f"--distribution.workers=[{','.join(addresses)}]"]
@@ -117,7 +151,7 @@ def _run_group(count: int, flags: Sequence[str]) -> tuple[int, str, bool]:
     asked: list[int] = []
     try:
         with _forwarded(processes, asked):
-            return (*_watch(processes), bool(asked))
+            return (*_watch(processes, meanwhile), bool(asked))
     finally:
         for process in processes:
             if process.poll() is None:
@@ -125,21 +159,18 @@ def _run_group(count: int, flags: Sequence[str]) -> tuple[int, str, bool]:
             process.wait()
 
 
-def _watch(processes):
+def _watch(processes, meanwhile):
     """Wait until all have ended, or until they should have: the status that says most, and whose it is."""
     deadline = float("inf")
     while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
         if deadline == float("inf") and any(process.poll() for process in processes):
             deadline = time.monotonic() + GRACE_SECONDS
+        meanwhile()
         time.sleep(0.1)
     ended = [(process.poll(), f"process {index}") for index, process in enumerate(processes) if process.poll()]
     mistakes = [end for end in ended if end[0] not in LOST]
     killed = [end for end in ended if end[0] != LOST_STATUS]
     return next(iter([*mistakes, *killed, *ended]), (0, ""))
-
-
-def _identity(path):
-    return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
 
 
 def _free_addresses(count):

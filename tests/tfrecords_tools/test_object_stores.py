@@ -192,6 +192,16 @@ def test_an_unknown_store_is_one_line(source, expected, capsys, arguments):
     assert line.endswith("TensorFlow has no file system for s3:// (it has gs://, ram://)")
 
 
+@pytest.mark.parametrize("arguments", [("inspect", "{}"), ("convert", "SOURCE", "{}"), ("convert", "{}", "records")])
+def test_an_address_that_has_lost_a_slash_is_refused(source, tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    places = {"SOURCE": source}
+    assert main([str(places.get(part, part)).format("gs:/bucket/records") for part in arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"tfvt records {arguments[0]}: error: gs:/bucket/records: an address begins with gs://" in line
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_images_in_a_store_are_refused(store, tmp_path, capsys):
     assert main(["convert", f"{store}/images", str(tmp_path / "records")]) == 2
     (line,) = capsys.readouterr().err.splitlines()

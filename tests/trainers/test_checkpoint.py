@@ -1,18 +1,23 @@
 """Checkpoints are whole or refused, and the newest ones stay."""
 
 import csv
+import errno
 import json
 import os
+import tempfile
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from limits import largest_file
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from tfvt.errors import UsageError, WriteError
 from tfvt.files import write_whole
+from tfvt.trainers.patience import is_away
 from tfvt.trainers.run import checkpoint as module
 from tfvt.trainers.run.checkpoint import (
     Checkpoint,
@@ -239,10 +244,50 @@ def test_a_log_that_the_disk_does_not_take_is_named(tmp_path):
     names = metric_names(("top1", "top5"))
     cells = dict.fromkeys(names, 1)
     metrics, tensorboard = MetricsFile(tmp_path / "metrics.csv", names, 0), TensorBoard(tmp_path / "tensorboard")
-    advice = r"\(File too large\): make room, then continue with --resume$"
+    advice = r"\(File too large\): mend that, then continue with --resume$"
     with largest_file(200):
         with pytest.raises(UsageError, match=rf"^cannot write {tmp_path}/metrics.csv {advice}"):
             metrics.write(cells)
         with pytest.raises(UsageError, match=rf"^cannot write {tmp_path}/tensorboard {advice}"):
             tensorboard.write(cells)
         tensorboard.close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_only_a_full_disk_needs_room(number, store, tmp_path, monkeypatch):
+    """That of a store is this machine's, where files wait to be uploaded."""
+    words, names = os.strerror(number), metric_names(("top1", "top5"))
+    cells = dict.fromkeys(names, 1)
+
+    def refuse(*_, **__):
+        raise OSError(number, words)
+
+    def flush():
+        raise tf.errors.ResourceExhaustedError(None, None, f"Failed to flush 1 events to x/y; {words}")
+
+    here = f"{tempfile.gettempdir()} of this machine is full, through which files go to and from stores"
+    for folder, reason in ((tmp_path, words), (store, here)):
+        metrics, tensorboard = MetricsFile(folder / "metrics.csv", names, 0), TensorBoard(folder / "tensorboard")
+        tensorboard.writer.flush = flush
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_bytes", refuse)
+            for log, name in ((metrics, "metrics.csv"), (tensorboard, "tensorboard")):
+                with pytest.raises(UsageError) as error:
+                    log.write(cells)
+                room = f"cannot write {folder}/{name} ({reason}): make room, then continue with --resume"
+                assert str(error.value) == room
+                assert not is_away(error.value)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_called_damaged(store, monkeypatch):
+    """Nobody deletes it for that."""
+    path = save_checkpoint(store / "checkpoints", Checkpoint(3, 0, ARRAYS, RECORDS, RECIPE), keep=1)
+
+    def copy(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, f"/tmp/tfvt-1/x; {os.strerror(errno.ENOSPC)}")
+
+    monkeypatch.setattr(tf.io.gfile, "copy", copy)
+    here = f"{tempfile.gettempdir()} of this machine is full, through which files go to and from stores"
+    with pytest.raises(UsageError) as error:
+        load_checkpoint(path)
+    assert str(error.value) == f"cannot read the checkpoint {path} ({here}): make room, then continue with --resume"

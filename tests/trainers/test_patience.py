@@ -2,6 +2,9 @@
 
 import errno
 import functools
+import os
+import signal
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
@@ -12,10 +15,10 @@ from test_resume import logged, newest
 from tfvt.data.records import open_records
 from tfvt.errors import UsageError
 from tfvt.files import write_whole
-from tfvt.trainers import loop, patience
+from tfvt.trainers import loop, patience, supervise
 from tfvt.trainers.batches import PatientBatches
 from tfvt.trainers.cli import main
-from tfvt.trainers.engines.tensorflow_batches import BatchIterator
+from tfvt.trainers.engines.tensorflow_batches import BatchIterator, readable
 from tfvt.trainers.patience import WAITS, patiently
 from tfvt.trainers.run import log
 from tfvt.trainers.run.log import MetricsFile, TensorBoard
@@ -195,6 +198,46 @@ def test_a_file_that_cannot_be_read_is_one_line(kind):
         next(BatchIterator(Flaky(0, {0: error})))
 
 
+COMPILED = """Graph execution error:
+
+Detected at node DatasetToSingleElement defined at (most recent call last):
+<stack traces unavailable>
+Error in user-defined function passed to MapDataset:17 transformation with iterator: Iterator::Root::Prefetch::Map: \
+/shared/train; Stale file handle
+\t [[{{node DatasetToSingleElement}}]]
+\t [[while/body/_1/while/IteratorGetNext]] [Op:__inference__train_steps_6417]"""
+
+
+@pytest.mark.parametrize("kind", ["UnknownError", "UnavailableError", "FailedPreconditionError", "NotFoundError"])
+def test_a_file_that_cannot_be_read_in_a_compiled_call_is_one_line(kind):
+    with pytest.raises(UsageError, match=r"^/shared/train; Stale file handle$"), readable():
+        raise getattr(tf.errors, kind)(None, None, COMPILED)
+    lost = COMPILED.replace("DatasetToSingleElement", "while/body/CollectiveReduceV2")
+    with pytest.raises(tf.errors.UnavailableError), readable():
+        raise tf.errors.UnavailableError(None, None, lost)
+
+
+def test_a_shard_that_is_gone_in_a_call_of_several_steps_is_one_line(config, records, tmp_path, monkeypatch, fails):
+    """FailedPreconditionError: a folder is in its place. The compiled call has no second try."""
+    train_stream, shard = loop.train_stream, tmp_path / "shard"
+    shard.mkdir()
+
+    def stream(*arguments, **options):
+        batches = train_stream(*arguments, **options)
+
+        def broken(batch):
+            found = tf.data.TFRecordDataset(str(shard)).take(1).get_single_element()
+            with tf.control_dependencies([tf.print(found, output_stream=f"file://{tmp_path}/printed")]):
+                return tf.nest.map_structure(tf.identity, batch)
+
+        return batches.take(6).concatenate(batches.skip(6).map(broken))
+
+    monkeypatch.setattr(loop, "train_stream", stream)
+    line = fails("train", "--config", config, "--steps_per_call=4", "--epochs=2", "--output", tmp_path / "run")
+    assert line == f"tfvt train: error: {shard}; Is a directory"
+    assert newest(tmp_path / "run").step == 6
+
+
 def test_a_lost_process_is_no_file_that_cannot_be_read():
     error = tf.errors.UnavailableError(None, None, "{{function_node __wrapped__CollectiveReduceV2}} Socket closed")
     with pytest.raises(tf.errors.UnavailableError):
@@ -232,6 +275,61 @@ def test_a_run_that_returns_to_a_checkpoint_waits_for_its_folder(config, tmp_pat
     assert main(["train", "--config", str(config), *HERE, "--divergence.roll_backs=1", "--output", str(folder)]) == 0
     assert waits == [1]
     assert newest(folder).step == 18
+
+
+@pytest.fixture
+def group(tmp_path, monkeypatch):
+    """In place of processes: a group that begins a run and is lost while its folder is away; the next one ends.
+
+    The flags of each.
+    """
+    starts = []
+
+    def run_group(count, flags, meanwhile=lambda: None):
+        starts.append(flags)
+        if len(starts) > 1:
+            return 0, "", False
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "recipe.yaml").write_text("epochs: 9")
+        meanwhile()
+        (tmp_path / "run").rename(tmp_path / "aside")
+        return -signal.SIGKILL, "process 0", False
+
+    monkeypatch.setattr(supervise, "_run_group", run_group)
+    return starts
+
+
+def test_a_supervised_group_that_is_lost_while_its_folder_is_away_continues(tmp_path, waits, group, capsys):
+    """It does not begin a second run."""
+    waits.then = lambda: len(waits) == 2 and (tmp_path / "aside").rename(tmp_path / "run")
+    flags = ["--config", "small.yaml", "--output", str(tmp_path / "run")]
+    assert main(["train", *flags, "--supervise", "2"]) == 0
+    assert group == [flags, ["--resume", "--output", str(tmp_path / "run")]]
+    assert waits == [1, 2]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "trying again" in line]
+    assert f"{tmp_path}/run/recipe.yaml" in line
+
+
+def test_a_supervised_group_whose_folder_stays_away_ends_with_a_line(tmp_path, waits, group, capsys):
+    assert main(["train", "--config", "small.yaml", "--output", str(tmp_path / "run"), "--supervise", "2"]) == 2
+    assert (len(group), sum(waits)) == (1, 60)
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line == f"tfvt train: error: {tmp_path}/run/recipe.yaml: No such file or directory"
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.ENOTDIR])
+def test_a_supervised_group_does_not_begin_in_a_folder_that_is_away(number, tmp_path, group, fails, monkeypatch):
+    stat = Path.stat
+
+    def away(path, **settings):
+        if path.name == "recipe.yaml":
+            raise OSError(number, os.strerror(number), str(path))
+        return stat(path, **settings)
+
+    monkeypatch.setattr(Path, "stat", away)
+    line = fails("train", "--config", "small.yaml", "--output", tmp_path / "run", "--supervise", "2")
+    assert line.endswith(f"{tmp_path}/run/recipe.yaml: {os.strerror(number)}")
+    assert group == []
 
 
 def test_tensorboard_is_written_when_its_folder_is_back(tmp_path, waits):

@@ -276,3 +276,25 @@ def test_an_unknown_store_is_one_line(local, config, tmp_path, fails, arguments)
     assert "s3://bucket/" in line
     assert "TensorFlow has no file system for s3:// (it has gs://, ram://)" in line
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--config", "RECIPE", "--output", "gs:/bucket/run"),
+        ("train", "--config", "RECIPE", "--output", "gs:/bucket/run", "--supervise=2"),
+        ("train", "--config", "RECIPE", "--data.records", "gs:/bucket/records", "--output", "run"),
+        ("train", "--config", "RECIPE", "--model.weights", "gs:/bucket/x.keras", "--output", "run"),
+        ("train", "--config", "RECIPE", "--init", "gs:/bucket/run", "--output", "run"),
+        ("train", "--config", "gs:/bucket/small.yaml", "--output", "run"),
+        ("evaluate", "gs:/bucket/run"),
+        ("export", "RUN", "gs:/bucket/export"),
+    ],
+    ids=" ".join,
+)
+def test_an_address_that_has_lost_a_slash_is_no_local_folder(local, config, tmp_path, monkeypatch, fails, arguments):
+    monkeypatch.chdir(tmp_path)
+    line = fails(*({"RECIPE": config, "RUN": local}.get(part, part) for part in arguments))
+    assert "gs:/bucket/" in line
+    assert "an address begins with gs://, and a local folder of that name with its path" in line
+    assert list(tmp_path.iterdir()) == []

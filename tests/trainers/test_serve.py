@@ -51,7 +51,7 @@ def test_a_damaged_final_model_is_one_line(finished_run, fails, tmp_path):
 
 def test_a_full_disk_leaves_no_half_of_a_final_model(tmp_path, finished_run):
     run, model = Run(tmp_path), keras.models.load_model(finished_run / "final.keras")
-    words = rf"cannot write {tmp_path}/final.keras \(.*File too large.*: make room"
+    words = rf"cannot write {tmp_path}/final.keras \(.*File too large.*: mend that"
     with largest_file(50_000), pytest.raises(UsageError, match=words):
         write_model(run, model)
     assert list(tmp_path.iterdir()) == []

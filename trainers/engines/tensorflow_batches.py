@@ -17,6 +17,8 @@ UNREADABLE = (
     *(tf.errors.InvalidArgumentError, tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.UnknownError),
     tf.errors.PermissionDeniedError,
 )
+# The node that fetches a batch, in a call of its own or of a compiled function.
+FETCHING = re.compile(r"__wrapped__\w*GetNext|\[\[(\{\{node )?[\w/]*IteratorGetNext")
 SIGN_OF_LIFE_SECONDS = 1.0  # between two checks of the servers while a batch is due
 
 
@@ -31,11 +33,18 @@ def readable() -> Iterator[None]:
         yield
     except tf.errors.OpError as error:
         # Others, such as UnavailableError, come from the other processes too, unless fetching itself failed.
-        if not isinstance(error, UNREADABLE) and not re.search(r"__wrapped__\w*GetNext", error.message):
+        fetching = FETCHING.search(error.message) and "Collective" not in error.message
+        if not isinstance(error, UNREADABLE) and not fetching:
             raise
         assertion = re.search(r"assertion failed: \[(.*?)\]\s*(\[\[|$)", error.message, re.DOTALL)
-        reason = re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", error.message)  # without the names of TensorFlow's nodes
-        raise UsageError(assertion[1] if assertion else reason) from error
+        raise UsageError(assertion[1] if assertion else _reason(error.message)) from error
+
+
+def _reason(message):
+    """What went wrong, without the names of TensorFlow's nodes. Of a compiled call, the line before the first."""
+    in_graph = re.search(r"([^\n]+)\n\s*\[\[\{\{node", message)
+    reason = re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", in_graph[1] if in_graph else message)
+    return re.sub(r"^\s*\(\d+\) [A-Z_]+: |Error in user-defined function .*Iterator::\S+: ", "", reason)
 
 
 class BatchIterator:

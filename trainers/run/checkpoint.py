@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 from tfvt.errors import UsageError
 from tfvt.files import local_file, whole_file
 from tfvt.stores import AnyPath
+from tfvt.trainers.errors import cannot_read, cannot_write
 
 FORMAT = 2  # 1, without this number in the header: no recipe, a digest of the arrays alone, sums in one array
 FORMAT_1_SUMS = ("loss", "top1", "top5", "images")
@@ -65,10 +66,8 @@ def save_checkpoint(folder: AnyPath, checkpoint: Checkpoint, keep: int) -> AnyPa
             save_file(checkpoint.arrays, written, metadata=metadata)  # makes a file that only its owner can read
             written.chmod(mode)
     except (SafetensorError, OSError) as error:
-        raise UsageError(
-            f"cannot write the checkpoint {path} ({error}); the earlier ones are whole: make room, then continue "
-            "with --resume"
-        ) from error
+        then = "continue with --resume: the earlier ones are whole"
+        raise cannot_write(f"the checkpoint {path}", error, then) from error
     for old in list_checkpoints(folder)[:-keep]:
         old.unlink()
     return path
@@ -82,7 +81,7 @@ def load_checkpoint(path: AnyPath) -> Checkpoint:
     """Read and verify one checkpoint.
 
     Raises:
-        UsageError: the file is cut off, altered, of a later format or not a checkpoint; the message names it. An
+        UsageError: the file cannot be read, or is cut off, altered, of a later format or not a checkpoint. An
             older one never replaces it silently: that would lose the work since then without a word.
     """
     try:
@@ -104,7 +103,9 @@ def load_checkpoint(path: AnyPath) -> Checkpoint:
         checkpoint = Checkpoint(header["step"], header["epoch"], arrays, header["records"], header.get("recipe"))
         if path.name != _name(checkpoint.step):
             raise ValueError(f"it holds step {checkpoint.step}")
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except OSError as error:
+        raise cannot_read(f"the checkpoint {path}", error, "continue with --resume") from error
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UsageError(_damaged(path, str(error))) from error
     if not intact:
         raise UsageError(_damaged(path, "its contents do not match their digest"))

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import functools
 import io
 import re
@@ -23,12 +24,15 @@ from rich.progress import (
 from rich.text import Text
 
 from tfvt.errors import UsageError
-from tfvt.files import write_whole
-from tfvt.stores import AnyPath
+from tfvt.files import disk_is_full, no_room_on_the_way, write_whole
+from tfvt.stores import AnyPath, StorePath
+from tfvt.trainers.errors import cannot_write
 from tfvt.trainers.patience import patiently
 from tfvt.trainers.tasks.task import Task
 
 from .folder import Run
+
+CONTINUE = "continue with --resume"
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ class MetricsFile:
         try:
             write_whole(self.path, text.encode())
         except OSError as error:
-            raise UsageError(_disk_full(self.path, str(error.strerror))) from error
+            raise cannot_write(self.path, error, CONTINUE) from error
         self.text = text
 
     def close(self) -> None:
@@ -162,7 +166,7 @@ class TensorBoard:
 
     def _open(self):
         if self.folder.is_file():  # TensorFlow's error looks like that of a folder that is away
-            raise UsageError(_disk_full(self.folder, "Not a directory"))
+            raise UsageError(f"cannot write {self.folder} (it is a file): move it away, then {CONTINUE}")
         with self._reported():
             self.writer = self.writer or tf.summary.create_file_writer(str(self.folder))
 
@@ -181,18 +185,19 @@ class TensorBoard:
             yield
         except tf.errors.OpError as error:
             self.writer = None  # where a shared folder was away, its files stay closed
-            reason = re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", error.message)  # without the names of TensorFlow's nodes
-            raise UsageError(_disk_full(self.folder, reason.rpartition("; ")[2].splitlines()[0])) from error
+            raise cannot_write(self.folder, self._in_short(error), CONTINUE) from error
+
+    def _in_short(self, error):
+        """The reason alone, without TensorFlow's names of files and nodes."""
+        if isinstance(self.folder, StorePath) and disk_is_full(error):
+            return OSError(errno.ENOSPC, no_room_on_the_way())
+        return OSError(re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", error.message).rpartition("; ")[2].splitlines()[0])
 
     def close(self) -> None:
         """Flush and end."""
         with contextlib.suppress(tf.errors.OpError):  # `write` has flushed everything, or reported why not
             if self.writer:
                 self.writer.close()
-
-
-def _disk_full(path: AnyPath, reason: str) -> str:
-    return f"cannot write {path} ({reason}): make room, then continue with --resume"
 
 
 class _ImageRate(ProgressColumn):

@@ -9,6 +9,7 @@ import keras
 from tfvt.errors import UsageError, one_line
 from tfvt.export import Serving
 from tfvt.files import local_file, whole_file, write_whole
+from tfvt.trainers.errors import cannot_write
 from tfvt.trainers.recipes.plain import as_plain
 
 from .folder import Run
@@ -53,10 +54,8 @@ def write_model(run: Run, model: keras.Model) -> None:
         with whole_file(run.final_model, ".keras") as path:  # Keras checks the ending
             model.save(path)
     except OSError as error:
-        raise UsageError(
-            f"cannot write {run.final_model} ({one_line(error)}): make room, then `tfvt train --resume --output "
-            f"{run.folder}` writes it from the last checkpoint"
-        ) from error
+        then = f"`tfvt train --resume --output {run.folder}` writes it from the last checkpoint"
+        raise cannot_write(run.final_model, error, then) from error
 
 
 def read_model(run: Run) -> keras.Model:
