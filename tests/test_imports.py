@@ -18,7 +18,7 @@ MAY_IMPORT_TENSORFLOW = ("tfvt/data/", "tfvt/export.py", "trainers/", "tfrecords
 LIBRARY_IMPORTS = {
     "tfvt/layers/": ("tfvt.layers", "tfvt.checks"),
     "tfvt/models/": ("tfvt.layers", "tfvt.models", "tfvt.registry", "tfvt.checks"),
-    "tfvt/data/": ("tfvt.data", "tfvt.errors", "tfvt.stores"),
+    "tfvt/data/": ("tfvt.data", "tfvt.checks", "tfvt.errors", "tfvt.stores"),
 }
 
 WITHOUT_TENSORFLOW = """
