@@ -32,22 +32,28 @@ def write_masks(directory, shard_counts, *, replaced=None, scenes=scene):
     return write_records(directory, shard_counts, replaced=pairs | (replaced or {}))
 
 
-def training_samples(pixels, mask, seeds, num_classes=3, **settings):
-    """What an image and its mask become under each seed, as NumPy arrays with a first axis.
-
-    Without settings, nothing is random but the crop.
-    """
-    samples = SegmentationSamples(num_classes, SegmentationTraining(**PLAIN | settings))
-    features = {
-        name: tf.constant(part if isinstance(part, bytes) else encode(part))
-        for name, part in zip(samples.features, (pixels, mask), strict=True)
-    }
+def training_samples(pixels, mask, seeds, **settings):
+    """What an image and its mask become under each seed, as NumPy arrays with a first axis."""
+    samples, features = _samples_and_features(pixels, mask, settings)
     found = tf.data.Dataset.from_tensor_slices([[seed, 7] for seed in seeds])
-    found = next(iter(found.map(lambda seed: samples.decode(features, seed)).batch(len(seeds)).as_numpy_iterator()))
-    assert not found.pop("fault").any()
-    return found
+    found = found.map(lambda seed: samples.decode(features, seed)).batch(len(seeds))
+    return _sound(next(found.as_numpy_iterator()))
 
 
 def training_sample(pixels, mask, seed=0, **settings):
     """The same of one seed, without that axis."""
-    return {name: value[0] for name, value in training_samples(pixels, mask, [seed], **settings).items()}
+    samples, features = _samples_and_features(pixels, mask, settings)
+    sample = samples.decode(features, tf.constant([seed, 7]))
+    return _sound({name: value.numpy() for name, value in sample.items()})
+
+
+def _samples_and_features(pixels, mask, settings):
+    """Without settings, nothing is random but the crop."""
+    samples = SegmentationSamples(3, SegmentationTraining(**PLAIN | settings))
+    encoded = [tf.constant(part if isinstance(part, bytes) else encode(part)) for part in (pixels, mask)]
+    return samples, dict(zip(samples.features, encoded, strict=True))
+
+
+def _sound(found):
+    assert not found.pop("fault").any()
+    return found

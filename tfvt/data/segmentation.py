@@ -203,7 +203,9 @@ def _augment(encoded, mask, seed, settings):
     image, image_size = _decode_crop(encoded, size, resized, corner, tf.shape(mask))
     if settings.flip:
         flips = tf.random.stateless_uniform((), tf.random.fold_in(seed, FLIP_STREAM)) < 0.5
-        image, mask = tf.cond(flips, lambda: (image[:, ::-1], mask[:, ::-1]), lambda: (image, mask))
+        image, mask = tf.cond(  # `[:, ::-1]` would take ten times as long
+            flips, lambda: (tf.reverse(image, (1,)), tf.reverse(mask, (1,))), lambda: (image, mask)
+        )
     if settings.photometric_distortion:
         image = photometric_distortion(image, tf.random.fold_in(seed, DISTORTION_STREAM))
     is_whole = tf.reduce_all(tf.shape(mask) == settings.image_size)
