@@ -163,13 +163,13 @@ def test_image_and_mask_are_mirrored_together():
 def test_image_smaller_than_the_crop_lies_in_its_corner(size):
     """Void and the fill around it, which no distortion changes."""
     pixels, mask = np.maximum(picture(0, *size), 10), np.ones(size, np.uint8)
-    options = {"image_size": (9, 11), "fill": (1.0, 2.0, 3.5), "flip": True, "photometric_distortion": True}
+    options = {"image_size": (9, 11), "fill": (1, 2, 3), "flip": True, "photometric_distortion": True}
     outside = np.ones((9, 11), bool)
     outside[: size[0], : size[1]] = False
     samples = training_samples(pixels, mask, range(8), **options)
     for image, crop_mask in zip(samples["image"], samples["mask"], strict=True):
         np.testing.assert_array_equal(crop_mask, np.where(outside, VOID, 1))
-        assert (image[outside] == (1.0, 2.0, 3.5)).all()
+        assert (image[outside] == (1, 2, 3)).all()
         assert image[~outside].mean() > 50
 
 
@@ -234,7 +234,7 @@ WRONG = {
 }
 WRONG_IN_EVALUATION = {
     "scale": [(0, 5), (5,)],
-    "size_multiple": [0, 1025],
+    "size_multiple": [0, 1025, 1.5],
     "mode": ["tiles"],
     "window": [(0, 5), (5,)],
     "stride": [(0, 5), (513, 5)],

@@ -48,6 +48,8 @@ def test_commands_and_code_run_as_printed(tmp_path, monkeypatch, capsys):
         assert sheet.width > 100
     capsys.readouterr()
     exec("\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)), {})
+    with Image.open("segmentation_augmentation.jpg") as drawn:
+        assert drawn.size == (6 * 180, 2 * 150)
     batch, *images = capsys.readouterr().out.splitlines()
     assert f"This prints `{batch}`" in PAGE
     assert sorted(line.partition(" ")[2] for line in images) == [

@@ -7,7 +7,7 @@ input pipeline as well as inside an exported SavedModel. Pixels stay on the scal
 import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import tensorflow as tf
 
@@ -77,7 +77,7 @@ class TrainPreprocessing:
             raise ValueError(f"auto_augment must be autoaugment, randaugment or null, not {self.auto_augment!r}")
         if self.auto_augment and min(self.image_size) < 3:
             raise ValueError(f"auto_augment needs at least 3x3 pixels: image_size is {self.image_size}")
-        if not _is_integer(self.randaugment_layers) or not 1 <= self.randaugment_layers <= MAX_RANDAUGMENT_LAYERS:
+        if not is_integer(self.randaugment_layers) or not 1 <= self.randaugment_layers <= MAX_RANDAUGMENT_LAYERS:
             raise ValueError(
                 f"randaugment_layers must be an integer from 1 to {MAX_RANDAUGMENT_LAYERS}, "
                 f"not {self.randaugment_layers}"
@@ -300,13 +300,14 @@ def _resize(image, preprocessing, antialias):
     return tf.ensure_shape(image, (*preprocessing.image_size, 3))
 
 
-def _is_integer(value):
+def is_integer(value: Any) -> bool:
+    """Whether `value` is a whole number, True and False aside."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def check_size(name: str, size: Sequence[int]) -> None:
     """Raise a ValueError that says `name` unless `size` is two numbers of pixels."""
-    if len(size) != 2 or not all(_is_integer(side) and 1 <= side <= MAX_SIDE for side in size):
+    if len(size) != 2 or not all(is_integer(side) and 1 <= side <= MAX_SIDE for side in size):
         raise ValueError(f"{name} must be two numbers of pixels, integers from 1 to {MAX_SIDE}, not {size}")
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfvt.checks import check_choice
 from tfvt.data.geometry import paste
-from tfvt.data.images import check_size, decode_window
+from tfvt.data.images import check_size, decode_window, is_integer
 from tfvt.data.order import HostShare
 from tfvt.data.photometric import photometric_distortion
 from tfvt.data.records import ENCODED, MASK, VOID, RecordSet
@@ -97,8 +97,10 @@ class SegmentationEvaluation:
     def __post_init__(self):
         if self.scale is not None:
             check_size("scale", self.scale)
-        if not 1 <= self.size_multiple <= MAX_SIZE_MULTIPLE:
-            raise ValueError(f"size_multiple must be from 1 to {MAX_SIZE_MULTIPLE}, not {self.size_multiple}")
+        if not is_integer(self.size_multiple) or not 1 <= self.size_multiple <= MAX_SIZE_MULTIPLE:
+            raise ValueError(
+                f"size_multiple must be an integer from 1 to {MAX_SIZE_MULTIPLE}, not {self.size_multiple}"
+            )
         check_choice("mode", self.mode, ("whole", "slide"))
         check_size("window", self.window)
         check_size("stride", self.stride)
@@ -148,7 +150,7 @@ class SegmentationSamples:
         """An image of one colour, all of it void; in evaluation a small one."""
         training = isinstance(self.settings, SegmentationTraining)
         size = self.settings.image_size if training else (BLANK_SIDE, BLANK_SIDE)
-        image = tf.broadcast_to(tf.constant(self.settings.fill if training else FILL), (*size, 3))
+        image = tf.broadcast_to(tf.constant(self.settings.fill if training else FILL, tf.float32), (*size, 3))
         mask = tf.fill(size, VOID)
         if not training:
             image, mask = tf.cast(image, tf.uint8), tf.cast(mask, tf.uint8)
@@ -290,6 +292,6 @@ def _decode_crop(encoded, size, resized, corner, crop_size):
 
 def _fill(image, mask, settings):
     """Image and mask in the upper left corner of the crop."""
-    canvas = tf.broadcast_to(tf.constant(settings.fill), (*settings.image_size, 3))
+    canvas = tf.broadcast_to(tf.constant(settings.fill, tf.float32), (*settings.image_size, 3))
     void = tf.fill((*settings.image_size, 1), tf.constant(VOID, mask.dtype))
     return paste(canvas, image, 0, 0), paste(void, mask[..., None], 0, 0)[..., 0]
