@@ -56,7 +56,7 @@ ROWS = {
         ({"filters": 8, "num_heads": 2, "kernel_size": 3, "strides": 2}, MAP),
         ({"filters": 8, "num_heads": 2, "kernel_size": 3, "returns": "both"}, MAP),
     ],
-    "MapPositions": [({}, MAP), ({"class_token": True}, MAP)],
+    "MapPositions": [({}, MAP), ({"class_token": True}, MAP), ({"grid": (3, 4)}, MAP)],
     "MultiHeadAttention": [
         ({"num_heads": 2, "dropout_rate": 0.1}, TOKENS),
         ({"num_heads": 2}, {"x_shape": TOKENS, "context_shape": (2, 7, 8)}),

@@ -45,6 +45,18 @@ def test_maps_of_unknown_size_grow_alike():
     np.testing.assert_array_equal(model.predict_on_batch(list(maps)), expected)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="its graphs can leave sizes open")
+@pytest.mark.parametrize("size", [(7, 6), (3, 9), (2, 2)])
+def test_maps_grow_in_a_graph_for_images_of_any_size(size):
+    tf = pytest.importorskip("tensorflow")
+    open_map, open_like = (tf.TensorSpec((None, None, None, channels)) for channels in (5, 1))
+    x, like = random((2, 4, 3, 5)), np.zeros((2, *size, 1), "float32")
+    to_size = tf.function(layers.Upsample(2), input_signature=[open_map, open_like])
+    np.testing.assert_allclose(to_size(x, like), bilinear(x, size), atol=1e-5)
+    tripled = tf.function(layers.Upsample(3), input_signature=[open_map])
+    np.testing.assert_allclose(tripled(x), bilinear(x, (12, 9)), atol=1e-5)
+
+
 def test_maps_grow_by_a_factor():
     x = random((2, 3, 2, 5))
     np.testing.assert_allclose(contracts.arrays(layers.Upsample(4)(x))[0], bilinear(x, (12, 8)), atol=1e-5)

@@ -73,3 +73,18 @@ def test_the_epsilon_reaches_every_layer_norm(name):
 def test_bad_arguments_are_named(name, options, message):
     with pytest.raises(ValueError, match=message):
         tfvt.create_model(name, **options)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (97, 70)])
+def test_a_pvt_for_any_size_resamples_its_positions(size):
+    """As a model of that size does, whose checkpoint is loaded: NumPy resamples the tables then."""
+    options = TINY_PVT | {"features": ("P2", "P5")}
+    open_model = tfvt.create_model("pvt_tiny", input_shape=(None, None, 3), positions_shape=(64, 96), **options)
+    weights = {w.path: contracts.arrays(w)[0] for w in open_model.weights}
+    model = tfvt.create_model("pvt_tiny", input_shape=(*size, 3), **options)
+    report = tfvt.load_checkpoint(model, weights, source="tfvt", resample="bilinear")
+    assert len(report.resampled) == (0 if size == (64, 96) else 4)
+    images = contracts.random_images((2, *size, 3))
+    for level in options["features"]:
+        ours, theirs = (contracts.arrays(network(images)[level])[0] for network in (open_model, model))
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)

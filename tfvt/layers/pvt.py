@@ -10,6 +10,7 @@ from tfvt.layers.global_attention import GlobalAttention
 from tfvt.layers.initializers import normal_start
 from tfvt.layers.registration import register_layer
 from tfvt.layers.regularization import DropPath
+from tfvt.layers.resizing import resize_bilinear
 from tfvt.layers.transformer import gelu
 
 
@@ -19,16 +20,19 @@ class MapPositions(keras.layers.Layer):
 
     Args:
         class_token: give a class token as well.
+        grid: (height, width) of the table, which is resampled to the size of each map (bilinear, as the authors do);
+            None: the table has the size of the map that the layer is built for.
 
-    Shapes: (B, H, W, C) -> (B, H, W, C), or (map, token (B, 1, C)). The layer is built for one height and width.
+    Shapes: (B, H, W, C) -> (B, H, W, C), or (map, token (B, 1, C)). Without `grid`, H and W are those of the build.
     """
 
-    def __init__(self, class_token: bool = False, **kwargs: Any) -> None:
+    def __init__(self, class_token: bool = False, grid: tuple[int, int] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.class_token = class_token
+        self.grid = grid and tuple(grid)
 
     def build(self, x_shape):
-        shapes = {"patch_positions": x_shape[1:]}
+        shapes = {"patch_positions": (*(self.grid or x_shape[1:3]), x_shape[-1])}
         if self.class_token:
             shapes |= dict.fromkeys(("token", "token_position"), (1, 1, x_shape[-1]))
         for name, shape in shapes.items():
@@ -37,11 +41,17 @@ class MapPositions(keras.layers.Layer):
             setattr(self, name, self.add_weight(name=name, shape=shape, initializer=start))
 
     def call(self, x):
-        placed = x + self.patch_positions
+        placed = x + self._positions(x)
         if not self.class_token:
             return placed
         token = ops.broadcast_to(self.token + self.token_position, (ops.shape(x)[0], 1, x.shape[-1]))
         return placed, ops.cast(token, placed.dtype)
+
+    def _positions(self, x):
+        size = ops.shape(x)[1:3]
+        if self.grid is None or size == self.grid:
+            return self.patch_positions
+        return ops.cast(resize_bilinear(self.patch_positions[None], size), x.dtype)
 
     def compute_output_shape(self, x_shape):
         return (x_shape, (x_shape[0], 1, x_shape[-1])) if self.class_token else x_shape

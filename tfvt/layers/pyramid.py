@@ -15,6 +15,7 @@ from keras import ops
 
 from tfvt.layers.attention import attention_macs, softmax
 from tfvt.layers.registration import register_layer
+from tfvt.layers.resizing import resize_bilinear
 from tfvt.layers.tokenizers import FilterTokenizer
 from tfvt.layers.visual_tokens import Norm, TokenTransformer, VisualTokenLayer, num_pixels, pixel_list
 
@@ -49,8 +50,7 @@ class Upsample(keras.layers.Layer):
         if like is None:
             size = tuple(side * self.factor for side in size)
         if self.interpolation == "bilinear":
-            # TensorFlow resizes half precision into float32.
-            return ops.cast(ops.image.resize(x, size, interpolation="bilinear"), x.dtype)
+            return resize_bilinear(x, size)
         for axis in (1, 2):
             x = self._repeat(x, axis, size[axis - 1])
         return x

@@ -46,6 +46,7 @@ def pvt(
     layer_norm_epsilon: float = 1e-6,
     head_dim: int = 64,
     class_token: bool = True,
+    positions_shape: tuple[int, int] | None = None,
     name: str | None = None,
 ) -> keras.Model:
     """Build a PVT.
@@ -65,18 +66,24 @@ def pvt(
             have 1e-5, in transformers all have 1e-6.
         head_dim: channels of an attention head.
         class_token: False leaves it out of the last stage, as the authors' segmentation does; for `features` alone.
+        positions_shape: (height, width) in pixels of the images for which the tables of positions are; images of other
+            sizes resample them, and `input_shape` may be (None, None, 3). None: that of `input_shape`.
         name: of the model.
 
     Returns:
         A `keras.Model` from pixels (B, H, W, 3) in 0..255 to logits, the embedding or the dict of maps.
     """
-    if None in input_shape:
-        raise ValueError(f"input_shape={input_shape}: a PVT has position embeddings for one height and width")
+    if None in input_shape and positions_shape is None:
+        raise ValueError(
+            f"input_shape={input_shape}: a PVT has position embeddings for one height and width; positions_shape says "
+            "for which, where images have others"
+        )
     if head.features is None and not class_token:
         raise ValueError("class_token=False: the classifier reads the class token; pass features to have the maps")
     trunk = PVTTrunk(
         depths=depths,
         class_token=class_token,
+        positions_shape=positions_shape,
         head_dim=head_dim,
         dropout_rate=head.dropout_rate,
         drop_path_rate=drop_path_rate,
@@ -93,6 +100,7 @@ class PVTTrunk:
 
     depths: tuple[int, ...]
     class_token: bool
+    positions_shape: tuple[int, int] | None
     head_dim: int
     dropout_rate: float
     drop_path_rate: float
@@ -109,12 +117,13 @@ class PVTTrunk:
 
     def __call__(self, x):
         rates = iter(drop_path_rates(self.drop_path_rate, sum(self.depths), first_drops=False))
-        levels = {}
+        levels, grid = {}, self.positions_shape
         for stage, (level, depth) in enumerate(zip(self.level_names(), self.depths, strict=True)):
             name, channels = f"stage{stage + 1}", HEADS[stage] * self.head_dim
             x = PatchEmbedding(channels, PATCH_SIZES[stage], self.layer_norm_epsilon, name=f"{name}_embedding")(x)
             token = self.class_token and stage == len(HEADS) - 1
-            states = MapPositions(class_token=token, name=f"{name}_positions")(x)
+            grid = grid and tuple(-(-side // PATCH_SIZES[stage]) for side in grid)
+            states = MapPositions(class_token=token, grid=grid, name=f"{name}_positions")(x)
             states = states if token else (states,)
             if self.dropout_rate:
                 states = [
