@@ -60,6 +60,35 @@ def test_every_step_has_the_rate_of_the_formula(name, spe, epochs, peak, start, 
     np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-7)
 
 
+def mmsegmentation_rate(step, steps, peak, power, final, warmup, start):
+    """Its PolyLrUpdaterHook with a linear warm-up, in mmcv 1's words."""
+    regular = (peak - final) * (1 - step / steps) ** power + final
+    return regular if step >= warmup else start + (regular - start) * step / warmup
+
+
+@pytest.mark.parametrize(("power", "final", "warmup"), [(0.9, 0.0, 0), (1.0, 1e-4, 15)])
+def test_poly_is_that_of_mmsegmentation(power, final, warmup):
+    flags = {"name": "poly", "power": power, "final_learning_rate": final, "warmup_steps": warmup}
+    flags = {f"schedule.{key}": value for key, value in flags.items()} | {"schedule.warmup_learning_rate": 1e-6}
+    recipe = recipe_of(**flags, **{"optimizer.learning_rate": 0.04, "steps": 160})
+    rates = np.asarray(Schedule(recipe, 7)(np.arange(161)))
+    expected = [mmsegmentation_rate(step, 160, 0.04, power, final, warmup, 1e-6) for step in range(161)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-8)
+
+
+def test_the_rate_falls_at_named_steps():
+    flags = {"schedule.name": "step", "schedule.decay_steps": "[60, 80]", "steps": 90, "optimizer.learning_rate": 0.04}
+    rates = np.asarray(Schedule(recipe_of(**flags), 7)(np.arange(90)))
+    np.testing.assert_allclose(rates, np.repeat([0.04, 0.004, 0.0004], [60, 20, 10]), rtol=1e-6)
+
+
+def test_a_run_of_steps_may_end_within_an_epoch():
+    duration = recipe_of(**{"steps": 20, "schedule.warmup_steps": 3}).duration(steps_per_epoch=6)
+    assert (duration.steps, duration.epochs, duration.warmup_steps) == (20, 4, 3)
+    with pytest.raises(UsageError, match="a warm-up of 24 steps, in a run of 20: it must be shorter"):
+        recipe_of(**{"steps": 20, "schedule.warmup_epochs": 4}).duration(steps_per_epoch=6)
+
+
 def test_boundaries_are_exact_at_large_steps():
     schedule = Schedule(recipe_of(**{"schedule.name": "step", "optimizer.learning_rate": 1.0, "epochs": 300}), 50_001)
     boundary = 270 * 50_001

@@ -31,18 +31,20 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """Learning rate as a function of the global step (the number of updates done before it).
 
     Warm-up is linear per step from `warmup_learning_rate` and reaches the peak at the first step after it.
-    step: peak * decay_factor ** (epoch // decay_epochs), epochs counted from the start of training;
+    step: peak * decay_factor ** (epoch // decay_epochs), epochs counted from the start of training,
+    or by the number of `decay_steps` that are past;
     exponential: peak * decay_factor ** (whole epochs after the warm-up);
     cosine: half a period from the peak at the end of the warm-up to `final_learning_rate`, which
-    the step after the last one would have.
+    the step after the last one would have;
+    poly: from the peak at step 0 to `final_learning_rate` there as well; a warm-up is a growing share of it.
     """
 
     def __init__(self, recipe: Recipe, steps_per_epoch: int) -> None:
         self.recipe = recipe.schedule
         self.peak = recipe.optimizer.learning_rate
         self.steps_per_epoch = steps_per_epoch
-        self.warmup_steps = round(recipe.schedule.warmup_epochs * steps_per_epoch)
-        self.total_steps = recipe.epochs * steps_per_epoch
+        duration = recipe.duration(steps_per_epoch)
+        self.warmup_steps, self.total_steps = duration.warmup_steps, duration.steps
         # What roll backs have left of the rate: part of the state, since a resumed run keeps it.
         lowers = recipe.divergence.roll_backs > 0
         self.factor = keras.Variable(1.0, trainable=False, name="rate_factor") if lowers else None
@@ -54,7 +56,8 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         if self.warmup_steps:
             start = self.recipe.warmup_learning_rate
             share = ops.cast(step, "float32") / self.warmup_steps
-            rate = ops.where(step < self.warmup_steps, start + (self.peak - start) * share, rate)
+            peak = rate if self.recipe.name == "poly" else self.peak
+            rate = ops.where(step < self.warmup_steps, start + (peak - start) * share, rate)
         return rate if self.factor is None else rate * ops.convert_to_tensor(self.factor)
 
     def _after_warmup(self, step):
@@ -64,6 +67,8 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
                 return ops.full(ops.shape(step), self.peak)
             case "step":
                 drops = step // (self.steps_per_epoch * self.recipe.decay_epochs)
+                if self.recipe.decay_steps:
+                    drops = sum(ops.cast(step >= at, "int32") for at in self.recipe.decay_steps)
                 return self.peak * self.recipe.decay_factor ** ops.cast(drops, "float32")
             case "exponential":
                 epochs = ops.maximum(since_warmup, 0) // self.steps_per_epoch
@@ -72,6 +77,10 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
                 share = ops.cast(since_warmup, "float32") / (self.total_steps - self.warmup_steps)
                 final = self.recipe.final_learning_rate
                 return final + (self.peak - final) * 0.5 * (1 + ops.cos(math.pi * ops.clip(share, 0, 1)))
+            case "poly":
+                left = ops.clip(1 - ops.cast(step, "float32") / self.total_steps, 0, 1)
+                final = self.recipe.final_learning_rate
+                return final + (self.peak - final) * left**self.recipe.power
 
 
 def make_optimizer(

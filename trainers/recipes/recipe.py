@@ -28,9 +28,10 @@ OPTIMIZER_OPTIONS: dict[str, dict[str, Any]] = {
 }
 SCHEDULE_OPTIONS: dict[str, dict[str, Any]] = {
     "constant": {},
-    "step": {"decay_factor": 0.1, "decay_epochs": 30},
+    "step": {"decay_factor": 0.1, "decay_epochs": 30, "decay_steps": ()},
     "exponential": {"decay_factor": 0.9875},
     "cosine": {"final_learning_rate": 0.0},
+    "poly": {"power": 0.9, "final_learning_rate": 0.0},
 }
 
 
@@ -125,20 +126,27 @@ class ScheduleRecipe:
 
     Args:
         name: constant; step (times decay_factor every decay_epochs, counted from the start); exponential
-            (times decay_factor per epoch after the warm-up); cosine (half a period, to final_learning_rate).
+            (times decay_factor per epoch after the warm-up); cosine (half a period, to final_learning_rate); poly
+            ((1 - step / steps) ** power, to final_learning_rate, counted from the start, as mmsegmentation does).
         warmup_epochs: linear from warmup_learning_rate to the peak over so many epochs.
+        warmup_steps: in place of warmup_epochs.
         warmup_learning_rate: the rate of the very first step of a warm-up.
         decay_factor: step, exponential.
         decay_epochs: step.
-        final_learning_rate: cosine.
+        decay_steps: step; the updates after which the rate falls, in place of decay_epochs.
+        final_learning_rate: cosine, poly.
+        power: poly.
     """
 
-    name: Literal["constant", "step", "exponential", "cosine"] = "constant"
+    name: Literal["constant", "step", "exponential", "cosine", "poly"] = "constant"
     warmup_epochs: float = 0.0
+    warmup_steps: int | None = None
     warmup_learning_rate: float = 0.0
     decay_factor: float | None = None
     decay_epochs: int | None = None
+    decay_steps: tuple[int, ...] | None = None
     final_learning_rate: float | None = None
+    power: float | None = None
 
 
 @dataclass(frozen=True)
@@ -190,6 +198,15 @@ class DivergenceRecipe:
 
 
 @dataclass(frozen=True)
+class Duration:
+    """How long a run takes: updates, epochs (the last one perhaps cut short), and updates of warm-up."""
+
+    steps: int
+    epochs: int
+    warmup_steps: int
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One training run: the keys that all tasks share.
 
@@ -199,6 +216,7 @@ class Recipe:
         optimizer: how weights move.
         schedule: how the learning rate moves.
         epochs: passes over the training split, each of whole batches.
+        steps: updates, in place of epochs; the last epoch may then be a part of one.
         seed: of initial weights, order, augmentation, dropout.
         ema_decay: decay per step of the averaged weights that evaluation and export then use; null: none.
         precision: mixed_bfloat16 computes in bfloat16 and keeps float32 weights, for accelerators; mixed_float16 for
@@ -220,6 +238,7 @@ class Recipe:
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     epochs: int = 90
+    steps: int | None = None
     seed: int = 0
     ema_decay: float | None = None
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
@@ -247,10 +266,24 @@ class Recipe:
             )
         if self.jit_compile and self.model.options.get("synchronized_batch_norm"):
             raise UsageError("jit_compile cannot compile model.options.synchronized_batch_norm: choose one of them")
-        if self.schedule.warmup_epochs >= self.epochs:
+        if self.steps is None and self.schedule.warmup_steps is None and self.schedule.warmup_epochs >= self.epochs:
             raise UsageError(
                 f"schedule.warmup_epochs ({self.schedule.warmup_epochs:g}) must be less than epochs ({self.epochs})"
             )
+
+    def duration(self, steps_per_epoch: int) -> "Duration":
+        """The run's length, for training records that make so many steps an epoch.
+
+        Raises:
+            UsageError: the warm-up is as long as the run.
+        """
+        steps = self.epochs * steps_per_epoch if self.steps is None else self.steps
+        warmup = self.schedule.warmup_steps
+        if warmup is None:
+            warmup = round(self.schedule.warmup_epochs * steps_per_epoch)
+        if warmup >= steps:
+            raise UsageError(f"schedule: a warm-up of {warmup} steps, in a run of {steps}: it must be shorter")
+        return Duration(steps, -(-steps // steps_per_epoch), warmup)
 
     @property
     def files(self) -> dict[str, str]:
