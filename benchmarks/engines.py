@@ -1,7 +1,7 @@
 """Two mirrored devices beside one, and JAX beside TensorFlow: the same recipe's steps on the same cores.
 
 `python -m benchmarks.engines`. Each form has a process of its own, which waits while the others run: they take turns of
-ten steps, on one ready batch. The second table is of whole runs on records: which share of the steps' time they wait
+three steps, on one ready batch. The second table is of whole runs on records: which share of the steps' time they wait
 for input.
 """
 
@@ -19,7 +19,7 @@ from PIL import Image
 
 from benchmarks.timing import alternate, median_ms, median_ratio
 
-STEPS, ROUNDS, BATCH, SIZE = 10, 9, 16, 96
+STEPS, ROUNDS, BATCH, SIZE = 3, 7, 64, 96
 FORMS = {
     "TensorFlow, one device": ("tensorflow", 1),
     "TensorFlow, two mirrored": ("tensorflow", 2),
@@ -58,7 +58,7 @@ def write_records(folder):
 
 
 def steps_of(model, records, devices):
-    """A child process: steps on a ready batch, ten for each line on stdin, and their seconds on stdout."""
+    """A child process: steps on a ready batch, three for each line on stdin, and their seconds on stdout."""
     import tensorflow as tf
 
     from tfvt.trainers.engines import configure_process, make_engine
