@@ -28,7 +28,7 @@ def dry_run(loop: Loop) -> int:
     sizes = state_bytes(engine.state())
     validation = loop.task.validation_records.num_examples
     batch_size, batches = recipe.data.batch_size, -(-validation // recipe.data.batch_size)
-    evaluations = -(-recipe.epochs // recipe.evaluate_every)
+    evaluations = -(-loop.num_epochs // recipe.evaluate_every)
     whole = timedelta(seconds=round(loop.num_steps * step + evaluations * batches * evaluation))
     say(f"Dry run of {recipe.model.name}: nothing is written")
     say(f"Model:   {_describe(engine.trained_model())}")
@@ -37,7 +37,7 @@ def dry_run(loop: Loop) -> int:
         f"{loop.task.train_records.num_classes} classes"
     )
     say(
-        f"Steps:   {recipe.epochs} epochs of {loop.steps_per_epoch:,} steps of {batch_size:,} images, "
+        f"Steps:   {loop.num_epochs} epochs of {loop.steps_per_epoch:,} steps of {batch_size:,} images, "
         f"{loop.num_steps:,} steps in all; {evaluations} evaluations of {batches:,} batches"
     )
     say(
@@ -51,9 +51,13 @@ def dry_run(loop: Loop) -> int:
 def _seconds(loop: Loop) -> tuple[float, float]:
     """Seconds of a training step and of a batch of evaluation: medians without the first ones, if there are others."""
     engine = loop.engine
+    evaluator = loop.evaluator
     batches, evaluated = loop.train_batches(lambda: None), iter(loop.validation_batches)
+    evaluator.reset_sums("validation")
     steps = _timed(lambda _: engine.train_steps(batches, 1), lambda: engine.read_sums("train"), range(CALLS))
-    evaluations = _timed(engine.eval_step, lambda: engine.read_sums("validation"), itertools.islice(evaluated, CALLS))
+    evaluations = _timed(
+        evaluator.eval_step, lambda: evaluator.read_sums("validation"), itertools.islice(evaluated, CALLS)
+    )
     return statistics.median(steps[1:] or steps), statistics.median(evaluations[1:] or evaluations)
 
 

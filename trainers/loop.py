@@ -9,14 +9,16 @@ import time
 from collections.abc import Callable, Iterable
 
 import numpy as np
+import tensorflow as tf
 from rich.console import Console
 
 from tfvt.data.order import HostShare
-from tfvt.data.stream import StreamSettings, eval_stream, steps_per_epoch, train_stream
+from tfvt.data.stream import StreamSettings, eval_stream, image_stream, steps_per_epoch, train_stream
 from tfvt.errors import UsageError
 from tfvt.stores import AnyPath
 
 from .batches import PatientBatches
+from .engines.by_image import ByImage
 from .engines.engine import DIVERGED, Engine, Evaluator, ServersGoneError
 from .pace import Rate, TimedBatches
 from .patience import patiently
@@ -51,11 +53,21 @@ def epoch_steps(task: Task, recipe: Recipe) -> int:
     """
     _ = task.validation_records  # check this before building a model for a run that cannot evaluate
     steps = steps_per_epoch(task.train_records, recipe.data.batch_size)
-    if recipe.epochs * steps > MOST_STEPS:
-        raise UsageError(
-            f"epochs {recipe.epochs}: the run would have {recipe.epochs * steps} steps, {MOST_STEPS} at most"
-        )
+    planned = recipe.duration(steps).steps
+    if planned > MOST_STEPS:
+        raise UsageError(f"epochs {recipe.epochs}: the run would have {planned} steps, {MOST_STEPS} at most")
     return steps
+
+
+def evaluator_of(evaluator: Evaluator, task: Task) -> Evaluator:
+    """What `evaluate` takes, from an engine or an evaluator."""
+    return ByImage(evaluator, task) if task.by_image else evaluator
+
+
+def validation_stream(task: Task, settings: StreamSettings, share: HostShare) -> tf.data.Dataset:
+    """A host's share of the validation split: batches, or images one by one."""
+    stream = image_stream if task.by_image else eval_stream
+    return stream(task.validation_records, task.samples(False), settings, share)
 
 
 def evaluate(evaluator: Evaluator, task: Task, batches: Iterable, check_stop: Callable[[], None]) -> Figures:
@@ -72,7 +84,7 @@ def _figures(task: Task, sums: dict[str, np.ndarray], rows: list[dict[str, np.nd
     images = int(sums["images"])
     loss = float(sums["loss"]) / images if images else math.nan
     values = task.figures(sums, rows) if images else dict.fromkeys(task.columns, math.nan)
-    return Figures(loss, values, images, rows)
+    return Figures(loss, values, images, rows, sums)
 
 
 class Loop:
@@ -101,10 +113,12 @@ class Loop:
         self.engine = engine
         self.saved = saved
         self.steps_per_epoch = epoch_steps(task, recipe)
-        self.num_steps = recipe.epochs * self.steps_per_epoch
+        duration = recipe.duration(self.steps_per_epoch)
+        self.num_steps, self.num_epochs = duration.steps, duration.epochs
         self.settings = stream_settings(recipe)
         self.num_hosts = 1
-        self.validation_batches = engine.eval_batches(self._eval_stream)
+        self.evaluator = evaluator_of(engine, task)
+        self.validation_batches = self.evaluator.eval_batches(self._eval_stream)
         self.log = RunLog(run, task, console, engine.is_chief, recipe.data.batch_size, self.num_steps)
         self.step = 0
         self.epoch = 0
@@ -125,7 +139,7 @@ class Loop:
         self.log.begin(self.epoch)
         with self.log, StopRequest() as stop:
             try:
-                while self.epoch < self.recipe.epochs:
+                while self.epoch < self.num_epochs:
                     try:
                         self._train_epochs(stop)
                     except DivergedError as error:
@@ -147,7 +161,7 @@ class Loop:
         if self.step == 0 and self.recipe.divergence.roll_backs:  # something to return to
             self._save(self.engine.state())
         batches = self.train_batches(lambda: self._check_stop(stop))
-        while self.epoch < self.recipe.epochs:
+        while self.epoch < self.num_epochs:
             rate = self._train_epoch(batches, stop)
             self._finish_epoch(rate, stop)
 
@@ -160,13 +174,17 @@ class Loop:
 
         return TimedBatches(PatientBatches(make, self.task.train_records))
 
+    def _end(self, epoch: int) -> int:
+        """The step at which an epoch ends."""
+        return min((epoch + 1) * self.steps_per_epoch, self.num_steps)
+
     def _train_epoch(self, batches: TimedBatches, stop: StopRequest) -> Rate:
         """Train from the current step to the end of its epoch."""
-        end = (self.epoch + 1) * self.steps_per_epoch
+        end = self._end(self.epoch)
         every = self.recipe.checkpoints.every_steps
         rate = Rate()
         while self.step < end:
-            self.log.show(self.step, f"epoch {self.epoch + 1}/{self.recipe.epochs}", rate.recent_input_wait)
+            self.log.show(self.step, f"epoch {self.epoch + 1}/{self.num_epochs}", rate.recent_input_wait)
             # A call ends where the state is saved, so that a resumed run makes the same calls from there.
             next_save = min(end, (self.step // every + 1) * every) if every else end
             count = min(self.recipe.steps_per_call, next_save - self.step)
@@ -188,7 +206,7 @@ class Loop:
         train = _figures(self.task, self.engine.read_sums("train"), [])
         self._check("training", train)
         validation = None
-        if self.epoch + 1 == self.recipe.epochs or (self.epoch + 1) % self.recipe.evaluate_every == 0:
+        if self.epoch + 1 == self.num_epochs or (self.epoch + 1) % self.recipe.evaluate_every == 0:
             validation = self._evaluate(stop)
             self._check("validation", validation)
         self.engine.reset_sums("train")
@@ -201,14 +219,14 @@ class Loop:
     def _evaluate(self, stop: StopRequest) -> Figures:
         self.log.show(self.step, "evaluation")
         batches = PatientBatches(self._validation_from, self.task.validation_records)
-        return evaluate(self.engine, self.task, batches, lambda: self._check_stop(stop))
+        return evaluate(self.evaluator, self.task, batches, lambda: self._check_stop(stop))
 
     def _validation_from(self, first):
         """Validation batches from number `first` on."""
         if not first:
             return iter(self.validation_batches)
         # Skipped before they are distributed: several processes agree on each batch that they are given.
-        return iter(self.engine.eval_batches(lambda share: self._eval_stream(share).skip(first)))
+        return iter(self.evaluator.eval_batches(lambda share: self._eval_stream(share).skip(first)))
 
     def _wait_for_devices(self, rate: Rate) -> None:
         """Count the time of the steps that the devices have not finished."""
@@ -223,7 +241,8 @@ class Loop:
 
     def _row(self, train: Figures, validation: Figures | None, rate: Rate) -> EpochRow:
         steps_per_second = rate.steps_per_second
-        drawn, validated = self.steps_per_epoch * self.recipe.data.batch_size, self.task.validation_records.num_examples
+        steps = self._end(self.epoch - 1) - (self.epoch - 1) * self.steps_per_epoch
+        drawn, validated = steps * self.recipe.data.batch_size, self.task.validation_records.num_examples
         return EpochRow(
             epoch=self.epoch,
             step=self.step,
@@ -243,7 +262,7 @@ class Loop:
 
     def _eval_stream(self, share: HostShare):
         self.num_hosts = share.count
-        return eval_stream(self.task.validation_records, self.task.samples(False), self.settings, share)
+        return validation_stream(self.task, self.settings, share)
 
     def _finite_state(self) -> dict[str, np.ndarray]:
         """The state to save; never one that has diverged, since that would replace the good ones."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from tfvt.data.stream import StreamSettings, eval_stream
+from tfvt.data.stream import StreamSettings
 from tfvt.errors import UsageError
 from tfvt.export import MAX_PIXELS, Serving, export_saved_model
 from tfvt.files import printable
@@ -20,6 +20,7 @@ from tfvt.tfrecords_tools.images import RejectedImageError, jpeg_damage, read_fi
 from .engines import check_backend, make_evaluator
 from .errors import LineParser
 from .loop import evaluate as evaluate_model
+from .loop import evaluator_of, validation_stream
 from .recipes.parsing import parse_recipe
 from .recipes.recipe import Recipe
 from .run.folder import Run, open_run
@@ -27,7 +28,7 @@ from .run.log import Figures
 from .run.model import read_model, read_serving
 from .run.report import write_report
 from .tasks import task_class
-from .tasks.task import Task
+from .tasks.task import Table, Task
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -48,12 +49,24 @@ def evaluate(arguments: Sequence[str]) -> int:
     )
     task = task_class(recipe.model.name)(dataclasses.replace(recipe, data=data))
     figures = _evaluate(task, model, serving, batch_size)
-    records = task.validation_records
+    records, table = task.validation_records, task.table(figures.sums)
+    if table:
+        print(_text(table))
     print(
         f"{task.summary(figures.values)}, loss {figures.loss:.4f} on {figures.num_images} images "
         f"of {records.split} in {printable(records.directory)}"
     )
     return 0
+
+
+def _text(table: Table) -> str:
+    """A table as lines, its numbers one below the other."""
+    lines = [table.columns, *table.rows]
+    first, *others = ([len(line[column]) for line in lines] for column in range(len(table.columns)))
+    return "\n".join(
+        "  ".join([line[0].ljust(max(first)), *(c.rjust(max(w)) for c, w in zip(line[1:], others, strict=True))])
+        for line in lines
+    )
 
 
 def report(arguments: Sequence[str]) -> int:
@@ -75,9 +88,8 @@ def _evaluate(task: Task, model: keras.Model, serving: Serving, batch_size: int)
             f"{records.directory} has other classes than the run was trained on "
             f"({len(records.class_names)} and {len(serving.class_names)}, or other names)"
         )
-    evaluator = make_evaluator(model, task, batch_size)
-    settings, samples = StreamSettings(batch_size), task.samples(training=False)
-    batches = evaluator.eval_batches(lambda share: eval_stream(records, samples, settings, share))
+    evaluator = evaluator_of(make_evaluator(model, task, batch_size), task)
+    batches = evaluator.eval_batches(lambda share: validation_stream(task, StreamSettings(batch_size), share))
     return evaluate_model(evaluator, task, batches, check_stop=lambda: None)
 
 

@@ -210,7 +210,7 @@ def _train(loop: Loop, devices: Devices) -> int:
     folder = shlex.quote(str(loop.run.folder))
     say(
         f"{recipe.model.name}, {task.train_records.num_classes} classes: {task.train_records.num_examples} training "
-        f"and {task.validation_records.num_examples} validation images, {recipe.epochs} epochs of "
+        f"and {task.validation_records.num_examples} validation images, {loop.num_epochs} epochs of "
         f"{loop.steps_per_epoch} steps, on {devices.description}"
     )
     started = time.perf_counter()

@@ -40,15 +40,23 @@ class Evaluator(Protocol):
 
     Attributes:
         is_chief: whether this process writes files and output; exactly one process does.
+        processes: all processes of the training.
     """
 
     is_chief: bool
+    processes: Processes
 
     def eval_batches(self, make: Callable[[HostShare], Iterable]) -> Iterable:
         """Evaluation batches for the devices; `make` gives this host's. Each iteration starts from the first batch."""
 
     def eval_step(self, batch: Any) -> dict[str, np.ndarray] | None:
         """Add a batch to the sums of "validation"; the task's rows of it, if it has any."""
+
+    def inference(self) -> Callable[[Any], Any]:
+        """A function from images, float32 (N, H, W, 3), to the float32 outputs of the task's `image_model`.
+
+        It has the weights of now, and runs on this process's first device. All processes call this.
+        """
 
     def read_sums(self, phase: Phase) -> dict[str, np.ndarray]:
         """The task's sums over all devices and processes since the last reset, with "images", "loss" and `DIVERGED`."""

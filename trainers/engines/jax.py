@@ -144,6 +144,7 @@ class JaxEvaluator:
         self.batch_size = batch_size
         self.layout = layout
         self.evaluated = model
+        self.processes = devices
         self.is_chief = jax.process_index() == 0
         self.sums = {"validation": HostSums(task)}
         self.by_rows = NamedSharding(mesh, PartitionSpec("data"))
@@ -186,6 +187,25 @@ class JaxEvaluator:
             losses = self.task.loss(outputs, batch, training=False)
             sums = self._batch_sums(losses, batch["weight"], outputs, batch)
             return sums, self.task.rows(outputs, batch)
+
+    def inference(self) -> Callable[[Any], jax.Array]:
+        """The outputs for images of any size, on the first device; each new size is compiled."""
+        arrays = [self.arrays[id(variable)] for variable in self._image_model.variables]
+        device = jax.local_devices()[0]
+        arrays = [a.addressable_data(0) if a.is_fully_replicated else jax.device_put(fetch(a), device) for a in arrays]
+        return lambda pixels: self._inference(arrays, jax.device_put(np.asarray(pixels), device))
+
+    @functools.cached_property
+    def _image_model(self):
+        return self.task.image_model(self.evaluated)
+
+    @functools.cached_property
+    def _inference(self):
+        def outputs(arrays, pixels):
+            with keras.StatelessScope(zip(self._image_model.variables, arrays, strict=True)):
+                return float32(self._image_model(pixels, training=False))
+
+        return jax.jit(outputs)
 
     def _batch_sums(self, losses, weights, outputs, batch):
         own = self.task.sums(outputs, batch, weights)

@@ -167,6 +167,7 @@ class TensorFlowEvaluator:
         self.evaluated = model
         self.task = task
         self.strategy = strategy = devices.strategy
+        self.processes = devices
         self.is_chief = devices.index == 0
         self.batch_size = batch_size
         with strategy.scope():
@@ -203,6 +204,16 @@ class TensorFlowEvaluator:
         losses = self.task.loss(outputs, batch, training=False)
         self.sums["validation"].add(losses, batch["weight"], self.task.sums(outputs, batch, batch["weight"]))
         return self.task.rows(outputs, batch)
+
+    def inference(self) -> Callable[[Any], tf.Tensor]:
+        """The outputs for images of any size, on the first device."""
+        return self._inference
+
+    @functools.cached_property
+    def _inference(self):
+        model = self.task.image_model(self.evaluated)
+        images = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
+        return tf.function(lambda pixels: float32(model(pixels, training=False)), input_signature=[images])
 
     def read_sums(self, phase: Phase) -> dict[str, np.ndarray]:
         """The sums since the last reset. Those of training are over augmented images, with the weights of each step."""

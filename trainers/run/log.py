@@ -7,7 +7,7 @@ import functools
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import tensorflow as tf
@@ -37,12 +37,15 @@ CONTINUE = "continue with --resume"
 
 @dataclass(frozen=True)
 class Figures:
-    """Measurements over `num_images` images: the mean loss, the task's figures by name, and its rows of each batch."""
+    """Measurements over `num_images` images: the mean loss, the task's figures by name, its rows of each batch, and the
+    sums.
+    """
 
     loss: float
     values: dict[str, float]
     num_images: int
     rows: Sequence[Mapping[str, np.ndarray]] = ()
+    sums: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

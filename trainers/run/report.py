@@ -76,7 +76,11 @@ def write_report(run: Run, task: Task, validation: Figures, num_hosts: int = 1) 
         f"<h1>{escape(name)}</h1>",
         f"<p>Validation: {escape(figures)}</p>",
         _section("Curves", "", f'<div class="charts">{"".join(_charts(epochs, task.columns))}</div>'),
-        *(_rendered(part, records) for part in (task.report(rows) if rows else ())),
+        *(
+            _rendered(part, records)
+            for part in (task.table(validation.sums), *(task.report(rows) if rows else ()))
+            if part
+        ),
         _section(
             "Epochs", "The rows of metrics.csv.", _table(list(epochs[0] if epochs else ()), _cells(epochs), "numbers")
         ),

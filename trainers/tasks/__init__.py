@@ -4,10 +4,12 @@ from tfvt import registry
 from tfvt.errors import UsageError
 
 from .classification import Classification
+from .segmentation import Segmentation
 from .task import Task
 
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
+    "segmentation": Segmentation,
 }
 
 

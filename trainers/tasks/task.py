@@ -1,6 +1,6 @@
 """A task's interface to the loop, the engines and the commands. A registered model names its task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,7 +43,11 @@ class Task(Protocol):
         serving_class: the class of what `serving` returns.
         columns: names of its figures, as metrics.csv has them after `train_` and `validation_`.
         train_records, validation_records: the two splits.
+        by_image: whether evaluation takes images one by one, each of its own size, by `image_model` and
+            `evaluate_image`, in place of batches by `loss`, `sums` and `rows`.
     """
+
+    by_image = False
 
     recipe_class: type[Recipe]
     serving_class: type[Serving]
@@ -80,6 +84,20 @@ class Task(Protocol):
     def rows(self, outputs: Any, batch: Mapping[str, Any]) -> dict[str, Any] | None:
         """Values that do not add up, such as boxes: (B, ...) by name, sent to the host; None if there are none."""
 
+    def image_model(self, model: keras.Model) -> keras.Model:
+        """What of the model `evaluate_image` calls."""
+        return model
+
+    def evaluate_image(
+        self, forward: Callable[[Any], Any], sample: Mapping[str, np.ndarray]
+    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """What one image adds to the loss ("loss") and to `sums`, and its row for the report, if there are any.
+
+        Args:
+            forward: from images (N, H, W, 3) to the outputs of `image_model`.
+            sample: of `samples(training=False)`.
+        """
+
     def figures(self, sums: Mapping[str, np.ndarray], rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
         """The columns, from the sums (with "images", their number, above 0) and the rows of all batches."""
 
@@ -88,6 +106,10 @@ class Task(Protocol):
 
     def serving(self) -> Serving:
         """The steps around the model, from the bytes of an image to an answer."""
+
+    def table(self, sums: Mapping[str, np.ndarray]) -> Table | None:
+        """More of an evaluation than the figures, which `tfvt evaluate` prints and report.html shows."""
+        return None
 
     def report(self, rows: Mapping[str, np.ndarray]) -> Sequence[Table | Pictures]:
         """What report.html shows of the last evaluation; `rows` of all images, in the validation split's order."""
