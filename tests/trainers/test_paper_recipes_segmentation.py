@@ -1,0 +1,105 @@
+"""docs/paper_recipes_segmentation.md: every segmentation set-up of the papers parses, builds and trains."""
+
+import csv
+import functools
+import json
+import math
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_masks import write_small_masks
+
+import tfvt
+from tfvt.registry import get_variant
+from tfvt.trainers.cli import main
+from tfvt.trainers.recipes.files import packaged_recipes
+from tfvt.trainers.recipes.parsing import parse_recipe
+
+ROOT = Path(__file__).parents[2]
+PAPERS = {"Visual Transformers": "VT-ICCV", "ACmix": "ACmix"}
+CLASSES = {"9": 54, "10": 20, "2": 150}  # by table
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the page."""
+
+    paper: str
+    table: str
+    setup: str
+    flags: tuple[str, ...]
+    params: int
+    miou: str
+
+    def __str__(self):
+        return f"{self.paper} {self.table} {self.setup}"
+
+
+def read_rows():
+    page = (ROOT / "docs" / "paper_recipes_segmentation.md").read_text(encoding="utf-8")
+    for section in page.split("\n## ")[1:]:
+        for line in re.findall(r"^\| \d.* \|$", section, re.MULTILINE):
+            table, setup, flags, params, miou = line.strip("| ").split(" | ")
+            paper = PAPERS[section.partition("\n")[0]]
+            yield Row(paper, table, setup, tuple(shlex.split(flags.strip("`"))), int(params.replace(",", "")), miou)
+
+
+ROWS = list(read_rows())
+
+
+@functools.cache
+def parse(*flags):
+    return parse_recipe([*flags, "--data.records", "somewhere"])
+
+
+def test_the_page_has_every_set_up_of_the_papers_with_its_miou():
+    with open(ROOT / "docs" / "paper_results.csv", newline="", encoding="utf-8") as file:
+        papers = [row for row in csv.DictReader(file) if row["miou"]]
+    setups = [(row["paper"], row["table"], row["system"], row["miou"]) for row in papers]
+    assert len(setups) == 8 + 8
+    assert [(row.paper, row.table, row.setup, row.miou) for row in ROWS] == setups
+
+
+def test_every_recipe_is_on_the_page_and_its_head_has_the_same_miou():
+    sets = "coco_stuff_|lip_|ade20k_"
+    recipes = {name: path for name, path in packaged_recipes().items() if re.match(sets, name)}
+    files = {row.flags[1]: row for row in ROWS if len(row.flags) == 2}
+    assert files.keys() == recipes.keys()
+    for name, row in files.items():
+        head = recipes[name].read_text(encoding="utf-8").partition("\nmodel:")[0]
+        assert re.search(rf"^# Expected: {re.escape(row.miou)} mIoU", head, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("row", [pytest.param(r, marks=[pytest.mark.slow] * (len(r.flags) > 2)) for r in ROWS], ids=str)
+def test_a_row_builds_the_network_that_it_counts(row):
+    recipe = parse(*row.flags)
+    options = {key: value for key, value in recipe.model.options.items() if key != "synchronized_batch_norm"}
+    model = tfvt.create_model(recipe.model.name, num_classes=CLASSES[row.table], input_shape=(None, None, 3), **options)
+    assert sum(math.prod(v.shape) for v in model.trainable_variables) == row.params
+    assert get_variant(recipe.model.name).task == "segmentation"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_a_row_trains_two_steps(row, tmp_path):
+    """On small crops of small images, on one device, with its own optimizer, schedule and augmentation."""
+    records = write_small_masks(tmp_path / "records", train=4, validation=1)
+    options = parse(*row.flags).model.options
+    if "backbone_options" in options:
+        options = options | {"backbone_options": options["backbone_options"] | {"positions_shape": [64, 64]}}
+    changed = [
+        "--distribution.strategy=default", "--data.batch_size=2", "--data.train.image_size=[64,64]",
+        "--data.train.scale=[128,64]", "--data.evaluation.scale=[128,64]", "--steps=2", "--schedule.warmup_steps=0",
+        f"--model.options={json.dumps(options | {'synchronized_batch_norm': False})}",
+    ]  # fmt: skip
+    run = tmp_path / "run"
+    assert main(["train", *row.flags, f"--data.records={records}", *changed, f"--output={run}"]) == 0
+    with (run / "metrics.csv").open(newline="") as file:
+        (epoch,) = csv.DictReader(file)
+    assert int(epoch["step"]) == 2
+    assert np.isfinite(float(epoch["train_loss"]))
+    assert 0 <= float(epoch["validation_miou"]) <= 1
