@@ -29,6 +29,7 @@ class GCS(socketserver.ThreadingMixIn, http.server.HTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128  # of two processes with 16 shards each, while this one is not given the processor
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

@@ -58,7 +58,7 @@ def run(backend, records, weights, flags, steps=20, workers=1, devices=1):
         )
     reports = []
     for process in processes:
-        output, errors = process.communicate(timeout=600)
+        output, errors = process.communicate(timeout=1800)
         assert process.returncode == 0, errors[-3000:]
         reports.append(json.loads(output.splitlines()[-1]))
     return reports

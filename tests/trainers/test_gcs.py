@@ -43,7 +43,7 @@ def tfvt(gcs):
                     raise ConnectionError  # the end of the file has not arrived
 
             gcs.uploading = kill
-            said = process.communicate(timeout=300)
+            said = process.communicate(timeout=1200)
         assert process.returncode == -signal.SIGKILL or killed_at is None
         return process.returncode, *said
 
@@ -128,7 +128,7 @@ def test_a_group_whose_chief_is_killed_while_it_uploads_starts_again(gcs, config
                 raise ConnectionError  # the end of the file has not arrived
 
         gcs.uploading = kill_chief
-        said, errors = group.communicate(timeout=600)
+        said, errors = group.communicate(timeout=1800)
     assert group.returncode == 0, errors
     assert "starts again from gs://runs/group/checkpoints/step-000000006.safetensors" in said
     checkpoints = [name.rpartition("/")[2] for name in gcs.names("runs") if name.startswith("group/checkpoints/")]

@@ -83,7 +83,7 @@ def run(backend, devices, *arguments):
     elif devices > 1:
         env["VIRTUAL_CPUS"] = str(devices)
     command = [sys.executable, str(SCRIPT), *arguments]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1200)
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=2400)
     assert result.returncode == 0, result.stderr[-3000:]
     return [json.loads(line) for line in result.stdout.splitlines()]
 
