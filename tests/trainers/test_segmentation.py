@@ -104,11 +104,11 @@ def reference_figures(model, records):
 
 def test_a_run_learns_resumes_and_is_scored_at_the_masks_own_sizes(masks, tmp_path, capsys):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    given = flags(masks, "--steps=62", "--evaluate_every=20", "--ema_decay=0.9", "--checkpoints.every_steps=3")
+    given = flags(masks, "--steps=38", "--evaluate_every=20", "--ema_decay=0.8", "--checkpoints.every_steps=3")
     assert main(["train", *given, "--output", str(whole)]) == 0
     rows = metrics(whole)
-    assert [int(row["step"]) for row in rows][-2:] == [60, 62]  # the last epoch is a part of one
-    assert float(rows[-1]["validation_miou"]) > 0.5
+    assert [int(row["step"]) for row in rows][-2:] == [36, 38]  # the last epoch is a part of one
+    assert float(rows[-1]["validation_miou"]) > 0.3  # all ground: 0.15
 
     shutil.copytree(whole, parts)
     list_checkpoints(parts / "checkpoints")[-1].unlink()
