@@ -126,11 +126,11 @@ class Segmentation(Task):
         classes = logits.shape[-1]
         mask, predicted = ops.cast(batch["mask"], "int32"), ops.cast(ops.argmax(logits, axis=-1), "int32")
         counts = ops.logical_and(mask != VOID, ops.reshape(weights > 0, (-1, 1, 1)))
-        # Pixels that do not count go to a cell of their own. Integers: float32 counts no further than 2**24.
+        # Pixels that do not count go to a cell of their own. Integers, because float32 counts no further than 2**24.
         cells = ops.where(counts, classes * mask + predicted, classes**2)
         cells = ops.reshape(cells, (-1,))
         matrix = ops.segment_sum(ops.ones_like(cells), cells, num_segments=classes**2 + 1)
-        return {"confusion": ops.cast(ops.reshape(matrix[:-1], (classes, classes)), "float32")}
+        return {"confusion": ops.reshape(matrix[:-1], (classes, classes))}
 
     def rows(self, outputs: Any, batch: Mapping[str, Any]) -> None:
         """None: evaluation is by image."""
