@@ -229,10 +229,12 @@ class _Kept:
         rows, columns = view.rows, view.columns
         logits = _logits(forward, tf.image.resize(view.image, _int32(rows.work, columns.work)))
         window_rows = tf.shape(logits, tf.int64)[0]
-        first, end = rows.read(top, bottom)
-        low, high, _ = _neighbours(tf.stack([first, end - 1]), rows.work, window_rows)
-        kept = tf.gather(logits, tf.range(low[0], high[1] + 1)) if is_part else logits  # a slice would keep all
-        return cls(view, kept[:, None], low[0], window_rows, columns.starts, tf.zeros((), tf.int64), columns.own)
+        kept, number = logits, tf.zeros((), tf.int64)
+        if is_part:
+            first, end = rows.read(top, bottom)
+            low, high, _ = _neighbours(tf.stack([first, end - 1]), rows.work, window_rows)
+            kept, number = tf.gather(logits, tf.range(low[0], high[1] + 1)), low[0]  # a slice would hold on to all
+        return cls(view, kept[:, None], number, window_rows, columns.starts, tf.zeros((), tf.int64), columns.own)
 
     @classmethod
     def windows(cls, forward, view: _View, top, bottom, left, right):
