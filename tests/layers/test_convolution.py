@@ -52,6 +52,25 @@ def test_equals_a_grouped_convolution_and_its_gradient():
         np.testing.assert_allclose(of_grouped[k], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="about TensorFlow's graphs")
+def test_one_group_multiplies_its_kernel_as_it_is():
+    """Without a copy, and without the copy of its gradient that is wider by zeros."""
+    import tensorflow as tf
+
+    layer = GroupedDense(3)
+    layer.build((2, 4))
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            outputs = layer(x)
+        return tape.gradient(outputs, layer.kernel.value)
+
+    kinds = {operation.type for operation in step.get_concrete_function(tf.TensorSpec((2, 4))).graph.get_operations()}
+    assert "MatMul" in kinds
+    assert not kinds & {"StridedSlice", "StridedSliceGrad", "GatherV2"}
+
+
 @pytest.mark.parametrize(("groups", "use_bias"), [(1, True), (4, False), (2, True)])
 def test_contract(groups, use_bias):
     x = np.random.default_rng(0).normal(size=(2, 3, 5, 8)).astype("float32")

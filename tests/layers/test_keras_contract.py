@@ -23,7 +23,7 @@ MAP, TOKENS = (2, 6, 5, 8), (2, 5, 8)
 MAP_AND_TOKEN = {"x_shape": MAP, "token_shape": (2, 1, 8)}
 IN_GROUPS = (2, 4, 4, 64)  # channels that a pixel convolution of the tokenizers takes
 
-# Layer -> (arguments, shape of its input or a dict of several), one row a form with inputs or outputs of its own.
+# Layer -> (arguments, shape of its input, or a dict or list of several), one row a form with shapes of its own.
 ROWS = {
     "ACmix": [
         ({"filters": 8, "num_heads": 2, "attention_kernel_size": 3, "strides": 2}, MAP),
@@ -50,6 +50,7 @@ ROWS = {
         ({"filters": 8, "num_heads": 2, "returns": "projections"}, MAP),
     ],
     "GroupedDense": [({"units": 6, "groups": 2, "use_bias": True}, TOKENS)],
+    "JoinedConvolution": [({"filters": 4}, [MAP, (2, 3, 3, 5)])],
     "LevelProjector": [({"query_groups": 4}, {"x_shape": MAP, "tokens_shape": TOKENS})],
     "LinearNorm": [({"units": 6, "groups": 2}, TOKENS), ({"units": 6, "norm": "layer"}, TOKENS)],
     "LocalAttention": [
@@ -104,7 +105,7 @@ def test_every_layer_has_a_row():
 @pytest.mark.parametrize(("name", "form"), [(name, form) for name, rows in ROWS.items() for form in range(len(rows))])
 def test_keras_contract(name, form):
     layer_class, (arguments, shape) = getattr(layers, name), ROWS[name][form]
-    several, trained = isinstance(shape, dict), form == 0
+    several, trained = isinstance(shape, dict | list), form == 0
     # Its training step hands all inputs over as one, which only a layer with one input takes.
     testing.TestCase().run_layer_test(
         layer_class, arguments, input_shape=shape, run_training_check=trained and not several
@@ -115,9 +116,12 @@ def test_keras_contract(name, form):
 
 def train(layer, shapes):
     """One compiled training step of a layer with several inputs changes its weights."""
+    listed = isinstance(shapes, list)
+    shapes = {f"map{n}": shape for n, shape in enumerate(shapes)} if listed else shapes
     shapes = {key.removesuffix("_shape"): shape for key, shape in shapes.items()}
     inputs = {key: keras.Input(shape[1:], name=key) for key, shape in shapes.items()}
-    model = keras.Model(inputs, [keras.layers.Flatten()(output) for output in keras.tree.flatten(layer(**inputs))])
+    outputs = layer(list(inputs.values())) if listed else layer(**inputs)
+    model = keras.Model(inputs, [keras.layers.Flatten()(output) for output in keras.tree.flatten(outputs)])
     model.compile("sgd", "mse")
     before = layer.get_weights()
     rng = np.random.default_rng(0)

@@ -57,6 +57,26 @@ def test_maps_grow_in_a_graph_for_images_of_any_size(size):
     np.testing.assert_allclose(tripled(x), bilinear(x, (12, 9)), atol=1e-5)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="about TensorFlow's graphs")
+def test_the_gradient_of_nearest_growth():
+    """A pixel's is the sum over its copies, without the gradient of a slice: a third of VT-FPN's training step."""
+    import tensorflow as tf
+
+    x, given = random((2, 4, 3, 5)), random((2, 7, 5, 5), seed=1)
+
+    @tf.function
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            outputs = layers.Upsample(2, "nearest")(x, given)
+        return tape.gradient(outputs, x, output_gradients=given)
+
+    blocks = np.pad(given, [(0, 0), (0, 1), (0, 1), (0, 0)]).reshape(2, 4, 2, 3, 2, 5)
+    np.testing.assert_allclose(gradient(tf.constant(x)), blocks.sum(axis=(2, 4)), atol=1e-5)
+    graph = gradient.get_concrete_function(tf.TensorSpec(x.shape)).graph
+    assert "StridedSliceGrad" not in {operation.type for operation in graph.get_operations()}
+
+
 def test_maps_grow_by_a_factor():
     x = random((2, 3, 2, 5))
     np.testing.assert_allclose(contracts.arrays(layers.Upsample(4)(x))[0], bilinear(x, (12, 8)), atol=1e-5)
@@ -69,6 +89,42 @@ def test_adaptive_pooling(size, grid):
     rows, columns = ([slice(i * n // grid, -(-(i + 1) * n // grid)) for i in range(grid)] for n in size)
     expected = np.stack([np.stack([x[:, r, c].mean(axis=(1, 2)) for c in columns], 1) for r in rows], 1)
     np.testing.assert_allclose(contracts.arrays(layers.AdaptivePooling(grid)(x))[0], expected, atol=1e-5)
+
+
+def convolution(x, kernel):
+    """3x3, zeros around the map."""
+    padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
+    height, width = x.shape[1:3]
+    return sum(padded[:, i : i + height, j : j + width] @ kernel[i, j] for i in range(3) for j in range(3))
+
+
+def joined(sizes, known):
+    """(model, maps): a `JoinedConvolution`, called `joined`, of maps of these sizes, which the model knows or not."""
+    maps = [random((2, *size, 3 + number), seed=number) for number, size in enumerate(sizes)]
+    inputs = [keras.Input(x.shape[1:] if known else (None, None, x.shape[-1])) for x in maps]
+    return keras.Model(inputs, layers.JoinedConvolution(4, name="joined")(inputs)), maps
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("sizes", [[(8, 6), (4, 3), (1, 1)], [(7, 5), (4, 3), (7, 5), (1, 2)], [(3, 4)]])
+def test_joined_convolution(sizes, known):
+    """Growth, concatenation and convolution, one after the other."""
+    model, maps = joined(sizes, known)
+    (kernel,) = model.get_weights()
+    expected = convolution(np.concatenate([bilinear(x, sizes[0]) for x in maps], axis=-1), kernel)
+    np.testing.assert_allclose(model.predict_on_batch(maps), expected, atol=1e-5)
+
+
+def test_gradients_of_a_joined_convolution():
+    """Those of the plain form."""
+    model, maps = joined([(7, 5), (4, 3), (1, 2)], known=True)
+    grown = [model.inputs[0], *(layers.Upsample()(x, model.inputs[0]) for x in model.inputs[1:])]
+    x = keras.layers.Concatenate()(grown)
+    plain = keras.Model(model.inputs, keras.layers.Conv2D(4, 3, padding="same", use_bias=False, name="joined")(x))
+    plain.set_weights(model.get_weights())
+    actual, expected = (contracts.gradients(m, maps)["joined/kernel"] for m in (model, plain))
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
+    contracts.check_save_and_load(model, maps)
 
 
 def built(neck):
@@ -103,10 +159,7 @@ def test_fpn(top_down):
     assert list(actual) == list(LEVELS)
     for level, x in lateral_maps(maps, weights, top_down).items():
         kernel, bias = (weights[f"neck_{level.lower()}_output/{kind}"] for kind in ("kernel", "bias"))
-        padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
-        height, width = x.shape[1:3]
-        expected = sum(padded[:, i : i + height, j : j + width] @ kernel[i, j] for i in range(3) for j in range(3))
-        np.testing.assert_allclose(contracts.arrays(actual[level])[0], expected + bias, atol=1e-4)
+        np.testing.assert_allclose(contracts.arrays(actual[level])[0], convolution(x, kernel) + bias, atol=1e-4)
 
 
 def test_vt_fpn():

@@ -15,7 +15,7 @@ from tfvt.layers.local_attention import LocalAttention
 from tfvt.layers.patches import PatchEmbedding, PatchMerging
 from tfvt.layers.patchwise_attention import SANAttention
 from tfvt.layers.pvt import MapPositions, PVTBlock
-from tfvt.layers.pyramid import FPN, VTFPN, AdaptivePooling, LevelProjector, Upsample
+from tfvt.layers.pyramid import FPN, VTFPN, AdaptivePooling, JoinedConvolution, LevelProjector, Upsample
 from tfvt.layers.regularization import DropPath, drop_path_rates
 from tfvt.layers.swin import SwinBlock
 from tfvt.layers.tokenizers import (
@@ -43,6 +43,7 @@ __all__ = [
     "FunnelUpsampling",
     "GlobalAttention",
     "GroupedDense",
+    "JoinedConvolution",
     "LevelProjector",
     "LinearNorm",
     "LocalAttention",

@@ -64,7 +64,7 @@ class GroupedDense(keras.layers.Layer):
 
     def call(self, inputs):
         if self.groups == 1:
-            outputs = ops.matmul(inputs, self.kernel[0])
+            outputs = ops.matmul(inputs, ops.squeeze(self.kernel, 0))  # an index would copy it, and its gradient too
         else:
             shape = ops.shape(inputs)
             grouped = ops.reshape(inputs, (-1, self.groups, shape[-1] // self.groups))  # (N, groups, C_in / groups)

@@ -6,6 +6,7 @@ docs/fidelity.md. A map has the image's size divided by its stride, rounded up.
 """
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -51,17 +52,16 @@ class Upsample(keras.layers.Layer):
             size = tuple(side * self.factor for side in size)
         if self.interpolation == "bilinear":
             return resize_bilinear(x, size)
-        for axis in (1, 2):
-            x = self._repeat(x, axis, size[axis - 1])
-        return x
+        return self._nearest(x, *size)
 
-    def _repeat(self, x, axis, length):
-        """Each pixel `factor` times along an axis, and the last as often as the length needs."""
-        if isinstance(length, int) and x.shape[axis] is not None and length <= self.factor * x.shape[axis]:
-            x = ops.repeat(x, self.factor, axis=axis)  # has a cheaper gradient than the pixels taken one by one
-            return x[:, :length] if axis == 1 else x[:, :, :length]
-        taken = ops.minimum(ops.arange(length) // self.factor, ops.shape(x)[axis] - 1)
-        return ops.take(x, taken, axis=axis)
+    def _nearest(self, x, height, width):
+        """Each pixel `factor` times along both axes, and the last as often as the size needs."""
+        batch, rows, columns, _ = ops.shape(x)
+        # One pass over the result. On TensorFlow, repeating and cutting took 3 times as long.
+        row = ops.minimum(ops.arange(height) // self.factor, rows - 1)
+        column = ops.minimum(ops.arange(width) // self.factor, columns - 1)
+        taken = ops.reshape(row[:, None] * columns + column, (-1,))
+        return ops.reshape(ops.take(pixel_list(x), taken, axis=1), (batch, height, width, x.shape[-1]))
 
     def compute_output_shape(self, x_shape, like_shape=None):
         if like_shape is not None:
@@ -99,6 +99,68 @@ class AdaptivePooling(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.grid, self.grid, input_shape[-1])
+
+
+@register_layer
+class JoinedConvolution(keras.layers.Layer):
+    """A 3x3 convolution, without bias, of maps that are side by side at the size of the first.
+
+    Equal to a bilinear `Upsample` of each other map, a concatenation and a convolution, and does none of the three for
+    those maps: growth is linear, so that a map can be multiplied with the kernel at its own size first, and the
+    products grow and move to their place by two constant matrices. For UPerNet that is less than half of the
+    multiply-adds. `macs` counts the convolution as it stands, as papers do.
+
+    Args:
+        filters: output channels.
+
+    Shapes: list of maps [(B, H, W, C), (B, h, w, any), ...] -> (B, H, W, filters).
+    """
+
+    def __init__(self, filters: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.filters = filters
+
+    def build(self, shapes):
+        channels = sum(shape[-1] for shape in shapes)
+        start = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+        self.kernel = self.add_weight(name="kernel", shape=(3, 3, channels, self.filters), initializer=start)
+
+    def call(self, maps):
+        ends = list(itertools.accumulate(x.shape[-1] for x in maps))
+        kernels = ops.split(self.kernel, ends[:-1], axis=2) if len(maps) > 1 else [self.kernel]
+        outputs = ops.conv(maps[0], kernels[0], padding="same")
+        for x, kernel in zip(maps[1:], kernels[1:], strict=True):
+            outputs = outputs + self._grown(x, kernel, ops.shape(outputs)[1:3])
+        return outputs
+
+    def _grown(self, x, kernel, size):
+        """(B, *size, filters): the convolution of `x` at another size."""
+        batch, height, width, channels = *ops.shape(x)[:3], x.shape[-1]
+        rows, columns = (_shifted_growth(old, new) for old, new in zip((height, width), size, strict=True))
+        rows = ops.cast(ops.reshape(rows, (-1, 3 * height)), x.dtype)  # (H, 3 h)
+        columns = ops.cast(ops.reshape(ops.transpose(columns, (0, 2, 1)), (-1, 3 * width)), x.dtype)  # (W, w 3)
+        kernel = ops.reshape(ops.transpose(kernel, (0, 2, 1, 3)), (3, channels, 3 * self.filters))
+        x = ops.matmul(ops.reshape(x, (batch, 1, -1, channels)), kernel)  # (B, 3, h w, 3 filters)
+        x = ops.matmul(rows, ops.reshape(x, (batch, 3 * height, -1)))  # (B, H, w 3 filters)
+        return ops.matmul(columns, ops.reshape(x, (batch, -1, 3 * width, self.filters)))
+
+    def compute_output_shape(self, shapes):
+        return (*shapes[0][:-1], self.filters)
+
+    def macs(self, maps):
+        return num_pixels(maps[0]) * math.prod(self.kernel.shape)
+
+
+def _shifted_growth(old, new):
+    """(new, 3, old): the weight of each of `old` pixels in the pixels before, at and after each of `new`.
+
+    Bilinear with half-pixel centres; nothing before the first and after the last.
+    """
+    pixels, last = ops.cast(ops.arange(old), "float32"), ops.cast(old - 1, "float32")
+    place = (ops.cast(ops.arange(new), "float32") + 0.5) * ((last + 1) / ops.cast(new, "float32")) - 0.5
+    weights = ops.relu(1 - ops.abs(ops.clip(place, 0, last)[:, None] - pixels))  # (new, old)
+    weights = ops.pad(weights, [[1, 1], [0, 0]])
+    return ops.stack([weights[shift : shift + new] for shift in range(3)], axis=1)
 
 
 @register_layer

@@ -10,7 +10,7 @@ from typing import Literal
 
 import keras
 
-from tfvt.layers import Upsample
+from tfvt.layers import JoinedConvolution, Upsample
 from tfvt.models.base import check_features
 from tfvt.models.options import BatchNorm, Head, Options, Pixels
 from tfvt.registry import check_options, get_variant, option_names
@@ -74,16 +74,24 @@ class Backbone(Options):
 
 @dataclass(frozen=True)
 class ConvNorm:
-    """A convolution without bias, its norm, and a ReLU. Called on a map (B, H, W, C) with channels, kernel and name."""
+    """A convolution without bias, its norm, and a ReLU.
+
+    Called on a map (B, H, W, C), or a list of maps for a `JoinedConvolution`, with channels, kernel size and name.
+    """
 
     batch_norm: BatchNorm
     norm: Literal["batch", "group"] = "batch"
 
-    def __call__(self, x: keras.KerasTensor, channels: int, kernel_size: int, name: str) -> keras.KerasTensor:
-        start = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
-        x = keras.layers.Conv2D(
-            channels, kernel_size, padding="same", use_bias=False, kernel_initializer=start, name=f"{name}_conv"
-        )(x)
+    def __call__(
+        self, x: keras.KerasTensor | list[keras.KerasTensor], channels: int, kernel_size: int, name: str
+    ) -> keras.KerasTensor:
+        if isinstance(x, list):
+            x = JoinedConvolution(channels, name=f"{name}_conv")(x)
+        else:
+            start = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+            x = keras.layers.Conv2D(
+                channels, kernel_size, padding="same", use_bias=False, kernel_initializer=start, name=f"{name}_conv"
+            )(x)
         if self.norm == "group":
             if channels % NORM_GROUPS:
                 raise ValueError(f"group norm of {channels} channels: expected a multiple of {NORM_GROUPS}")

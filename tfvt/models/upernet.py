@@ -80,7 +80,8 @@ def upernet(
     fused = UPerNeck(options, conv_norm)(maps)
     if head.features is not None:
         return keras.Model(image, neck_maps(fused, head.features), name=name)
-    x = fuse(fused, options.neck_channels, conv_norm)
+    # All levels at the size of the finest, side by side.
+    x = conv_norm(list(fused.values()), options.neck_channels, 3, "decoder_fusion")
     if not head.include_top:
         return keras.Model(image, x, name=name)
     stride = 2 ** level_number(next(iter(maps)))
@@ -120,18 +121,5 @@ class UPerNeck:
         for grid in self.options.pool_grid:
             name = f"neck_pool{grid}"
             pool = AdaptivePooling(grid, name=name)(x)
-            pool = self.conv_norm(pool, self.options.neck_channels, 1, name)
-            parts.append(Upsample(1, name=f"{name}_upsample")(pool, x))
-        x = keras.layers.Concatenate(name="neck_pools")(parts)
-        return self.conv_norm(x, self.options.neck_channels, 3, "neck_pools")
-
-
-def fuse(maps: Maps, channels: int, conv_norm: ConvNorm) -> keras.KerasTensor:
-    """All levels at the size of the finest, side by side, through a 3x3."""
-    (finest, x), *coarser = maps.items()
-    parts = [x]
-    for level, y in coarser:
-        factor = 2 ** (level_number(level) - level_number(finest))
-        parts.append(Upsample(factor, name=f"decoder_{level.lower()}_upsample")(y, x))
-    x = keras.layers.Concatenate(name="decoder_maps")(parts) if coarser else x
-    return conv_norm(x, channels, 3, "decoder_fusion")
+            parts.append(self.conv_norm(pool, self.options.neck_channels, 1, name))
+        return self.conv_norm(parts, self.options.neck_channels, 3, "neck_pools")
