@@ -1,4 +1,4 @@
-"""VT-FPN beside FPN, and UPerNet beside transformers': processor time and memory.
+"""VT-FPN beside FPN, and UPerNet beside transformers': processor time, and memory of the necks.
 
 python -m benchmarks.segmentation [necks] [models] [upernet] [memory]    (all of them without arguments)
 
@@ -95,6 +95,7 @@ def transformers_call(side, depths, kind, batch):
     import torch
     from transformers import SwinConfig, UperNetConfig, UperNetForSemanticSegmentation
 
+    torch.set_num_threads(1)
     training = kind == "training"
     stages = ["stage1", "stage2", "stage3", "stage4"]
     backbone = SwinConfig(depths=list(depths), out_features=stages, drop_path_rate=0.0)
@@ -162,44 +163,34 @@ def upernet(side=512, batch=2, rounds=3, depths=SWIN_TINY):
     compare(makers, batch, rounds, 1.0)
 
 
-def peak_memory(make, kind, batch):
-    """MiB above the loaded libraries, in a process of its own."""
-    import transformers.models.upernet.modeling_upernet  # noqa: F401
-
+def peak_memory(name, kind, side, batch, options):
+    """MiB that two calls of a neck add to a process with its model, which is of its own."""
     from tfvt.trainers.engines.memory import resident_peak
 
+    call = neck_call(name, side, options, kind, batch)
     before = resident_peak()
-    call = make(kind, batch)
     for _ in range(2):
         call()
     return resident_peak() - before
 
 
-def memory(batch=2):
-    """Peak resident memory of a process for each figure."""
-    print(f"\nPeak memory above the loaded libraries, MiB, batch {batch}\n")
-    print(f"| | {' | '.join(KINDS)} |\n|---|---|---|")
-    makers = {f"{name}, neck": functools.partial(neck_call, name, 473, {}) for name in PYRAMIDS}
-    makers |= {name: functools.partial(model_call, name, 473, {"num_classes": 20}) for name in PYRAMIDS}
-    makers["transformers' UPerNet"] = functools.partial(transformers_call, 512, SWIN_TINY)
-    makers["upernet_swin_tiny"] = functools.partial(upernet_call, 512, SWIN_TINY)
+def memory(side=473, batch=4, **options):
+    """The necks alone; a process for each figure."""
+    print(f"\nPeak memory of the necks, {side}x{side}, batch {batch}, MiB\n\n| | {' | '.join(KINDS)} |\n|---|---|---|")
     context = multiprocessing.get_context("spawn")
-    for name, make in makers.items():
+    for name in PYRAMIDS:
         cells = []
         for kind in KINDS:
             with context.Pool(1) as pool:
-                cells.append(f"{pool.apply(peak_memory, (make, kind, batch)):.0f}")
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+                cells.append(f"{pool.apply(peak_memory, (name, kind, side, batch, options)):.0f}")
+        print(f"| `{name}` | {' | '.join(cells)} |", flush=True)
 
 
 TABLES = {"necks": necks, "models": models, "upernet": upernet, "memory": memory}
 
 if __name__ == "__main__":
-    import torch
-
     warnings.simplefilter("ignore")
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    torch.set_num_threads(1)
     for table in sys.argv[1:] or TABLES:
         TABLES[table]()
