@@ -70,6 +70,21 @@ def test_a_dictionary_of_maps_is_given_as_the_whole_gives_it():
         np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(v) for v in (given[level], value)))
 
 
+def test_a_model_whose_head_reads_the_image_again_is_saved_as_before(tmp_path):
+    """Segmentation models resize their logits to the image."""
+    backbone = {"backbone": "resnet18", "backbone_options": {"width": 16, "depths": (1, 1, 1, 1)}}
+    options = {"pyramid_channels": 16, "head_channels": 16, **backbone}
+    model = tfvt.create_model("fpn_resnet50", num_classes=5, input_shape=(None, None, 3), **options)
+    rematerialized = Rematerialized(model, lambda function: function)
+    images = contracts.random_images((2, 64, 96, 3))
+    (before,) = contracts.arrays(model(images, training=True))
+    (after,) = contracts.arrays(rematerialized(images))
+    np.testing.assert_allclose(after, before, atol=1e-4)
+    model.save(tmp_path / "model.keras")
+    saved = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(*(contracts.arrays(m(images, training=False))[0] for m in (saved, model)))
+
+
 def test_a_model_that_is_no_chain_of_blocks_is_refused():
     x = inputs = keras.Input((4,))
     with pytest.raises(ValueError, match=r"^plain has no blocks: no layer's name begins like encoder_layer"):

@@ -54,12 +54,14 @@ def cut(model: keras.Model) -> list[Part]:
     gives = [_tensors(operation.output for operation in group) for group in groups]
     if not set().union(*reads) <= set().union(_tensors(model.inputs), *gives):
         raise ValueError(f"{model.name} calls a layer more than once: it is no chain of blocks")
-    parts = []
+    parts, histories = [], [(tensor, tensor._keras_history) for tensor in model.inputs]
     for index in range(len(groups)):
         later = set().union(_tensors(model.outputs), *reads[index + 1 :])
         inputs = [tensor for name, tensor in reads[index].items() if name not in gives[index]]
         outputs = [tensor for name, tensor in gives[index].items() if name in later]
         parts.append(Part(inputs, outputs, keras.Model(inputs, outputs)))
+    for tensor, history in histories:  # Keras moves an input that a later part reads too to that part, away from `model`
+        tensor._keras_history = history
     return parts
 
 
