@@ -60,7 +60,7 @@ def cut(model: keras.Model) -> list[Part]:
         inputs = [tensor for name, tensor in reads[index].items() if name not in gives[index]]
         outputs = [tensor for name, tensor in gives[index].items() if name in later]
         parts.append(Part(inputs, outputs, keras.Model(inputs, outputs)))
-    for tensor, history in histories:  # Keras moves an input that a later part reads too to that part, away from `model`
+    for tensor, history in histories:  # Keras makes an input that a later part reads too that part's alone
         tensor._keras_history = history
     return parts
 
