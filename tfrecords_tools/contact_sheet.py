@@ -6,9 +6,9 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from matplotlib.colors import hsv_to_rgb
 from PIL import Image, ImageDraw, ImageFont
 
+from tfvt.data.mask_pictures import blended, shortened
 from tfvt.data.records import ENCODED, LABEL, MASK, SYNSET, TEXT, VOID, Manifest, check_shards, read_manifest
 from tfvt.errors import UsageError
 from tfvt.files import write_whole
@@ -19,7 +19,6 @@ from .reading import parse_features, read_record
 
 CELL, MARGIN, LINE = 160, 8, 15  # pixels: the longer side of an image, around it, a line of its caption
 FONT_SIZE = 11
-GOLDEN_RATIO = 0.618  # of a turn between the hues of two classes, so that neighbours differ much
 
 
 def contact_sheet(directory: AnyPath | str, path: AnyPath | str, *, count: int = 64, seed: int = 0) -> None:
@@ -65,7 +64,7 @@ def contact_sheet(directory: AnyPath | str, path: AnyPath | str, *, count: int =
         image.thumbnail((CELL, CELL))
         sheet.paste(image, (left + (CELL - image.width) // 2, top + (CELL - image.height) // 2))
         for line, text in enumerate(caption):
-            draw.text((left, top + CELL + 2 + line * LINE), _shortened(text, font), "black", font)
+            draw.text((left, top + CELL + 2 + line * LINE), shortened(text, font, CELL), "black", font)
     file = io.BytesIO()
     sheet.save(file, "PNG")
     write_whole(path, file.getvalue())
@@ -78,7 +77,7 @@ def _picture(path, number, manifest: Manifest):
         image = open_image(values[ENCODED]).convert("RGB")
         if MASK in values:
             mask = np.asarray(open_image(values[MASK]))
-            return _overlaid(image, mask), _classes(mask, manifest.class_names)
+            return blended(image, mask), _classes(mask, manifest.class_names)
         return image, _class_name(values, manifest)
     except (UsageError, RejectedImageError, OSError, SyntaxError, ValueError, IndexError) as error:
         raise UsageError(f"record {number} of {path} cannot be shown: {error}") from error
@@ -92,22 +91,6 @@ def _class_name(values, manifest):
     return manifest.class_names[label] if 0 <= label < len(manifest.class_names) else "no class"
 
 
-def _overlaid(image, mask):
-    hues = np.arange(256) * GOLDEN_RATIO % 1
-    colors = (255 * hsv_to_rgb(np.stack([hues, np.ones(256), np.ones(256)], -1))).astype(np.uint8)
-    blended = Image.blend(image, Image.fromarray(colors[mask]), 0.5)
-    return Image.composite(image, blended, Image.fromarray(mask == VOID))
-
-
 def _classes(mask, class_names):
     classes, pixels = np.unique(mask[mask != VOID], return_counts=True)
     return ", ".join(class_names[index] for index in classes[np.argsort(-pixels)])
-
-
-def _shortened(text, font):
-    text = " ".join(text.split())
-    if font.getlength(text) <= CELL:
-        return text
-    while font.getlength(text + "…") > CELL:
-        text = text[:-1]
-    return text + "…"

@@ -3,54 +3,18 @@
 import os
 import re
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfvt.checks import check_numbers
 from tfvt.data.headers import checked_images
+from tfvt.data.serving import Serving
 from tfvt.files import fsync, temporary_folder
 from tfvt.stores import AnyPath, StorePath, as_path
 
 MAX_PIXELS = 2**26  # 8192 x 8192, as large as a phone's photographs; one such image takes up to 0.75 GB to decode
-
-
-class Serving(Protocol):
-    """What a task does around its model: from the bytes of an image to an answer.
-
-    A dataclass of plain values: `from_plain` reads what JSON holds of it.
-
-    Attributes:
-        image_size: (height, width) that the model takes.
-        class_names: in the order of the labels; () where answers name no classes.
-    """
-
-    image_size: tuple[int, int]
-    class_names: tuple[str, ...]
-
-    @classmethod
-    def from_plain(cls, content: Mapping[str, Any]) -> "Serving":
-        """From what JSON holds.
-
-        Raises:
-            KeyError, TypeError, ValueError: `content` holds something else.
-        """
-
-    def check(self, model: keras.Model) -> None:
-        """Raise a ValueError if the model does not match this object."""
-
-    def decode(self, encoded: tf.Tensor) -> tf.Tensor:
-        """float32 (H, W, 3), 0..255, of an encoded image, a scalar string; graph code."""
-
-    def answer(self, outputs: Any) -> dict[str, tf.Tensor]:
-        """The answer to a client, (B, ...) by name, from the model's outputs for B images; graph code."""
-
-    def describe(self, answer: Mapping[str, np.ndarray]) -> str:
-        """The answer for one image on one line, for people."""
 
 
 def export_saved_model(
@@ -88,33 +52,28 @@ def export_saved_model(
     _check(model, directory, serving)
     check_numbers({"max_pixels": max_pixels})
 
-    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image")])
-    def serve(image):
-        pixels = tf.map_fn(
-            serving.decode,
-            checked_images(image, max_pixels),
-            fn_output_signature=tf.TensorSpec((*serving.image_size, 3), tf.float32),
-            parallel_iterations=1,  # n would decode n images of `max_pixels` at once
-        )
-        return serving.answer(model(pixels, training=False))
+    def signature(answer):
+        images = tf.TensorSpec((None,), tf.string, name="image")
+        return tf.function(lambda image: answer(checked_images(image, max_pixels)), input_signature=[images])
 
+    signatures = {name: signature(answer) for name, answer in serving.signatures(model).items()}
     module = tf.Module()  # Keras' own export would write every weight twice
     module.weights = [variable.value for variable in model.variables]
-    _write(module, serve, directory)
+    _write(module, signatures, directory)
     return directory
 
 
-def _write(module, signature, directory):
+def _write(module, signatures, directory):
     """Save a module in `directory`, which appears complete or not at all."""
     if isinstance(directory, StorePath):
         with temporary_folder(directory) as temporary:
-            _save(module, signature, temporary, directory)
+            _save(module, signatures, temporary, directory)
             _upload(temporary, directory)
         return
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as temporary:
         written = Path(temporary) / "saved_model"
-        _save(module, signature, written, directory)
+        _save(module, signatures, written, directory)
         for path in (*written.rglob("*"), written):
             fsync(path)
         if directory.exists():
@@ -123,9 +82,9 @@ def _write(module, signature, directory):
     fsync(directory.parent)
 
 
-def _save(module, signature, written, directory):
+def _save(module, signatures, written, directory):
     try:
-        tf.saved_model.save(module, str(written), signatures=signature)
+        tf.saved_model.save(module, str(written), signatures=signatures)
     except tf.errors.OpError as error:
         reason = re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", error.message)  # without the names of TensorFlow's nodes
         raise OSError(f"{directory} cannot be written: {reason}") from error
@@ -148,7 +107,4 @@ def _check(model, directory, serving):
         )
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ValueError(f"{directory} exists and is not empty: choose another output, or remove it first")
-    size = tuple(model.input_shape[1:3])
-    if any(side not in (None, expected) for side, expected in zip(size, serving.image_size, strict=True)):
-        raise ValueError(f"the model takes images of {size}, preprocessing.image_size is {serving.image_size}")
     serving.check(model)

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfvt.data.stream import StreamSettings
 from tfvt.errors import UsageError
 from tfvt.export import MAX_PIXELS, Serving, export_saved_model
-from tfvt.files import printable
+from tfvt.files import printable, write_whole
 from tfvt.stores import AnyPath, as_path
 from tfvt.tfrecords_tools.images import RejectedImageError, jpeg_damage, read_file, read_image
 
@@ -98,8 +98,13 @@ def predict(arguments: Sequence[str]) -> int:
     parser = LineParser(prog="tfvt predict")
     parser.add_argument("run", type=as_path, help="folder of a finished run")
     parser.add_argument("images", nargs="+", type=as_path, help="image files")
+    parser.add_argument("--output", type=as_path, default=None, help="folder for pictures of the answers")
     call = parser.parse_args(list(arguments))
     _, _, model, serving = _open(call.run, "tensorflow")
+    answer_to = serving.answers(model)
+    if call.output is not None:
+        _check_pictures(call.images, call.output, serving)
+        call.output.mkdir(parents=True, exist_ok=True)
     status = 0
     for path in call.images:
         try:
@@ -108,9 +113,32 @@ def predict(arguments: Sequence[str]) -> int:
             print(f"{printable(path)}: rejected: {_reason(error)}")
             status = 1
             continue
-        answer = serving.answer(model(image[None], training=False))
-        print(f"{printable(path)}: {serving.describe({name: value[0].numpy() for name, value in answer.items()})}")
+        answer = {name: value.numpy() for name, value in answer_to(image).items()}
+        if call.output is not None:
+            for ending, content in serving.pictures(image.numpy(), answer).items():
+                write_whole(call.output / f"{_stem(path)}{ending}", content)
+        print(f"{printable(path)}: {serving.describe(answer)}")
     return status
+
+
+def _stem(path):
+    return path.name.removesuffix(path.suffix)
+
+
+def _check_pictures(images, output, serving):
+    """Refuse to write pictures where there are none, or where one would replace an image or the picture of another."""
+    if not serving.picture_endings:
+        raise UsageError("--output: this run's model answers in one line and makes no pictures; leave --output out")
+    taken = {str(path.absolute()): path for path in images}
+    for path in dict.fromkeys(images):
+        for ending in serving.picture_endings:
+            picture = output / f"{_stem(path)}{ending}"
+            if other := taken.get(str(picture.absolute())):
+                raise UsageError(
+                    f"--output: {printable(picture)}, a picture of {printable(path)}, would replace {printable(other)} "
+                    "or its picture; choose another folder, or give the images in calls of their own"
+                )
+            taken[str(picture.absolute())] = path
 
 
 def export(arguments: Sequence[str]) -> int:

@@ -12,6 +12,7 @@ from tfvt.data.images import EvalPreprocessing, TrainPreprocessing, decode_and_a
 from tfvt.data.mixing import Mixing, mix_batch
 from tfvt.data.order import HostShare
 from tfvt.data.records import ENCODED, LABEL, UNLABELLED, RecordSet
+from tfvt.data.serving import OneSizeServing
 
 NO_CLASS, WRONG_CLASS = -1, -2  # in place of labels, until the stream refuses them
 
@@ -95,7 +96,7 @@ def _without_damaged(batch):
 
 
 @dataclass(frozen=True)
-class ClassificationServing:
+class ClassificationServing(OneSizeServing):
     """From the bytes of an image to class names, as `tfvt.export` asks for it.
 
     Attributes:

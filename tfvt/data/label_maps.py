@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfvt.data.segmentation import FILL, SegmentationEvaluation
+from tfvt.data.views import View, between, exchanged, neighbours
 
 # Pixels that the model has seen whose logits are kept at a time: with 150 classes at stride 4, 0.6 GB.
 KEPT_PIXELS = 2**24
@@ -59,7 +60,7 @@ class LabelMaps:
         for row, column in itertools.product(*(range(int(count)) for count in grid.tiles)):
             tile = grid.tile(row, column)
             for number in range(int(tile.strips)):
-                yield int(tile.top(number)), int(tile.left), _exchanged(tile.strip(number))
+                yield int(tile.top(number)), int(tile.left), exchanged(tile.strip(number))
 
     def _joined(self, image, answer, dtype, rank):
         """answer(probabilities (w, h, C)) of rank `rank`, (w, h, ...), of all strips as one (H, W, ...)."""
@@ -67,13 +68,13 @@ class LabelMaps:
 
         def answers(row, column):
             tile = grid.tile(row, column)
-            return _concatenated(tile.strips, lambda number: _exchanged(answer(tile.strip(number))), dtype, rank)
+            return _concatenated(tile.strips, lambda number: exchanged(answer(tile.strip(number))), dtype, rank)
 
         def row_of_tiles(row):
             if self.evaluation.mode == "whole":  # there is one, perhaps a large one
                 return answers(row, 0)
-            columns = _concatenated(grid.tiles[1], lambda column: _exchanged(answers(row, column)), dtype, rank)
-            return _exchanged(columns)
+            columns = _concatenated(grid.tiles[1], lambda column: exchanged(answers(row, column)), dtype, rank)
+            return exchanged(columns)
 
         return _concatenated(grid.tiles[0], row_of_tiles, dtype, rank)
 
@@ -106,11 +107,6 @@ def padded(forward: Forward, size: tuple[int | None, int | None]) -> Forward:
     return fitted
 
 
-def _exchanged(x):
-    """(w, h, ...) -> (h, w, ...)."""
-    return tf.transpose(x, (1, 0, *range(2, x.shape.rank)))
-
-
 def _concatenated(count, function, dtype, rank):
     """function(0), function(1), ... up to `count`, one after the other along the first axis."""
     count = tf.cast(count, tf.int32)
@@ -122,84 +118,6 @@ def _concatenated(count, function, dtype, rank):
         parallel_iterations=1,  # several would need the memory of several
     )
     return parts.concat()
-
-
-def _neighbours(places, size, source):
-    """Of places among `size` pixels the two of `source` pixels around each, and the share of the second.
-
-    Bilinear with half-pixel centres, in whole numbers: (2 place + 1) / (2 size) of the way through the source.
-    """
-    double = tf.maximum((2 * places + 1) * source - size, 0)
-    low, rest = double // (2 * size), double % (2 * size)
-    high = tf.minimum(low + tf.cast(rest > 0, tf.int64), source - 1)
-    return low, high, tf.cast(rest / (2 * size), tf.float32)
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """Rows or columns of an image at a working size: scalar int64 tensors, and where windows begin, (n,)."""
-
-    own: tf.Tensor
-    work: tf.Tensor
-    window: tf.Tensor
-    starts: tf.Tensor
-
-    def read(self, start, stop):
-        """Working pixels from .. to that the image's own pixels `start` to `stop` are between."""
-        low, high, _ = _neighbours(tf.stack([start, stop - 1]), self.own, self.work)
-        return low[0], high[1] + 1
-
-    def windows(self, first, end):
-        """Windows from .. to that hold one of the working pixels `first` to `end`."""
-        begin = tf.searchsorted(self.starts + self.window, first[None], "right", tf.int64)[0]
-        return begin, tf.searchsorted(self.starts, end[None], "left", tf.int64)[0]
-
-
-@dataclass(frozen=True)
-class _View:
-    """An image at one working size, perhaps mirrored: what the model sees."""
-
-    image: tf.Tensor
-    rows: _Axis
-    columns: _Axis
-    flipped: bool
-    has_windows: bool
-    is_resized: bool
-
-    @classmethod
-    def of(cls, image, evaluation: SegmentationEvaluation, factor, flipped):
-        own = tf.shape(image, tf.int64)[:2]
-        work = _working_size(own, evaluation, factor)
-        window, stride = work, tf.ones(2, tf.int64)
-        if evaluation.mode == "slide":
-            window, stride = tf.minimum(work, evaluation.window), tf.constant(evaluation.stride, tf.int64)
-        last = work - window
-        axes = [
-            _Axis(own[axis], work[axis], window[axis], tf.minimum(tf.range(number) * stride[axis], last[axis]))
-            for axis, number in enumerate(tf.unstack((last + stride - 1) // stride + 1))
-        ]
-        is_resized = bool(evaluation.scale) or evaluation.size_multiple > 1 or factor != 1
-        return cls(image[:, ::-1] if flipped else image, *axes, flipped, evaluation.mode == "slide", is_resized)
-
-    def pixels(self, top, bottom, left, right):
-        """Working pixels, float32 (bottom - top, right - left, 3)."""
-        x = self.image
-        for axis, places in ((self.rows, tf.range(top, bottom)), (self.columns, tf.range(left, right))):
-            low, high, share = _neighbours(places, axis.work, axis.own)
-            x = _exchanged(_between(x, low, high, share))
-        return x
-
-
-def _working_size(own, evaluation, factor):
-    """(height, width) in which the model sees an image of the size `own` (2,) int64; mmcv's rule."""
-    sides = tf.cast(own, tf.float64)
-    zoom = tf.constant(factor, tf.float64)
-    if evaluation.scale:
-        longer, shorter = (max(int(of(evaluation.scale) * factor), 1) for of in (max, min))
-        zoom = tf.minimum(longer / tf.reduce_max(sides), shorter / tf.reduce_min(sides))
-    work = tf.maximum(tf.cast(tf.floor(sides * zoom + 0.5), tf.int64), 1)
-    multiple = evaluation.size_multiple
-    return (work + multiple - 1) // multiple * multiple
 
 
 @dataclass(frozen=True)
@@ -215,7 +133,7 @@ class _Kept:
         left, right: the tile's columns from .. to, as the view shows them.
     """
 
-    view: _View
+    view: View
     logits: tf.Tensor
     first: tf.Tensor
     window_rows: tf.Tensor
@@ -224,7 +142,7 @@ class _Kept:
     right: tf.Tensor
 
     @classmethod
-    def whole(cls, forward, view: _View, top, bottom, is_part):
+    def whole(cls, forward, view: View, top, bottom, is_part):
         """For rows `top` to `bottom`, all or `is_part` of them, of a model that sees the image at once."""
         rows, columns = view.rows, view.columns
         logits = _logits(forward, tf.image.resize(view.image, _int32(rows.work, columns.work)))
@@ -232,12 +150,12 @@ class _Kept:
         kept, number = logits, tf.zeros((), tf.int64)
         if is_part:
             first, end = rows.read(top, bottom)
-            low, high, _ = _neighbours(tf.stack([first, end - 1]), rows.work, window_rows)
+            low, high, _ = neighbours(tf.stack([first, end - 1]), rows.work, window_rows)
             kept, number = tf.gather(logits, tf.range(low[0], high[1] + 1)), low[0]  # a slice would hold on to all
         return cls(view, kept[:, None], number, window_rows, columns.starts, tf.zeros((), tf.int64), columns.own)
 
     @classmethod
-    def windows(cls, forward, view: _View, top, bottom, left, right):
+    def windows(cls, forward, view: View, top, bottom, left, right):
         """For the pixels from (top, left) to (bottom, right), of a model that sees windows."""
         rows, columns = view.rows, view.columns
         if view.flipped:
@@ -249,7 +167,7 @@ class _Kept:
         def row_of_windows(y):
             strip = view.pixels(y, y + rows.window, starts[0], starts[-1] + columns.window)
             windows = _mapped(lambda x: _logits(forward, strip[:, x : x + columns.window]), starts - starts[0])
-            return _exchanged(windows)
+            return exchanged(windows)
 
         logits = _mapped(row_of_windows, rows.starts[first:end])  # (rows of windows, h', windows, w', C)
         shape = tf.shape(logits, tf.int64)
@@ -265,8 +183,8 @@ class _Kept:
         x = _overlaid(x, self.starts - begin) if view.has_windows else x[0]
         if view.is_resized:
             places = tf.range(self.left, self.right)
-            low, high, share = _neighbours(places, columns.own, columns.work)
-            x = _between(x, low - begin, high - begin, share)
+            low, high, share = neighbours(places, columns.own, columns.work)
+            x = between(x, low - begin, high - begin, share)
         else:
             x = x[self.left - begin : self.right - begin]
         return tf.nn.softmax(tf.reverse(x, [0]) if view.flipped else x)
@@ -278,13 +196,13 @@ class _Kept:
         begin, stop = axis.windows(first, end)
         places = tf.range(first, end) - axis.starts[begin:stop, None]  # (rows of windows, working rows)
         inside = (places >= 0) & (places < axis.window)
-        low, high, share = _neighbours(tf.clip_by_value(places, 0, axis.window - 1), axis.window, self.window_rows)
+        low, high, share = neighbours(tf.clip_by_value(places, 0, axis.window - 1), axis.window, self.window_rows)
         offset = tf.range(begin, stop)[:, None] * self.window_rows - self.first
-        x = _between(self.logits, low + offset, high + offset, share)
+        x = between(self.logits, low + offset, high + offset, share)
         weight = tf.cast(inside, tf.float32) / tf.reduce_sum(tf.cast(inside, tf.float32), 0)
         x = tf.reduce_sum(x * weight[..., None, None, None], 0)
-        low, high, share = _neighbours(tf.range(top, bottom), axis.own, axis.work)
-        return _between(x, low - first, high - first, share)
+        low, high, share = neighbours(tf.range(top, bottom), axis.own, axis.work)
+        return between(x, low - first, high - first, share)
 
 
 def _logits(forward, image):
@@ -294,17 +212,12 @@ def _logits(forward, image):
 
 def _mapped(function, places):
     """function(place) of all places, one after the other, along a new first axis."""
+    function = tf.autograph.experimental.do_not_convert(function)  # it would rewrite `forward`, which may be anything
     return tf.map_fn(function, places, fn_output_signature=tf.float32, parallel_iterations=1)
 
 
 def _int32(*sides):
     return tf.cast(tf.stack(sides), tf.int32)
-
-
-def _between(x, low, high, share):
-    """Of the rows of x those a share of the way from `low` to `high`; all three of one shape."""
-    lower, upper = (tf.cast(tf.gather(x, index), tf.float32) for index in (low, high))
-    return lower + (upper - lower) * share[(..., *[None] * (x.shape.rank - 1))]
 
 
 def _overlaid(x, starts):
@@ -357,14 +270,14 @@ class _Grid:
     """An image's views, and the tiles that it is divided into: their (height, width) and (rows, columns) of them."""
 
     forward: Callable
-    views: Sequence[_View]
+    views: Sequence[View]
     size: tf.Tensor
     tiles: tf.Tensor
 
     @classmethod
     def of(cls, forward, evaluation, image):
         flips = (False, True) if evaluation.flip else (False,)
-        views = [_View.of(image, evaluation, factor, flip) for factor in evaluation.scales for flip in flips]
+        views = [View.of(image, evaluation, factor, flip) for factor in evaluation.scales for flip in flips]
         own = tf.shape(image, tf.int64)[:2]
         wanted = _tiles_by_windows(views) if views[0].has_windows else _tiles_of_rows(views)
         size = (own + wanted - 1) // wanted

@@ -1,0 +1,94 @@
+"""What a task does around its model when it serves: from the bytes of an image to an answer."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+class Serving(Protocol):
+    """From the bytes of an image to an answer.
+
+    A dataclass of plain values: `from_plain` reads what JSON holds of it.
+
+    Attributes:
+        class_names: in the order of the labels; () where answers name no classes.
+        picture_endings: of the files that `pictures` makes of an answer; () where there are none.
+    """
+
+    class_names: tuple[str, ...]
+    picture_endings: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def from_plain(cls, content: Mapping[str, Any]) -> "Serving":
+        """From what JSON holds.
+
+        Raises:
+            KeyError, TypeError, ValueError: `content` holds something else.
+        """
+
+    def check(self, model: keras.Model) -> None:
+        """Raise a ValueError if the model does not match this object."""
+
+    def decode(self, encoded: tf.Tensor) -> tf.Tensor:
+        """The pixels (H, W, 3), 0..255, of an encoded image, a scalar string; graph code."""
+
+    def answers(self, model: keras.Model) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+        """A function from the pixels of one image to its answer by name."""
+
+    def signatures(self, model: keras.Model) -> dict[str, Callable[[tf.Tensor], dict[str, tf.Tensor]]]:
+        """What clients may ask for, by name, one of them "serving_default"; graph code.
+
+        Each is a function from encoded images, string (B,), which `tfvt.data.headers` has checked, to their answers.
+        """
+
+    def describe(self, answer: Mapping[str, np.ndarray]) -> str:
+        """The answer for one image on one line, for people."""
+
+    def pictures(self, image: np.ndarray, answer: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+        """The answer for one image as PNG files, by their `picture_endings`."""
+        return {}
+
+
+class OneSizeServing(Serving, Protocol):
+    """`Serving` of a model that takes all images at one size, several at a time.
+
+    Attributes:
+        image_size: (height, width) that `decode` gives.
+    """
+
+    image_size: tuple[int, int]
+
+    def answer(self, outputs: Any) -> dict[str, tf.Tensor]:
+        """The answer to a client, (B, ...) by name, from the model's outputs for B images; graph code."""
+
+    def answers(self, model: keras.Model) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+        """From the pixels of one image, float32 (H, W, 3)."""
+
+        def answer(image):
+            return {name: value[0] for name, value in self.answer(model(image[None], training=False)).items()}
+
+        return answer
+
+    def signatures(self, model: keras.Model) -> dict[str, Callable[[tf.Tensor], dict[str, tf.Tensor]]]:
+        """`answer` as "serving_default".
+
+        Raises:
+            ValueError: the model takes images of another size.
+        """
+        size = tuple(model.input_shape[1:3])
+        if any(side not in (None, expected) for side, expected in zip(size, self.image_size, strict=True)):
+            raise ValueError(f"the model takes images of {size}, preprocessing.image_size is {self.image_size}")
+
+        def serve(encoded):
+            pixels = tf.map_fn(
+                self.decode,
+                encoded,
+                fn_output_signature=tf.TensorSpec((*self.image_size, 3), tf.float32),
+                parallel_iterations=1,  # n would decode n images at once
+            )
+            return self.answer(model(pixels, training=False))
+
+        return {"serving_default": serve}
