@@ -27,6 +27,17 @@ def test_attention_of_every_tokenizer():
     np.testing.assert_allclose(whole["vt3_tokenizer"], attention["vt3_tokenizer"], atol=1e-5)
 
 
+def test_attention_of_every_level_of_a_vt_fpn():
+    options = {"backbone": "resnet18", "backbone_options": {"width": 8, "depths": (1, 1, 1, 1)}, "token_dim": 32}
+    model = tfvt.create_model("vt_fpn_resnet50", input_shape=(None, None, 3), pyramid_channels=16, **options)
+    attention = token_attention(model, contracts.random_images((3, 64, 96, 3)), batch_size=2)
+    assert {name: maps.shape for name, maps in attention.items()} == {
+        f"neck_p{level}_tokenizer": (3, 64 // 2**level, 96 // 2**level, 8) for level in (2, 3, 4, 5)
+    }
+    for maps in attention.values():
+        np.testing.assert_allclose(maps.sum(axis=(1, 2)), 1, atol=1e-5)
+
+
 def test_attention_is_the_soft_max_of_the_filter():
     model = tfvt.create_model("vt_resnet18", num_tokens=6, **TINY)
     images = contracts.random_images((2, 64, 96, 3))
@@ -67,3 +78,15 @@ def test_the_picture_shows_the_attention(tmp_path):
     assert rows.max() < pixels.shape[0] / 2
     assert columns.min() > pixels.shape[1] / 4
     assert columns.max() < pixels.shape[1] / 2
+
+
+def test_rows_are_as_high_as_their_images(tmp_path):
+    sizes = []
+    for height in (16, 32):
+        path = tmp_path / f"{height}.png"
+        draw_token_attention(np.zeros((6, height, 32, 3)), np.ones((6, 2, 2, 3)), path)
+        with Image.open(path) as picture:
+            sizes.append(picture.size)
+    (width, flat), (same_width, square) = sizes
+    assert width == same_width
+    assert 0.5 * square < flat < 0.6 * square

@@ -13,7 +13,7 @@ def token_attention(model: keras.Model, images: np.ndarray, batch_size: int = 32
     """Attention of every tokenizer over the map that it reads.
 
     Args:
-        model: a VT-ResNet.
+        model: a VT-ResNet or a VT-FPN.
         images: (B, H, W, 3), as the model takes them.
         batch_size: images at a time.
 
@@ -72,9 +72,10 @@ def draw_token_attention(
     from matplotlib.figure import Figure
 
     rows, columns = len(images), attention.shape[-1] + 1
-    figure = Figure(figsize=(columns * 1.1, rows * 1.15 + 0.25), layout="constrained")
-    axes = np.array(figure.subplots(rows, columns, squeeze=False))
     height, width = images.shape[1:3]
+    size = (columns * 1.1, rows * (1.1 * height / width + 0.05) + 0.25)  # inches
+    figure = Figure(figsize=size, layout="constrained")
+    axes = np.array(figure.subplots(rows, columns, squeeze=False))
     for row in range(rows):
         gray = np.repeat(images[row].mean(axis=-1, keepdims=True), 3, axis=-1) / 255
         axes[row, 0].imshow(images[row].astype("uint8"))
