@@ -11,14 +11,17 @@ UV := $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constra
 INPUTS := pyproject.toml setup.py constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-jax test-torch test-all test-distributed test-parity lint format bench fidelity constraints clean
+.PHONY: help demo demo-segmentation test test-jax test-torch test-all test-distributed test-parity lint format bench fidelity constraints clean
 
 help:  ## print this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
 	@echo "  make test TESTS=tests/layers: run only these tests; this works with every test target"
 
 demo: $(VENV)/.demo  ## go from real images to a trained, evaluated, served model, in under 10 minutes on two cores
 	$(BIN)/python -m demo.digits
+
+demo-segmentation: $(VENV)/.demo  ## train an FPN and a VT-FPN on images with masks, and draw what they answer
+	$(BIN)/python -m demo.segmentation
 
 test: $(VENV)/.test  ## run the test suite on TensorFlow
 	$(PYTEST)
