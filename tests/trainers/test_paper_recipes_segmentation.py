@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from small_masks import write_small_masks
 
 import tfvt
 from tfvt.registry import get_variant
 from tfvt.trainers.cli import main
+from tfvt.trainers.engines.optimizer import Schedule
 from tfvt.trainers.recipes.files import packaged_recipes
 from tfvt.trainers.recipes.parsing import parse_recipe
 
@@ -72,6 +74,50 @@ def test_every_recipe_is_on_the_page_and_its_head_has_the_same_miou():
     for name, row in files.items():
         head = recipes[name].read_text(encoding="utf-8").partition("\nmodel:")[0]
         assert re.search(rf"^# Expected: {re.escape(row.miou)} mIoU", head, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("layout", ["ade20k", "coco_stuff", "lip"])
+def test_classes_with_sides_are_not_mirrored(layout):
+    """In the mirror a left arm is a right one, but the mask would still say left."""
+    classes = yaml.safe_load((ROOT / "tfrecords_tools" / "layouts" / f"{layout}.yaml").read_text())["classes"]
+    has_sides = any(name.lower().startswith(("left", "right")) for name in classes.values())
+    assert has_sides == (layout == "lip")
+    for name in packaged_recipes():
+        if name.startswith(f"{layout}_"):
+            data = parse("--config", name).data
+            assert data.train.flip != has_sides
+            assert not data.evaluation.flip
+
+
+def poly(power, steps, warmup=0):
+    """mmcv's: without warm-up, or linear from (nearly) nothing."""
+    return lambda step: (1 - step / steps) ** power * (min(step / warmup, 1) if warmup else 1)
+
+
+def detectron2(step):
+    """Warm-up from a thousandth over 1,000 steps; a tenth from steps 60,000 and 80,000 on."""
+    return min(0.001 + 0.999 * step / 1000, 1) * 0.1 ** ((step >= 60_000) + (step >= 80_000))
+
+
+@pytest.mark.parametrize(
+    ("name", "peak", "share", "decays_all"),
+    [
+        ("ade20k_semantic_fpn_pvt_tiny", 2e-4, poly(0.9, 40_000), True),
+        ("ade20k_upernet_swin_tiny", 6e-5, poly(1.0, 160_000, warmup=1500), False),
+        ("coco_stuff_vt_fpn_resnet50", 0.04, detectron2, False),
+        ("lip_vt_fpn_resnet50", 0.01, poly(0.9, 150 * 317), True),
+    ],
+)
+def test_rates_and_decay_are_those_of_the_sources(name, peak, share, decays_all):
+    recipe = parse("--config", name)
+    schedule = Schedule(recipe, steps_per_epoch=317)  # LIP's 30,462 images in batches of 96
+    steps = [0, 1, 700, 999, 1000, 1499, 1500, 30_000, schedule.total_steps - 1]
+    if schedule.total_steps > 80_000:
+        steps += [59_999, 60_000, 79_999, 80_000]
+    # Swin's warm-up begins at 1e-6.
+    expected = [peak * share(step) for step in steps]
+    np.testing.assert_allclose(schedule(np.array(steps)), expected, rtol=1e-3, atol=1.1e-6)
+    assert recipe.optimizer.decay_norms_and_biases == decays_all
 
 
 @pytest.mark.parametrize("row", [pytest.param(r, marks=[pytest.mark.slow] * (len(r.flags) > 2)) for r in ROWS], ids=str)

@@ -38,7 +38,7 @@ class SegmentationTraining:
         scale_range: smallest and largest random factor of that size (uniform).
         max_class_share: largest share of one class among a crop's pixels that are not void; a crop above it is drawn
             again, ten times at most. 1: any crop will do.
-        flip: mirror left and right in half of the samples.
+        flip: mirror left and right in half of the samples; not for classes that have sides, such as a left arm.
         photometric_distortion: change brightness, contrast, saturation and hue of the image
             (`tfvt.data.photometric`).
         fill: colour around an image that is smaller than the crop; its mask is void there.
