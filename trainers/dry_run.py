@@ -27,9 +27,12 @@ def dry_run(loop: Loop) -> int:
     peak = engine.peak_memory()  # before the host holds a copy of the state
     sizes = state_bytes(engine.state())
     validation = loop.task.validation_records.num_examples
-    batch_size, batches = recipe.data.batch_size, -(-validation // recipe.data.batch_size)
+    batch_size = recipe.data.batch_size
+    one, many, count = "a batch", "batches", -(-validation // batch_size)
+    if loop.task.by_image:
+        one, many, count = "an image", "images", validation
     evaluations = -(-loop.num_epochs // recipe.evaluate_every)
-    whole = timedelta(seconds=round(loop.num_steps * step + evaluations * batches * evaluation))
+    whole = timedelta(seconds=round(loop.num_steps * step + evaluations * count * evaluation))
     say(f"Dry run of {recipe.model.name}: nothing is written")
     say(f"Model:   {_describe(engine.trained_model())}")
     say(
@@ -38,10 +41,10 @@ def dry_run(loop: Loop) -> int:
     )
     say(
         f"Steps:   {loop.num_epochs} epochs of {loop.steps_per_epoch:,} steps of {batch_size:,} images, "
-        f"{loop.num_steps:,} steps in all; {evaluations} evaluations of {batches:,} batches"
+        f"{loop.num_steps:,} steps in all; {evaluations} evaluations of {count:,} {many}"
     )
     say(
-        f"Time:    {step:.3g} s a step ({batch_size / step:.4g} images/s), {evaluation:.3g} s a batch of evaluation; "
+        f"Time:    {step:.3g} s a step ({batch_size / step:.4g} images/s), {evaluation:.3g} s {one} of evaluation; "
         f"the whole run about {whole}"
     )
     say(f"Memory:  {_mib(peak * 2**20)} at most so far; " + ", ".join(f"{n} {_mib(b)}" for n, b in sizes.items()))

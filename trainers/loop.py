@@ -55,7 +55,8 @@ def epoch_steps(task: Task, recipe: Recipe) -> int:
     steps = steps_per_epoch(task.train_records, recipe.data.batch_size)
     planned = recipe.duration(steps).steps
     if planned > MOST_STEPS:
-        raise UsageError(f"epochs {recipe.epochs}: the run would have {planned} steps, {MOST_STEPS} at most")
+        key = "epochs" if recipe.steps is None else "steps"
+        raise UsageError(f"{key} {getattr(recipe, key)}: the run would have {planned} steps, {MOST_STEPS} at most")
     return steps
 
 

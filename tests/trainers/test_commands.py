@@ -124,6 +124,7 @@ def test_a_folder_is_taken_only_when_everything_is_there(fails, config, tmp_path
         *train, "--data.servers=[grpc://localhost:99999]"
     )
     assert "epochs 2147483647: the run would have 12884901882 steps" in fails(*train, "--epochs", 2**31 - 1)
+    assert "steps 2147483647: the run would have 2147483647 steps" in fails(*train, "--steps", 2**31 - 1)
     assert "model: width=1000000000: expected an integer of at least 1" in fails(*train, "--model.options.width", 10**9)
     assert not folder.exists()
 

@@ -1,9 +1,11 @@
 """`tfvt train --dry_run` says what a run would take, and leaves no trace."""
 
+import json
 import re
 
 import numpy as np
 import pytest
+from small_masks import TINY, write_small_masks
 
 import tfvt
 from tfvt.trainers import dry_run
@@ -57,6 +59,16 @@ def test_a_dry_run_counts_estimates_and_writes_nothing(config, records, tmp_path
     assert float(found["averaged weights"]) == pytest.approx(4 * sum(sizes.values()) / MIB, rel=0.02)
     assert float(found["optimizer"]) == pytest.approx(4 * trainable / MIB, rel=0.02)
     assert float(re.search(r"Memory:  ([\d,]+) MiB", memory)[1].replace(",", "")) > 300  # of this process
+
+
+def test_an_evaluation_image_by_image_is_counted_in_images(tmp_path, monkeypatch, capsys):
+    records = write_small_masks(tmp_path / "masks", train=9, validation=7)
+    monkeypatch.setattr(dry_run, "_seconds", lambda loop: (3.0, 1.0))
+    flags = ["--model.name=fpn_resnet50", f"--model.options={json.dumps(TINY)}", f"--data.records={records}"]
+    assert main(["train", *flags, "--data.batch_size=3", "--steps=5", "--dry_run"]) == 0
+    *_, steps, time, _ = capsys.readouterr().out.splitlines()
+    assert steps == "Steps:   2 epochs of 3 steps of 3 images, 5 steps in all; 2 evaluations of 7 images"
+    assert time.endswith("1 s an image of evaluation; the whole run about 0:00:29")  # 5 * 3 s + 2 * 7 * 1 s
 
 
 def test_the_state_is_told_apart():

@@ -180,6 +180,23 @@ def test_the_page_needs_nothing_else_and_comes_out_the_same_again(finished_run, 
     assert (run / "report.html").read_bytes() == text
 
 
+def test_figures_of_nothing_leave_the_others_drawn(tmp_path, records, config):
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    recipe = parse_recipe(["--config", str(config), "--data.records", str(records)])
+    start_run(run, recipe)
+    names = metric_names(Classification.columns)
+    log = MetricsFile(run.metrics, names, 0)
+    for epoch, loss in ((1, 0.5), (2, float("nan")), (3, 0.25)):
+        row = {"epoch": epoch, "step": epoch, "train_loss": loss, "train_top1": float("nan")}
+        log.write(dict.fromkeys(names, 0.5) | row)
+    write_report(run, Classification(recipe), Figures(1.0, {"top1": 0.0, "top5": 1.0}, 0, []))
+    charts = run.report.read_text(encoding="utf-8").partition("<h2>Epochs")[0]
+    assert "nan" not in charts
+    expected = line_chart("loss", {"train": [(1, 0.5), (3, 0.25)], "validation": [(1, 0.5), (2, 0.5), (3, 0.5)]})
+    assert expected in charts
+
+
 def test_no_name_becomes_markup(config, tmp_path):
     names = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a&b", "'", "</td>", "ü")
     records = write_small_records(tmp_path / "records", train=12, validation=12)

@@ -33,6 +33,16 @@ def test_a_rate_that_the_schedule_does_not_have_or_that_is_zero_stays():
     assert recipe.optimizer.learning_rate == pytest.approx(3.2)
 
 
+def test_steps_change_so_that_the_run_sees_as_many_images():
+    recipe, line = scale_to(packaged("coco_stuff_vt_fpn_resnet50", "--data.batch_size=16"), 64)
+    assert (
+        "; steps 90000 -> 22500; schedule.warmup_steps 1000 -> 250; schedule.decay_steps [60000, 80000] -> [150" in line
+    )
+    assert (recipe.steps, recipe.schedule.warmup_steps, recipe.schedule.decay_steps) == (22500, 250, (15000, 20000))
+    recipe, line = scale_to(packaged("resnet18", "--steps=3"), 2**20)
+    assert (recipe.steps, recipe.schedule.warmup_steps, recipe.schedule.decay_steps) == (1, None, ())
+
+
 def test_flags_count_before_the_rule():
     recipe, _ = scale_to(packaged("resnet18", "--data.batch_size=64", "--optimizer.learning_rate=0.5"), 32)
     assert (recipe.data.batch_size, recipe.optimizer.learning_rate) == (32, 0.25)

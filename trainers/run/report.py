@@ -115,7 +115,10 @@ def _charts(epochs: Sequence[Mapping[str, str]], columns: Sequence[str]) -> Iter
     wanted |= {"learning rate": {"": "learning_rate"}, "images per second": {"": "images_per_second"}}
     for title, lines in wanted.items():
         points = {
-            name: [(int(row["epoch"]), float(row[column])) for row in epochs if row.get(column)]
+            # NaN is a figure of nothing, such as masks without a class.
+            name: [
+                (int(row["epoch"]), float(row[column])) for row in epochs if row.get(column, "nan") not in ("", "nan")
+            ]
             for name, column in lines.items()
         }
         points = {name: line for name, line in points.items() if line}
