@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tfvt.data.mask_pictures import blended, shortened
+from tfvt.data.mask_pictures import blended, palette, shortened
 from tfvt.data.records import ENCODED, LABEL, MASK, SYNSET, TEXT, VOID, Manifest, check_shards, read_manifest
 from tfvt.errors import UsageError
 from tfvt.files import write_whole
@@ -19,13 +19,14 @@ from .reading import parse_features, read_record
 
 CELL, MARGIN, LINE = 160, 8, 15  # pixels: the longer side of an image, around it, a line of its caption
 FONT_SIZE = 11
+SQUARE = 8  # of a class's colour in a caption
 
 
 def contact_sheet(directory: AnyPath | str, path: AnyPath | str, *, count: int = 64, seed: int = 0) -> None:
     """Writes a PNG with records of all splits, and below each its class and its width x height in pixels.
 
     Masks lie over their images, with a colour for each class and none for pixels without a class; the caption lists the
-    classes, the largest first.
+    classes with their colours, the largest first, as many as there is room for.
 
     Args:
         directory: of the shards and the manifest.
@@ -58,27 +59,42 @@ def contact_sheet(directory: AnyPath | str, path: AnyPath | str, *, count: int =
     for place, record_id in enumerate(drawn):
         shard = int(np.searchsorted(ends, record_id, side="right"))
         number = int(record_id - (ends[shard] - shards[shard].records))
-        image, name = _picture(directory / shards[shard].name, number, manifest)
+        image, classes = _picture(directory / shards[shard].name, number, manifest)
         left, top = place % columns * width + MARGIN, place // columns * height + MARGIN
-        caption = (name, f"{image.width} x {image.height}")
+        size = f"{image.width} x {image.height}"
         image.thumbnail((CELL, CELL))
         sheet.paste(image, (left + (CELL - image.width) // 2, top + (CELL - image.height) // 2))
-        for line, text in enumerate(caption):
-            draw.text((left, top + CELL + 2 + line * LINE), shortened(text, font, CELL), "black", font)
+        _draw_classes(draw, (left, top + CELL + 2), classes, font)
+        draw.text((left, top + CELL + 2 + LINE), size, "black", font)
     file = io.BytesIO()
     sheet.save(file, "PNG")
     write_whole(path, file.getvalue())
 
 
+def _draw_classes(draw, corner, classes, font):
+    """Names of classes side by side, each after a square of its colour if it has one, until the line is full."""
+    x, y = corner
+    end = x + CELL
+    for name, color in classes:
+        if color is not None:
+            draw.rectangle((x, y + 3, x + SQUARE, y + 3 + SQUARE), tuple(color), "black")
+            x += SQUARE + 3
+        text = shortened(name, font, end - x)
+        draw.text((x, y), text, "black", font)
+        x += round(font.getlength(text)) + MARGIN
+        if x + SQUARE + LINE > end:
+            return
+
+
 def _picture(path, number, manifest: Manifest):
-    """A record's image, with its mask if it has one, and the caption."""
+    """A record's image, with its mask if it has one, and its classes: names and colours."""
     try:
         values = parse_features(read_record(path, number), (ENCODED, LABEL), (TEXT, SYNSET, MASK))
         image = open_image(values[ENCODED]).convert("RGB")
         if MASK in values:
             mask = np.asarray(open_image(values[MASK]))
             return blended(image, mask), _classes(mask, manifest.class_names)
-        return image, _class_name(values, manifest)
+        return image, [(_class_name(values, manifest), None)]
     except (UsageError, RejectedImageError, OSError, SyntaxError, ValueError, IndexError) as error:
         raise UsageError(f"record {number} of {path} cannot be shown: {error}") from error
 
@@ -93,4 +109,4 @@ def _class_name(values, manifest):
 
 def _classes(mask, class_names):
     classes, pixels = np.unique(mask[mask != VOID], return_counts=True)
-    return ", ".join(class_names[index] for index in classes[np.argsort(-pixels)])
+    return [(class_names[index], palette()[index]) for index in classes[np.argsort(-pixels)]]

@@ -196,6 +196,9 @@ def test_contact_sheet_lays_masks_over_their_images(tmp_path):
     assert (image[:10] == first).all()
     assert (image[10:20] == second).all()
     assert (first != second).any()
+    caption = pixels[168:185].reshape(-1, 3)
+    for color in (first, second):  # beside the class's name, and whole
+        assert (abs(caption - 2 * color).max(-1) <= 1).sum() == 49
 
 
 @pytest.mark.parametrize(
