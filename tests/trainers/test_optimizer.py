@@ -158,6 +158,19 @@ def test_updates_are_the_textbooks(name):
         np.testing.assert_allclose(variable.numpy(), expected, rtol=2e-4, atol=1e-6)
 
 
+def test_momentum_is_of_steps_that_keep_their_own_rates():
+    """PyTorch's would fall tenfold with the rate."""
+    flags = {"schedule.name": "step", "schedule.decay_steps": "[2]", "schedule.decay_factor": 0.1}
+    recipe = recipe_of(**flags, **{"optimizer.name": "sgd", "optimizer.learning_rate": 1.0})
+    variable = keras.Variable(np.zeros(1), name="kernel", dtype="float32")
+    optimizer = make_optimizer(recipe.optimizer, Schedule(recipe, 10), [variable])
+    places = [0.0]
+    for gradient in (1.0, 0.0, 1.0):
+        optimizer.apply([keras.ops.full((1,), gradient)], [variable])
+        places.append(float(variable.numpy()[0]))
+    np.testing.assert_allclose(np.diff(places), [-1, -0.9, -(0.9**2 + 0.1)], rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 @pytest.mark.parametrize("everything", [True, False])
 def test_all_but_kernels_decay_only_where_asked(name, everything):
