@@ -114,9 +114,8 @@ def test_rates_and_decay_are_those_of_the_sources(name, peak, share, decays_all)
     steps = [0, 1, 700, 999, 1000, 1499, 1500, 30_000, schedule.total_steps - 1]
     if schedule.total_steps > 80_000:
         steps += [59_999, 60_000, 79_999, 80_000]
-    # Swin's warm-up begins at 1e-6.
     expected = [peak * share(step) for step in steps]
-    np.testing.assert_allclose(schedule(np.array(steps)), expected, rtol=1e-3, atol=1.1e-6)
+    np.testing.assert_allclose(schedule(np.array(steps)), expected, rtol=1e-3, atol=1e-10)
     assert recipe.optimizer.decay_norms_and_biases == decays_all
 
 
