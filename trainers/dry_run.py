@@ -34,7 +34,7 @@ def dry_run(loop: Loop) -> int:
     evaluations = -(-loop.num_epochs // recipe.evaluate_every)
     whole = timedelta(seconds=round(loop.num_steps * step + evaluations * count * evaluation))
     say(f"Dry run of {recipe.model.name}: nothing is written")
-    say(f"Model:   {_describe(engine.trained_model())}")
+    say(f"Model:   {_describe(engine.trained_model(), recipe.data.train.image_size)}")
     say(
         f"Records: {loop.task.train_records.num_examples:,} training and {validation:,} validation images, "
         f"{loop.task.train_records.num_classes} classes"
@@ -86,11 +86,12 @@ def state_bytes(state: dict[str, np.ndarray]) -> dict[str, int]:
     return {part: size for part, size in sizes.items() if size}
 
 
-def _describe(model: keras.Model) -> str:
+def _describe(model: keras.Model, image_size: tuple[int, int]) -> str:
+    """Parameters and multiply-adds, at the size of training images where the model takes any."""
     trainable = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
     text = f"{trainable:,} of {model.count_params():,} parameters trainable; "
     try:
-        counted = profile(model)
+        counted = profile(model, (*image_size, 3) if None in model.input_shape[1:] else None)
     except ValueError as error:
         return f"{text}multiply-adds are unknown ({error})"
     return f"{text}{counted.macs:,} multiply-adds per image of {'x'.join(map(str, counted.input_shape))}"

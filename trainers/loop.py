@@ -81,6 +81,16 @@ def evaluate(evaluator: Evaluator, task: Task, batches: Iterable, check_stop: Ca
     return _figures(task, evaluator.read_sums("validation"), [row for row in rows if row is not None])
 
 
+def check_images(split: str, figures: Figures) -> None:
+    """Refuse figures of no image.
+
+    Raises:
+        UsageError: all records of the split are damaged.
+    """
+    if figures.num_images == 0:
+        raise UsageError(f"none of the {split} images can be read: `tfvt records verify` lists the damaged records")
+
+
 def _figures(task: Task, sums: dict[str, np.ndarray], rows: list[dict[str, np.ndarray]]) -> Figures:
     images = int(sums["images"])
     loss = float(sums["loss"]) / images if images else math.nan
@@ -303,8 +313,7 @@ class Loop:
         self.log.say(f"Resuming from {self.saved}: step {self.step} of {self.num_steps}")
 
     def _check(self, split: str, figures: Figures) -> None:
-        if figures.num_images == 0:
-            raise UsageError(f"none of the {split} images can be read: `tfvt records verify` lists the damaged records")
+        check_images(split, figures)
         if not math.isfinite(figures.loss):
             raise self._diverged(f"the {split} loss is {figures.loss}")
 

@@ -19,8 +19,8 @@ from tfvt.tfrecords_tools.images import RejectedImageError, jpeg_damage, read_fi
 
 from .engines import check_backend, make_evaluator
 from .errors import LineParser
+from .loop import check_images, evaluator_of, validation_stream
 from .loop import evaluate as evaluate_model
-from .loop import evaluator_of, validation_stream
 from .recipes.parsing import parse_recipe
 from .recipes.recipe import Recipe
 from .run.folder import Run, open_run
@@ -89,8 +89,11 @@ def _evaluate(task: Task, model: keras.Model, serving: Serving, batch_size: int)
             f"({len(records.class_names)} and {len(serving.class_names)}, or other names)"
         )
     evaluator = evaluator_of(make_evaluator(model, task, batch_size), task)
-    batches = evaluator.eval_batches(lambda share: validation_stream(task, StreamSettings(batch_size), share))
-    return evaluate_model(evaluator, task, batches, check_stop=lambda: None)
+    settings = StreamSettings(batch_size, skip_damaged=task.recipe.data.skip_damaged)
+    batches = evaluator.eval_batches(lambda share: validation_stream(task, settings, share))
+    figures = evaluate_model(evaluator, task, batches, check_stop=lambda: None)
+    check_images(task.validation_records.split, figures)
+    return figures
 
 
 def predict(arguments: Sequence[str]) -> int:

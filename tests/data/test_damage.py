@@ -92,7 +92,7 @@ def assert_named(records, message):
     for read in both(records):
         with pytest.raises(tf.errors.InvalidArgumentError, match=message) as raised:
             read()
-        assert "tfvt records inspect" in str(raised.value)
+        assert "tfvt records verify" in str(raised.value)
 
 
 @pytest.mark.parametrize(("label_offset", "label"), [(0, -2), (0, 3), (1, 0), (1, 4)])

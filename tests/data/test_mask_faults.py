@@ -90,7 +90,7 @@ def test_record_with_a_wrong_mask_is_named(tmp_path, read, mask, problem):
     named = rf"record 1 of .*train-00001-of-00002 {problem}"
     with pytest.raises(tf.errors.InvalidArgumentError, match=named) as raised:
         read(records)
-    assert f"`tfvt records inspect {tmp_path}`" in str(raised.value)
+    assert f"`tfvt records verify {tmp_path}`" in str(raised.value)
 
 
 def test_every_image_comes_once_at_its_own_size(tmp_path):

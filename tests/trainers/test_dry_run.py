@@ -65,8 +65,11 @@ def test_an_evaluation_image_by_image_is_counted_in_images(tmp_path, monkeypatch
     records = write_small_masks(tmp_path / "masks", train=9, validation=7)
     monkeypatch.setattr(dry_run, "_seconds", lambda loop: (3.0, 1.0))
     flags = ["--model.name=fpn_resnet50", f"--model.options={json.dumps(TINY)}", f"--data.records={records}"]
-    assert main(["train", *flags, "--data.batch_size=3", "--steps=5", "--dry_run"]) == 0
-    *_, steps, time, _ = capsys.readouterr().out.splitlines()
+    assert (
+        main(["train", *flags, "--data.batch_size=3", "--data.train.image_size=[64,96]", "--steps=5", "--dry_run"]) == 0
+    )
+    _, model, _, steps, time, _ = capsys.readouterr().out.splitlines()
+    assert model.endswith(" multiply-adds per image of 64x96x3")
     assert steps == "Steps:   2 epochs of 3 steps of 3 images, 5 steps in all; 2 evaluations of 7 images"
     assert time.endswith("1 s an image of evaluation; the whole run about 0:00:29")  # 5 * 3 s + 2 * 7 * 1 s
 

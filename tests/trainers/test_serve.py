@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ from limits import largest_file
 from PIL import Image
 from small_records import CLASS_NAMES, tinted_image
 
+from tfvt.data import open_records
 from tfvt.data.classification import ClassificationServing
 from tfvt.errors import UsageError
 from tfvt.trainers.cli import main
@@ -110,6 +112,33 @@ def test_the_final_model_loads_by_itself_with_averaged_weights(finished_run):
     averages = [arrays[name] for name in sorted(arrays) if name.startswith("average/")]
     for weight, average in zip(model.weights, averages, strict=True):
         np.testing.assert_array_equal(weight.numpy(), average)
+
+
+def break_records(folder, count):
+    """Change a byte in each of the first records of every validation shard."""
+    for path in map(Path, open_records(folder, "validation").shard_paths):
+        lengths = [len(serialized) + 16 for serialized in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()]
+        content = bytearray(path.read_bytes())
+        for begin in np.cumsum([0, *lengths])[:-1][:count]:
+            content[begin + 100] ^= 1
+        path.write_bytes(content)
+
+
+def test_evaluate_skips_damaged_records_as_the_run_did(finished_run, records, fails, capsys, tmp_path):
+    run, copy = tmp_path / "run", tmp_path / "records"
+    shutil.copytree(finished_run, run)
+    shutil.copytree(records, copy)
+    shards = len(open_records(copy, "validation").shard_paths)
+    break_records(copy, 1)
+    assert "record 0 of" in fails("evaluate", run, "--records", copy)
+    recipe = (run / "recipe.yaml").read_text()
+    (run / "recipe.yaml").write_text(recipe.replace("skip_damaged: false", "skip_damaged: true"))
+    assert main(["evaluate", str(run), "--records", str(copy)]) == 0
+    assert f" on {20 - shards} images of validation" in capsys.readouterr().out
+    shutil.rmtree(copy)
+    shutil.copytree(records, copy)
+    break_records(copy, 20)
+    assert "none of the validation images can be read" in fails("evaluate", run, "--records", copy)
 
 
 def test_evaluate_refuses_a_batch_of_nothing(finished_run, fails):

@@ -361,7 +361,7 @@ def describe(records: RecordSet, record_id: tf.Tensor, problem: tf.Tensor | str)
 
 def fail(records: RecordSet, record_id: tf.Tensor, problem: tf.Tensor | str) -> tf.Operation:
     """An operation that raises `InvalidArgumentError` with the sentence of `describe`."""
-    hint = f" (`tfvt records inspect {records.directory}` checks the whole set)"
+    hint = f" (`tfvt records verify {records.directory}` checks the whole set)"
     return tf.debugging.Assert(False, [tf.strings.join([describe(records, record_id, problem), hint])], summarize=1)
 
 
