@@ -35,13 +35,13 @@ RANGES = {
     ("iterations",): _integers(0, 1000),
     ("kernel_size", "window_size"): _integers(1, 255),
     ("shift_size",): _integers(0, 254),
-    ("input_shape",): _integers(1, 16384),
+    ("input_shape", "positions_shape"): _integers(1, 16384),
     ("grid", "window"): _integers(1, 2**20),
     ("filters", "units", "width", "dim", "channels"): _integers(1, 65536),
     ("heads", "tokens", "groups", "share", "ratio"): _integers(1, 65536),
     ("patch_size", "strides", "stride", "reduction", "factor"): _integers(1, 65536),
 }
-SEQUENCES = ("depths", "grid", "pool_grid", "window", "input_shape", "pixel_mean", "pixel_std")
+SEQUENCES = ("depths", "grid", "pool_grid", "window", "input_shape", "positions_shape", "pixel_mean", "pixel_std")
 
 
 def plain(value: Any) -> Any:

@@ -69,7 +69,7 @@ def test_the_epsilon_reaches_every_layer_norm(name):
     ("pvt_tiny", {"input_shape": (None, 224, 3)}, "position embeddings for one height and width"),
     ("pvt_tiny", {"depths": (2, 2, 2)}, "expected 4 stages"),
     ("pvt_tiny", {"positions_shape": (48,)}, r"positions_shape=\(48,\): expected a height and a width"),
-    ("pvt_tiny", {"positions_shape": (-1, 48)}, r"positions_shape=\(-1, 48\): expected a height and a width"),
+    ("pvt_tiny", {"positions_shape": (-1, 48)}, r"positions_shape=\(-1, 48\): expected every value to be an integer"),
     ("acmix_pvt_tiny", {"combine": "convolution"}, "combine='convolution': expected one of"),
 ])  # fmt: skip
 def test_bad_arguments_are_named(name, options, message):

@@ -110,11 +110,8 @@ class PVTTrunk:
     def __post_init__(self):
         if len(self.depths) != len(HEADS):
             raise ValueError(f"depths={self.depths}: expected {len(HEADS)} stages")
-        shape = self.positions_shape
-        if shape is not None and (len(shape) != 2 or not all(isinstance(n, int) and n > 0 for n in shape)):
-            raise ValueError(
-                f"positions_shape={shape}: expected a height and a width in pixels, integers of at least 1"
-            )
+        if self.positions_shape is not None and len(self.positions_shape) != 2:
+            raise ValueError(f"positions_shape={self.positions_shape}: expected a height and a width in pixels")
 
     def level_names(self) -> list[str]:
         """The stages' strides are 4 to 32."""
