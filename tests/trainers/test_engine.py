@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tfvt.errors import UsageError
+from tfvt.trainers.cli import main
 from tfvt.trainers.engines.tensorflow import (
     Sums,
     TensorFlowDevices,
@@ -210,3 +211,15 @@ def test_frozen_layers_do_not_move_nor_do_their_statistics(config):
     moved = {v.path for v in engine.model.variables if not np.array_equal(v.numpy(), before[v.path])}
     assert not {path for path in moved if path.startswith("stem")}
     assert {"head/kernel", "stage2_block1_1_norm/moving_mean"} <= moved
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 2])
+def test_a_step_that_xla_cannot_compile_is_one_line(config, tmp_path, capsys, steps_per_call):
+    """The gradient of a maximum over pixels, with operations that give the same bits every time."""
+    options = '{"width": 16, "depths": [1, 1, 1, 1], "stem_pool": true}'
+    given = [f"--model.options={options}", "--jit_compile=true", f"--steps_per_call={steps_per_call}"]
+    given += ["--deterministic=true", "--output", str(tmp_path / "run")]
+    assert main(["train", "--config", str(config), *given]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("tfvt train: error: jit_compile: XLA cannot compile a step of this model here (")
+    assert error.endswith("leave jit_compile out, or try deterministic: false")

@@ -24,7 +24,7 @@ from .engine import DIVERGED, Phase
 from .forward import training_forward
 from .memory import resident_peak
 from .optimizer import freeze
-from .tensorflow_batches import Batches, BatchIterator, readable, served_batches
+from .tensorflow_batches import Batches, BatchIterator, compilable, readable, served_batches
 from .update import Update
 
 
@@ -279,6 +279,7 @@ class TensorFlowEngine(TensorFlowEvaluator):
         batches, servers = self._distribute(make), self.recipe.data.servers
         return BatchIterator(served_batches(batches, servers, check_stop) if servers else iter(batches))
 
+    @compilable()
     def train_steps(self, batches: Iterator, count: int) -> None:
         """`count` updates from global batches {"image", ...}, each with "weight" where samples may not count."""
         if count > 1 and not self.recipe.data.servers:

@@ -1,4 +1,4 @@
-"""Batches from tf.data to the devices, with TensorFlow's pages of errors shortened to one line."""
+"""Batches from tf.data to the devices, and steps, with TensorFlow's pages of errors shortened to one line."""
 
 import contextlib
 import queue
@@ -45,6 +45,23 @@ def _reason(message):
     in_graph = re.search(r"([^\n]+)\n\s*\[\[\{\{node", message)
     reason = re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", in_graph[1] if in_graph else message)
     return re.sub(r"^\s*\(\d+\) [A-Z_]+: |Error in user-defined function .*Iterator::\S+: ", "", reason)
+
+
+@contextlib.contextmanager
+def compilable() -> Iterator[None]:
+    """Report in one line a step that XLA cannot compile.
+
+    Raises:
+        UsageError: the message says why, and which keys to change.
+    """
+    try:
+        yield
+    except tf.errors.UnimplementedError as error:
+        reason = one_line(error).partition(" [[")[0]
+        raise UsageError(
+            f"jit_compile: XLA cannot compile a step of this model here ({reason[:300]}): leave jit_compile out, or "
+            "try deterministic: false"
+        ) from error
 
 
 class BatchIterator:
