@@ -26,7 +26,7 @@ def configure_process(recipe: Recipe, cluster: Cluster | None = None) -> Devices
     keras.config.set_dtype_policy(recipe.precision)
     keras.utils.set_random_seed(recipe.seed)
     if keras.backend.backend() == "jax":
-        from .jax import JaxDevices, make_deterministic
+        from .jax_devices import JaxDevices, make_deterministic
 
         if recipe.deterministic:
             make_deterministic()
@@ -62,7 +62,8 @@ def make_evaluator(model: keras.Model, task: Task, batch_size: int) -> Evaluator
     """
     check_backend("tensorflow", "jax")
     if keras.backend.backend() == "jax":
-        from .jax import JaxDevices, JaxEvaluator
+        from .jax import JaxEvaluator
+        from .jax_devices import JaxDevices
         from .sharding import Layout
 
         devices = JaxDevices(DistributionRecipe())
