@@ -5,12 +5,11 @@ import functools
 import gc
 import math
 import re
-import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from paper_rows import read_rows
 
 import tfvt
 from tfvt.analysis.profiling import NORM_LAYERS
@@ -28,38 +27,7 @@ ROOT = Path(__file__).parents[2]
 PAPERS = {"Visual Transformers": "VT-ICCV", "ACmix": "ACmix", "Funnel-ViT": "Funnel-ViT", "DeiT": "DeiT"}
 OURS = [name for name in packaged_recipes() if name.startswith("digits_")]  # on other data than the papers'
 STEPS, BATCH = 2, 6
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the page."""
-
-    paper: str
-    table: str
-    setup: str
-    flags: tuple[str, ...]
-    params: int
-    top1: str
-
-    def __str__(self):
-        return f"{self.paper} {self.table} {self.setup}"
-
-
-def read_rows():
-    page = (ROOT / "docs" / "paper_recipes.md").read_text(encoding="utf-8")
-    for section in page.split("\n## ")[1:]:
-        paper = PAPERS[section.partition("\n")[0]]
-        for line in re.findall(r"^\| .* \|$", section, re.MULTILINE):
-            table, setup, flags, params, top1 = line.strip("| ").split(" | ")
-            if table != "table":
-                given = shlex.split(flags.strip("`"))
-                if "--init" in given:  # names a run that the reader has trained
-                    del given[given.index("--init") :][:2]
-                    given = given[: given.index("--init")]
-                yield Row(paper, table, setup, tuple(given), int(params.replace(",", "")), top1)
-
-
-ROWS = list(read_rows())
+ROWS = list(read_rows("paper_recipes.md", PAPERS))
 
 
 @functools.cache
@@ -76,7 +44,7 @@ def test_the_page_has_every_set_up_of_the_papers_with_its_accuracy():
         for row in papers
     ]
     assert len(setups) == 28 + 30 + 15
-    page = [(row.paper, row.table, row.setup, row.top1) for row in ROWS]
+    page = [(row.paper, row.table, row.setup, row.score) for row in ROWS]
     assert [entry for entry in page if entry[0] != "DeiT"] == setups
 
 
@@ -86,7 +54,7 @@ def test_every_recipe_is_on_the_page_and_its_head_has_the_same_accuracy():
     assert files.keys() == classifiers - set(OURS)
     for name, row in files.items():
         head = packaged_recipes()[name].read_text(encoding="utf-8").partition("\nmodel:")[0]
-        assert re.search(rf"^# Expected: .*\b{re.escape(row.top1)} %", head, re.MULTILINE), name
+        assert re.search(rf"^# Expected: .*\b{re.escape(row.score)} %", head, re.MULTILINE), name
 
 
 def test_the_parameters_on_the_page_are_those_of_the_other_pages():

@@ -5,13 +5,12 @@ import functools
 import json
 import math
 import re
-import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from paper_rows import read_rows
 from small_masks import write_small_masks
 
 import tfvt
@@ -24,33 +23,7 @@ from tfvt.trainers.recipes.parsing import parse_recipe
 ROOT = Path(__file__).parents[2]
 PAPERS = {"Visual Transformers": "VT-ICCV", "ACmix": "ACmix"}
 CLASSES = {"9": 54, "10": 20, "2": 150}  # by table
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the page."""
-
-    paper: str
-    table: str
-    setup: str
-    flags: tuple[str, ...]
-    params: int
-    miou: str
-
-    def __str__(self):
-        return f"{self.paper} {self.table} {self.setup}"
-
-
-def read_rows():
-    page = (ROOT / "docs" / "paper_recipes_segmentation.md").read_text(encoding="utf-8")
-    for section in page.split("\n## ")[1:]:
-        for line in re.findall(r"^\| \d.* \|$", section, re.MULTILINE):
-            table, setup, flags, params, miou = line.strip("| ").split(" | ")
-            paper = PAPERS[section.partition("\n")[0]]
-            yield Row(paper, table, setup, tuple(shlex.split(flags.strip("`"))), int(params.replace(",", "")), miou)
-
-
-ROWS = list(read_rows())
+ROWS = list(read_rows("paper_recipes_segmentation.md", PAPERS))
 
 
 @functools.cache
@@ -63,7 +36,7 @@ def test_the_page_has_every_set_up_of_the_papers_with_its_miou():
         papers = [row for row in csv.DictReader(file) if row["miou"]]
     setups = [(row["paper"], row["table"], row["system"], row["miou"]) for row in papers]
     assert len(setups) == 8 + 8
-    assert [(row.paper, row.table, row.setup, row.miou) for row in ROWS] == setups
+    assert [(row.paper, row.table, row.setup, row.score) for row in ROWS] == setups
 
 
 def test_every_recipe_is_on_the_page_and_its_head_has_the_same_miou():
@@ -73,7 +46,7 @@ def test_every_recipe_is_on_the_page_and_its_head_has_the_same_miou():
     assert files.keys() == recipes.keys()
     for name, row in files.items():
         head = recipes[name].read_text(encoding="utf-8").partition("\nmodel:")[0]
-        assert re.search(rf"^# Expected: {re.escape(row.miou)} mIoU", head, re.MULTILINE), name
+        assert re.search(rf"^# Expected: {re.escape(row.score)} mIoU", head, re.MULTILINE), name
 
 
 @pytest.mark.parametrize("layout", ["ade20k", "coco_stuff", "lip"])
