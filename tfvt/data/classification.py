@@ -12,7 +12,7 @@ from tfvt.data.images import EvalPreprocessing, TrainPreprocessing, decode_and_a
 from tfvt.data.mixing import Mixing, mix_batch
 from tfvt.data.order import HostShare
 from tfvt.data.records import ENCODED, LABEL, UNLABELLED, RecordSet
-from tfvt.data.serving import OneSizeServing
+from tfvt.data.serving import OneSizeServing, read_class_names
 
 NO_CLASS, WRONG_CLASS = -1, -2  # in place of labels, until the stream refuses them
 
@@ -114,13 +114,11 @@ class ClassificationServing(OneSizeServing):
         Raises:
             KeyError, TypeError, ValueError: `content` holds something else.
         """
-        names, preprocessing = content["class_names"], content["preprocessing"]
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError("class_names is not a list of names")
+        names, preprocessing = read_class_names(content), content["preprocessing"]
         height, width = preprocessing["image_size"]
         if not isinstance(height, int) or not isinstance(width, int):
             raise ValueError("image_size is not a pair of whole numbers")
-        return cls(tuple(names), EvalPreprocessing(**preprocessing | {"image_size": (height, width)}))
+        return cls(names, EvalPreprocessing(**preprocessing | {"image_size": (height, width)}))
 
     @property
     def image_size(self) -> tuple[int, int]:

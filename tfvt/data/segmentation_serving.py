@@ -14,7 +14,7 @@ from tfvt.data.label_maps import LabelMaps, coarse_model, padded
 from tfvt.data.mask_pictures import class_shares, label_map_png, overlay_png
 from tfvt.data.records import VOID
 from tfvt.data.segmentation import SegmentationEvaluation
-from tfvt.data.serving import Serving
+from tfvt.data.serving import Serving, read_class_names
 
 MOST_BYTES = 2**31 - 1  # of an answer: what one message of gRPC can hold
 
@@ -40,13 +40,11 @@ class SegmentationServing(Serving):
         Raises:
             KeyError, TypeError, ValueError: `content` holds something else.
         """
-        names, evaluation = content["class_names"], content["evaluation"]
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError("class_names is not a list of names")
+        names, evaluation = read_class_names(content), content["evaluation"]
         if not isinstance(evaluation, Mapping):
             raise ValueError("evaluation is not a table of settings")
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in evaluation.items()}
-        return cls(tuple(names), SegmentationEvaluation(**values))
+        return cls(names, SegmentationEvaluation(**values))
 
     def check(self, model: keras.Model) -> None:
         """Refuse a model of other classes, or one built for a size in which the evaluation does not show images.

@@ -8,6 +8,18 @@ import numpy as np
 import tensorflow as tf
 
 
+def read_class_names(content: Mapping[str, Any]) -> tuple[str, ...]:
+    """The "class_names" of what JSON holds of a `Serving`.
+
+    Raises:
+        KeyError, ValueError: there is none, or it is something else than a list of names.
+    """
+    names = content["class_names"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("class_names is not a list of names")
+    return tuple(names)
+
+
 class Serving(Protocol):
     """From the bytes of an image to an answer.
 
