@@ -19,7 +19,8 @@ from PIL import Image
 
 from benchmarks.timing import alternate, median_ms, median_ratio
 
-STEPS, ROUNDS, BATCH, SIZE = 3, 7, 64, 96
+STEPS, ROUNDS, SIZE = 3, 7, 96
+BATCHES = (16, 64)
 FORMS = {
     "TensorFlow, one device": ("tensorflow", 1),
     "TensorFlow, two mirrored": ("tensorflow", 2),
@@ -34,9 +35,9 @@ RATIOS = [
 MODELS = ("resnet18", "vit_tiny16")
 
 
-def flags(model, records):
+def flags(model, records, batch):
     return [
-        f"--model.name={model}", f"--data.records={records}", f"--data.batch_size={BATCH}",
+        f"--model.name={model}", f"--data.records={records}", f"--data.batch_size={batch}",
         f"--data.train.image_size=[{SIZE},{SIZE}]", f"--data.evaluation.image_size=[{SIZE},{SIZE}]",
     ]  # fmt: skip
 
@@ -57,7 +58,7 @@ def write_records(folder):
     return folder / "records"
 
 
-def steps_of(model, records, devices):
+def steps_of(model, records, batch, devices):
     """A child process: steps on a ready batch, three for each line on stdin, and their seconds on stdout."""
     import tensorflow as tf
 
@@ -70,7 +71,7 @@ def steps_of(model, records, devices):
     names = [f"CPU:{index}" for index in range(devices)]
     recipe = parse_recipe(
         [
-            *flags(model, records),
+            *flags(model, records, batch),
             f"--distribution.strategy={'mirrored' if devices > 1 else 'one_device'}",
             f"--distribution.devices=[{','.join(names)}]",
         ]
@@ -78,8 +79,8 @@ def steps_of(model, records, devices):
     placed = configure_process(recipe)
     engine = make_engine(recipe, Classification(recipe), 100, placed)
     rng = np.random.default_rng(0)
-    batch = {"image": rng.uniform(0, 255, (BATCH, SIZE, SIZE, 3)).astype("float32"), "label": np.arange(BATCH) % 2}
-    ready = tf.data.Dataset.from_tensors(batch | {"label": batch["label"].astype("int32")}).repeat()
+    images, labels = rng.uniform(0, 255, (batch, SIZE, SIZE, 3)), np.arange(batch) % 2
+    ready = tf.data.Dataset.from_tensors({"image": images.astype("float32"), "label": labels.astype("int32")}).repeat()
     batches = engine.train_batches(lambda share: ready, lambda: None)
     for _ in sys.stdin:
         began = time.perf_counter()
@@ -94,10 +95,10 @@ def environment(backend, devices):
     return os.environ | {"KERAS_BACKEND": backend, "XLA_FLAGS": virtual, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
-def print_steps(model, records):
+def print_steps(model, records, batch):
     children = {
         name: subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.engines", model, str(records), str(devices)],
+            [sys.executable, "-m", "benchmarks.engines", model, str(records), str(batch), str(devices)],
             env=environment(backend, devices),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -116,16 +117,21 @@ def print_steps(model, records):
         child.stdin.close()
         child.wait()
     for name in FORMS:
-        print(f"{model}: {name}: {median_ms(seconds[name]) / STEPS:.1f} ms a step")
+        print(f"{model}, batch {batch}: {name}: {median_ms(seconds[name]) / STEPS:.1f} ms a step")
     for slow, fast in RATIOS:
-        print(f"{model}: {slow} beside {fast}: {median_ratio(seconds, slow, fast):.3f}x the time")
+        print(f"{model}, batch {batch}: {slow} beside {fast}: {median_ratio(seconds, slow, fast):.3f}x the time")
 
 
 def print_input_wait(model, records, folder):
     for backend in ("tensorflow", "jax"):
         output = folder / f"{model}-{backend}"
         command = [sys.executable, "-c", "import sys; from tfvt_cli import main; sys.exit(main())", "train"]
-        command += [*flags(model, records), "--epochs=2", "--schedule.warmup_epochs=0", f"--output={output}"]
+        command += [
+            *flags(model, records, BATCHES[-1]),
+            "--epochs=2",
+            "--schedule.warmup_epochs=0",
+            f"--output={output}",
+        ]
         subprocess.run(command, env=environment(backend, 1), check=True, stdout=subprocess.DEVNULL)
         *_, row = csv.DictReader(io.StringIO((output / "metrics.csv").read_text()))
         speed, wait = float(row["images_per_second"]), float(row["input_wait"])
@@ -136,12 +142,13 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         records = write_records(Path(folder))
         for model in MODELS:
-            print_steps(model, records)
+            for batch in BATCHES:
+                print_steps(model, records, batch)
             print_input_wait(model, records, Path(folder))
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        steps_of(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+        steps_of(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     else:
         main()
