@@ -45,7 +45,7 @@ def picture(record_id, height=12, width=10):
     return np.random.default_rng(record_id).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def record(record_id, *, label_offset=0, label=None, encoded=None) -> bytes:
+def record(record_id, *, label_offset=0, label=None, encoded=None, **more) -> bytes:
     return make_example(
         encoded=encode(picture(record_id)) if encoded is None else encoded,
         format="PNG",
@@ -57,6 +57,7 @@ def record(record_id, *, label_offset=0, label=None, encoded=None) -> bytes:
         channels=3,
         colorspace="RGB",
         filename=f"{record_id}.png".encode(),
+        **more,
     )
 
 

@@ -7,10 +7,10 @@ import pytest
 import tensorflow as tf
 from mask_records import pair, scene, write_masks
 from PIL import Image
-from record_files import encode, record, write_records
+from record_files import encode, write_records
 
 from tfvt.data.order import WHOLE, HostShare
-from tfvt.data.records import VOID, check_masks, open_records
+from tfvt.data.records import VOID
 from tfvt.data.segmentation import SegmentationEvaluation, SegmentationSamples, SegmentationTraining
 from tfvt.data.stream import StreamSettings, image_stream, train_stream
 from tfvt.errors import UsageError
@@ -145,32 +145,3 @@ def test_damaged_records_are_skipped_on_request(tmp_path, capfd):
 def test_empty_split_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"nothing to evaluate on: split 'train'"):
         evaluated(write_records(tmp_path, (0,)))
-
-
-def test_the_wrong_kind_of_set_is_refused_by_its_first_record(tmp_path):
-    classes, masks = write_records(tmp_path / "classes", (0, 3)), write_masks(tmp_path / "masks", (0, 3))
-    check_masks(classes, wanted=False)
-    check_masks(masks, wanted=True)
-    with pytest.raises(
-        UsageError, match=rf"^{tmp_path}/classes holds images without masks.*convert --layout.*"
-    ) as raised:
-        check_masks(classes, wanted=True)
-    assert "\n" not in str(raised.value)
-    with pytest.raises(UsageError, match=rf"^{tmp_path}/masks holds images with masks and without classes") as raised:
-        check_masks(masks, wanted=False)
-    assert "\n" not in str(raised.value)
-
-
-def test_masks_with_classes_serve_both_tasks_and_other_records_are_left_to_the_stream(tmp_path):
-    example = tf.train.Example.FromString(pair(PIXELS, GOOD))
-    example.features.feature["image/class/label"].int64_list.value[:] = [1]
-    both = write_records(tmp_path / "both", (1,), replaced={0: example.SerializeToString()})
-    for wanted in (True, False):
-        check_masks(both, wanted)
-        check_masks(write_records(tmp_path / "empty", (0,)), wanted)
-        check_masks(write_records(tmp_path / "strange", (1,), replaced={0: b"\n\x00"}), wanted)
-    damaged = write_records(tmp_path / "damaged", (1,))
-    shard = tmp_path / "damaged" / "train-00000-of-00001"
-    shard.write_bytes(b"x" * shard.stat().st_size)
-    check_masks(open_records(damaged.directory, "train"), wanted=True)
-    assert record(0) not in shard.read_bytes()

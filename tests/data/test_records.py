@@ -1,5 +1,6 @@
 """The schema, and what opening a set refuses."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -7,7 +8,24 @@ import pytest
 import tensorflow as tf
 from record_files import encode, picture, record, write_records
 
-from tfvt.data.records import counted, open_records, read_span
+from tfvt.data.records import (
+    BOX_AREA,
+    BOX_CROWD,
+    BOX_LABEL,
+    BOX_MASK,
+    BOX_TEXT,
+    BOX_XMAX,
+    BOX_XMIN,
+    BOX_YMAX,
+    BOX_YMIN,
+    OBJECT_LISTS,
+    SOURCE_ID,
+    counted,
+    feature_spec,
+    open_records,
+    read_manifest,
+    read_span,
+)
 from tfvt.errors import UsageError
 
 
@@ -26,6 +44,69 @@ def test_record_has_the_schema_that_other_readers_know():
         "image/colorspace": b"RGB",
         "image/filename": b"4.png",
     }
+
+
+OBJECTS = {
+    BOX_YMIN: [0.25, 0.0],
+    BOX_XMIN: [0.5, 0.0],
+    BOX_YMAX: [0.75, 1.0],
+    BOX_XMAX: [1.0, 0.125],
+    BOX_LABEL: [2, 0],
+    BOX_TEXT: ["emu", "cat"],
+    BOX_CROWD: [0, 1],
+    BOX_AREA: [7.5, 12.0],
+    BOX_MASK: [encode(picture(0)), encode(picture(1))],
+}
+
+
+def test_objects_read_as_lists_of_their_own_length():
+    """One by one as tensors; in a batch ragged, where images without objects, and those of other sets, have none."""
+    some = record(4, source_id="139", objects=OBJECTS)
+    none = record(5, source_id="285", objects=dict.fromkeys(OBJECTS, ()))
+    spec = feature_spec((*OBJECTS, SOURCE_ID))
+    read = tf.io.parse_single_example(some, spec)
+    assert read[SOURCE_ID] == b"139"
+    for name, values in OBJECTS.items():
+        assert read[name].dtype == OBJECT_LISTS[name]
+        assert [v.decode() if name == BOX_TEXT else v for v in read[name].numpy().tolist()] == values
+    empty = tf.io.parse_single_example(none, spec)
+    assert {tuple(empty[name].shape) for name in OBJECTS} == {(0,)}
+    batch = tf.io.parse_example([some, none, record(6)], spec)
+    assert batch[SOURCE_ID].numpy().tolist() == [b"139", b"285", b""]
+    assert batch[BOX_XMAX].to_list() == [[1.0, 0.125], [], []]
+    assert batch[BOX_LABEL].to_list() == [[2, 0], [], []]
+
+
+def test_an_image_without_objects_is_told_from_one_of_another_kind():
+    """Empty lists are stored: `check_kind` sees by them that the set is for detection."""
+    none = record(5, source_id="285", objects=dict.fromkeys(OBJECTS, ()))
+    features = tf.train.Example.FromString(none).features.feature
+    kinds = {name: features[name].WhichOneof("kind") for name in OBJECTS}
+    floats = dict.fromkeys((BOX_YMIN, BOX_XMIN, BOX_YMAX, BOX_XMAX, BOX_AREA), "float_list")
+    assert kinds == floats | dict.fromkeys((BOX_LABEL, BOX_CROWD), "int64_list") | dict.fromkeys(
+        (BOX_TEXT, BOX_MASK), "bytes_list"
+    )
+    assert BOX_YMIN not in tf.train.Example.FromString(record(5)).features.feature
+
+
+def test_category_ids_are_of_the_set(tmp_path):
+    plain = write_records(tmp_path, (3, 2))
+    assert plain.category_ids is None
+    assert "category_ids" not in json.loads((tmp_path / "manifest.json").read_text())  # as before there were any
+    content = json.loads((tmp_path / "manifest.json").read_text())
+    said = [
+        content["source_sha256"],
+        content["class_names"],
+        0,
+        *map(list, map(dict.values, content["splits"]["train"])),
+    ]
+    assert plain.digest == hashlib.sha256(json.dumps(said).encode()).hexdigest()  # runs of older versions continue
+    _set("category_ids", [18, 1, 90])(tmp_path / "manifest.json")
+    records = open_records(tmp_path, "train")
+    assert records.category_ids == (18, 1, 90)
+    assert records.digest != plain.digest
+    manifest = read_manifest(tmp_path)
+    assert json.loads(manifest.to_json())["category_ids"] == [18, 1, 90]
 
 
 def test_open_records(tmp_path):
@@ -78,6 +159,10 @@ def _set_shard(**values):
         ("manifest.json", _set("label_offset", 2), r"manifest.json is damaged \(label_offset is 2, not 0 or 1\)"),
         ("manifest.json", _set("label_offset", True), r"manifest.json is damaged \(label_offset is True"),
         ("manifest.json", _set("class_names", ["cat", 1]), r"manifest.json is damaged \(class_names are not all texts"),
+        ("manifest.json", _set("category_ids", [1, 2]), r"manifest.json is damaged \(category_ids are not one number"),
+        ("manifest.json", _set("category_ids", [1, 2, 2]), r"damaged \(category_ids are not one number for each class"),
+        ("manifest.json", _set("category_ids", [1, 2, "3"]), r"damaged \(category_ids are not one number for each"),
+        ("manifest.json", _set("category_ids", 7), r"manifest.json is damaged \('int' object is not iterable"),
         ("manifest.json", _set("class_names", "cat"), r"manifest.json is damaged \(class_names is not a list\)"),
         (
             "manifest.json",

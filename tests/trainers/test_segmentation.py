@@ -211,7 +211,7 @@ def test_what_processes_exchange_is_exact(value):
 def test_records_of_another_task_are_refused_before_training(masks, tmp_path, capsys):
     classes = write_small_records(tmp_path / "classes")
     assert main(["train", *flags(classes, "--steps=2"), "--output", str(tmp_path / "a")]) == 2
-    assert "holds images without masks" in capsys.readouterr().err
+    assert "holds images with classes and without masks" in capsys.readouterr().err
     given = ["--model.name=resnet18", f"--data.records={masks}", "--epochs=1", "--data.batch_size=5"]
     assert main(["train", *given, "--output", str(tmp_path / "b")]) == 2
     assert "holds images with masks and without classes" in capsys.readouterr().err

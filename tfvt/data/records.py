@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +30,24 @@ COLORSPACE = "image/colorspace"  # "RGB" or "Grayscale"
 FILENAME = "image/filename"  # bytes: file names need not be UTF-8
 MASK = "image/segmentation/class/encoded"  # PNG of the image's size: classes 0, 1, ... and 255 for none
 MASK_FORMAT = "image/segmentation/class/format"  # "png"
+BOX_YMIN = "image/object/bbox/ymin"  # of each object, as a part of the image's height, 0 to 1
+BOX_XMIN = "image/object/bbox/xmin"
+BOX_YMAX = "image/object/bbox/ymax"
+BOX_XMAX = "image/object/bbox/xmax"
+BOX_LABEL = "image/object/class/label"  # int64, counted from the manifest's label_offset
+BOX_TEXT = "image/object/class/text"
+BOX_CROWD = "image/object/is_crowd"  # 1: neither training nor scoring counts it as found or missed
+BOX_AREA = "image/object/area"  # in pixels, of the mask if the source has masks, else of the box
+BOX_MASK = "image/object/mask"  # 1-bit PNGs of the image's size; all objects of a set have one, or none has
+SOURCE_ID = "image/source_id"  # the image's name in the source's annotations, as in COCO's results
 UNLABELLED = -1  # the stored label of an image that has no class
 VOID = 255  # in a mask: pixels that neither training nor scoring counts
+
+OBJECT_LISTS = {  # features with a value for each object
+    **dict.fromkeys((BOX_YMIN, BOX_XMIN, BOX_YMAX, BOX_XMAX, BOX_AREA), tf.float32),
+    **dict.fromkeys((BOX_LABEL, BOX_CROWD), tf.int64),
+    **dict.fromkeys((BOX_TEXT, BOX_MASK), tf.string),
+}
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
@@ -65,6 +81,7 @@ class Manifest:
         splits: split name -> its shards in order.
         source_sha256: hash of the list of source files (names, sizes, labels) and of the settings.
         schema: version of this description.
+        category_ids: COCO's numbers of the classes, in the order of the labels; None for sets without such.
     """
 
     class_names: tuple[str, ...]
@@ -72,9 +89,13 @@ class Manifest:
     splits: dict[str, tuple[Shard, ...]]
     source_sha256: str
     schema: int = SCHEMA_VERSION
+    category_ids: tuple[int, ...] | None = None
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+        content = dataclasses.asdict(self)
+        if self.category_ids is None:  # sets without them keep the manifest that they had before there were any
+            del content["category_ids"]
+        return json.dumps(content, indent=1) + "\n"
 
 
 @dataclass(frozen=True)
@@ -89,6 +110,7 @@ class RecordSet:
         shard_paths: the files, in order.
         shard_counts: records in each of them.
         digest: hash of what the manifest says about the split's records, their order and labels, but not of their path.
+        category_ids: COCO's numbers of the classes, None for sets without such.
     """
 
     directory: AnyPath
@@ -98,6 +120,7 @@ class RecordSet:
     shard_paths: tuple[str, ...]
     shard_counts: tuple[int, ...]
     digest: str
+    category_ids: tuple[int, ...] | None = None
 
     @property
     def num_examples(self) -> int:
@@ -127,12 +150,15 @@ def open_records(directory: AnyPath | str, split: str) -> RecordSet:
         shard_paths=tuple(str(directory / shard.name) for shard in shards),
         shard_counts=tuple(shard.records for shard in shards),
         digest=_digest(manifest, shards),
+        category_ids=manifest.category_ids,
     )
 
 
 def _digest(manifest, shards):
     content = [manifest.source_sha256, manifest.class_names, manifest.label_offset]
     content += [dataclasses.astuple(shard) for shard in shards]
+    if manifest.category_ids is not None:
+        content.append(manifest.category_ids)
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -160,6 +186,8 @@ def read_manifest(directory: AnyPath | str) -> Manifest:
         splits = {name: tuple(Shard(**shard) for shard in shards) for name, shards in content.pop("splits").items()}
         if not isinstance(content["class_names"], list):
             raise TypeError("class_names is not a list")
+        if content.get("category_ids") is not None:
+            content["category_ids"] = tuple(content["category_ids"])
         manifest = Manifest(class_names=tuple(content.pop("class_names")), splits=splits, **content)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path} is damaged ({error}): {REPAIR}") from error
@@ -177,6 +205,11 @@ def _impossible(manifest: Manifest) -> str | None:
         return f"class_names has {twice!r} twice"
     if type(manifest.label_offset) is not int or manifest.label_offset not in (0, 1):
         return f"label_offset is {manifest.label_offset!r}, not 0 or 1"
+    ids = manifest.category_ids
+    if ids is not None and not (
+        all(type(number) is int for number in ids) and len(set(ids)) == len(ids) == len(manifest.class_names)
+    ):
+        return "category_ids are not one number for each class"
     return _impossible_shard([shard for shards in manifest.splits.values() for shard in shards])
 
 
@@ -228,6 +261,8 @@ def make_example(
     colorspace: str,
     filename: bytes,
     mask: bytes | None = None,
+    source_id: str | None = None,
+    objects: Mapping[str, Sequence] | None = None,
 ) -> bytes:
     """One serialized record.
 
@@ -240,6 +275,8 @@ def make_example(
         channels, colorspace: as encoded (1 and "Grayscale", 3 and "RGB", ...).
         filename: bytes.
         mask: segmentation: the class of each pixel, a PNG's bytes.
+        source_id: detection: the image's name in the annotations.
+        objects: detection: features of `OBJECT_LISTS` -> their values, equally many; none in an image without objects.
     """
     values = {
         ENCODED: encoded,
@@ -255,6 +292,8 @@ def make_example(
     }
     if mask is not None:
         values |= {MASK: mask, MASK_FORMAT: "png"}
+    if source_id is not None:
+        values[SOURCE_ID] = source_id
     example = tf.train.Example()
     features = example.features.feature
     for name, value in values.items():  # in place: to put a message into another one would copy it, with the image
@@ -262,44 +301,27 @@ def make_example(
             features[name].bytes_list.value.append(value.encode("utf-8") if isinstance(value, str) else value)
         else:
             features[name].int64_list.value.append(value)
+    for name, listed in (objects or {}).items():
+        kind = {tf.float32: "float_list", tf.int64: "int64_list", tf.string: "bytes_list"}[OBJECT_LISTS[name]]
+        getattr(features[name], kind).SetInParent()  # an empty list still says that this is an image for detection
+        getattr(features[name], kind).value.extend(text.encode() if isinstance(text, str) else text for text in listed)
     return example.SerializeToString(deterministic=True)
 
 
-def feature_spec(names: Iterable[str]) -> dict[str, tf.io.FixedLenFeature]:
-    """The named features, all scalars, as `tf.io.parse_example` takes them; a mask that is missing reads as empty."""
-    integers = (LABEL, HEIGHT, WIDTH, CHANNELS)
+def feature_spec(names: Iterable[str]) -> dict[str, tf.io.FixedLenFeature | tf.io.RaggedFeature]:
+    """The named features as `tf.io.parse_example` takes them: scalars, of objects lists.
+
+    A mask or source id that is missing reads as empty, and so does a list of objects.
+    """
+    integers, optional = (LABEL, HEIGHT, WIDTH, CHANNELS), (MASK, SOURCE_ID)
     return {
-        name: tf.io.FixedLenFeature(
-            (), tf.int64 if name in integers else tf.string, default_value="" if name == MASK else None
+        name: tf.io.RaggedFeature(OBJECT_LISTS[name])
+        if name in OBJECT_LISTS
+        else tf.io.FixedLenFeature(
+            (), tf.int64 if name in integers else tf.string, default_value="" if name in optional else None
         )
         for name in names
     }
-
-
-def check_masks(records: RecordSet, wanted: bool) -> None:
-    """Look at the set's first record for a mask, so that the wrong kind of set is refused before anything starts.
-
-    Nothing happens if that record cannot be read: whoever reads the set names it.
-
-    Raises:
-        UsageError: masks are wanted and it has none, or they are not and it has one and no class.
-    """
-    filled = [path for path, count in zip(records.shard_paths, records.shard_counts, strict=True) if count]
-    try:
-        serialized = next(iter(tf.data.TFRecordDataset(filled[:1]).take(1)))
-        first = tf.io.parse_single_example(serialized, feature_spec((LABEL, MASK)))
-    except (tf.errors.OpError, StopIteration):
-        return
-    if wanted and first[MASK] == "":
-        raise UsageError(
-            f"{records.directory} holds images without masks, and segmentation needs a mask for each: convert images "
-            "with masks (`tfvt records convert --layout`), or choose a classification model (`tfvt models`)"
-        )
-    if not wanted and first[MASK] != "" and first[LABEL] == UNLABELLED:
-        raise UsageError(
-            f"{records.directory} holds images with masks and without classes, and classification needs a class for "
-            "each: convert class folders (`tfvt records convert`), or choose a segmentation model (`tfvt models`)"
-        )
 
 
 def read_span(records: RecordSet, shard: tf.Tensor, start: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:

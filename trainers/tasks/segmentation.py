@@ -63,12 +63,12 @@ class Segmentation(Task):
     @functools.cached_property
     def train_records(self) -> RecordSet:
         """The training split."""
-        return open_split(self.recipe.data, self.recipe.data.train_split, masks=True)
+        return open_split(self.recipe.data, self.recipe.data.train_split, "masks")
 
     @functools.cached_property
     def validation_records(self) -> RecordSet:
         """The split to evaluate on."""
-        return open_split(self.recipe.data, self.recipe.data.validation_split, masks=True)
+        return open_split(self.recipe.data, self.recipe.data.validation_split, "masks")
 
     def samples(self, training: bool) -> SegmentationSamples:
         """Crops of images with those of their masks; in evaluation whole images."""

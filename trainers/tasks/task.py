@@ -7,8 +7,9 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from tfvt.data.kinds import check_kind
 from tfvt.data.loading import Samples
-from tfvt.data.records import RecordSet, check_masks, open_records
+from tfvt.data.records import RecordSet, open_records
 from tfvt.export import Serving
 from tfvt.trainers.recipes.recipe import DataRecipe, Recipe
 
@@ -120,17 +121,17 @@ class Task(Protocol):
         return {"training": self.train_records.digest, "validation": self.validation_records.digest}
 
 
-def open_split(data: DataRecipe, split: str, masks: bool = False) -> RecordSet:
+def open_split(data: DataRecipe, split: str, kind: str = "classes") -> RecordSet:
     """One split of the recipe's records.
 
     Args:
         data: where they are.
         split: its name.
-        masks: the task needs images with masks, not with classes.
+        kind: what the task needs, one of `tfvt.data.kinds.KINDS`.
 
     Raises:
-        UsageError: it does not exist, is not whole, or holds the other kind of images.
+        UsageError: it does not exist, is not whole, or holds images of another kind.
     """
     records = open_records(data.records, split)
-    check_masks(records, masks)
+    check_kind(records, kind)
     return records
