@@ -2,6 +2,7 @@
 
 from tfvt.data.classification import ClassificationSamples, ClassificationServing
 from tfvt.data.confusion import confusion_matrix
+from tfvt.data.detection import DetectionEvaluation, DetectionSamples, DetectionTraining
 from tfvt.data.images import (
     EvalPreprocessing,
     TrainPreprocessing,
@@ -21,6 +22,9 @@ from tfvt.errors import UsageError
 __all__ = [
     "ClassificationSamples",
     "ClassificationServing",
+    "DetectionEvaluation",
+    "DetectionSamples",
+    "DetectionTraining",
     "EvalPreprocessing",
     "HostShare",
     "LabelMaps",

@@ -283,6 +283,47 @@ def decode_window(encoded: tf.Tensor, window: Callable) -> tuple[tf.Tensor, tf.T
     return image, origin, size
 
 
+def part_window(whole: tf.Tensor, per_pixel: tf.Tensor, begin: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """What of an image `resized_part` reads, as `decode_window` asks for it.
+
+    Args:
+        whole: (height, width) of the image, int32 (2,).
+        per_pixel, begin, size: as for `resized_part`. Of a part that lies outside, anything inside is given.
+    """
+    margin = 2.0  # one pixel for the kernel, one for rounding
+    first = tf.cast(tf.floor(begin * per_pixel - margin), tf.int32)
+    last = tf.cast(tf.math.ceil((begin + tf.cast(size, tf.float32)) * per_pixel + margin), tf.int32)
+    first = tf.clip_by_value(first, 0, whole - 1)
+    last = tf.clip_by_value(last, first + 1, whole)
+    return *tf.unstack(first), *tf.unstack(last - first)
+
+
+def resized_part(
+    pixels: tf.Tensor, origin: tf.Tensor, per_pixel: tf.Tensor, begin: tf.Tensor, size: tf.Tensor
+) -> tf.Tensor:
+    """A part of a resized image, of which only what it shows is resized: bilinear, half-pixel centres.
+
+    Args:
+        pixels: of the source around the part, uint8 (H, W, 3).
+        origin: their upper left corner (y, x) in the source, int32 (2,).
+        per_pixel: pixels of the source per resized one on each axis, float32 (2,).
+        begin: where the part begins in the resized image (y, x), float32 (2,).
+        size: (height, width) of the part, int32 (2,).
+
+    Returns:
+        float32 (h, w, 3), 0..255.
+    """
+    image = tf.raw_ops.ScaleAndTranslate(
+        images=pixels[None],  # bytes: as floats they would take four times the memory
+        size=size,
+        scale=1 / per_pixel,
+        translation=tf.cast(origin, tf.float32) / per_pixel - begin,
+        kernel_type="triangle",
+        antialias=False,
+    )[0]
+    return tf.ensure_shape(image, (None, None, 3))
+
+
 def _decode_other(encoded):
     """A file in any format except JPEG: uint8 (H, W, 3 or 4)."""
     return tf.cond(

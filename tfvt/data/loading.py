@@ -7,7 +7,7 @@ from typing import Protocol
 import tensorflow as tf
 
 from tfvt.data.order import HostShare
-from tfvt.data.records import MASK, RecordSet, describe, fail, feature_spec, locate
+from tfvt.data.records import BOX_MASK, BOX_YMIN, MASK, RecordSet, describe, fail, feature_spec, locate
 
 
 class Samples(Protocol):
@@ -52,7 +52,11 @@ def load_batch(
         skip_damaged: a record that gives no sample gets weight 0 instead of an error that names it.
     """
     ids = columns[0]
-    content = "image with a mask" if MASK in samples.features else "image"
+    content = "image"
+    if BOX_MASK in samples.features:
+        content = "image with masks of its objects"
+    elif MASK in samples.features and BOX_YMIN not in samples.features:  # detection only looks whether there is one
+        content = "image with a mask"
 
     def parse_and_decode(_, serialized, *arguments):
         features = tf.io.parse_single_example(serialized, feature_spec(samples.features))

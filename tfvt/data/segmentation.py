@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfvt.checks import check_choice
 from tfvt.data.geometry import paste
-from tfvt.data.images import check_size, decode_window, is_integer
+from tfvt.data.images import check_size, decode_window, is_integer, part_window, resized_part
 from tfvt.data.order import HostShare
 from tfvt.data.photometric import photometric_distortion
 from tfvt.data.records import ENCODED, MASK, VOID, RecordSet
@@ -269,25 +269,10 @@ def _decode_crop(encoded, size, resized, corner, crop_size):
     begin = tf.cast(corner, tf.float32)
 
     def window(height, width):
-        """What the crop's pixels read; of an image of another size than its mask, anything inside it."""
-        margin = 2.0  # one pixel for the kernel, one for rounding
-        first = tf.cast(tf.floor(begin * per_pixel - margin), tf.int32)
-        last = tf.cast(tf.math.ceil((begin + tf.cast(crop_size, tf.float32)) * per_pixel + margin), tf.int32)
-        whole = tf.stack([height, width])
-        first = tf.clip_by_value(first, 0, whole - 1)
-        last = tf.clip_by_value(last, first + 1, whole)
-        return *tf.unstack(first), *tf.unstack(last - first)
+        return part_window(tf.stack([height, width]), per_pixel, begin, crop_size)
 
     pixels, origin, image_size = decode_window(encoded, window)
-    image = tf.raw_ops.ScaleAndTranslate(
-        images=pixels[None],  # bytes: as floats they would take four times the memory
-        size=crop_size,
-        scale=1 / per_pixel,
-        translation=tf.cast(origin, tf.float32) / per_pixel - begin,
-        kernel_type="triangle",
-        antialias=False,
-    )[0]
-    return tf.ensure_shape(image, (None, None, 3)), image_size
+    return resized_part(pixels, origin, per_pixel, begin, crop_size), image_size
 
 
 def _fill(image, mask, settings):
