@@ -31,8 +31,11 @@ def top_k(scores: Any, k: int) -> tuple[Any, Any]:
 
 def take_rows(x: Any, indices: Any) -> Any:
     """Of x (B, N, ...) the rows (B, K, ...) that `indices` (B, K) name, image by image."""
-    indices = ops.reshape(indices, (*ops.shape(indices), *[1] * (len(x.shape) - 2)))
-    return ops.take_along_axis(x, indices, axis=1)
+    if keras.backend.backend() == "jax":  # leaves each image on its device
+        return ops.vectorized_map(lambda image: ops.take(*image, axis=0), (x, indices))
+    batch, length = ops.shape(x)[:2]
+    first = ops.arange(batch, dtype="int32")[:, None] * length
+    return ops.take(ops.reshape(x, (-1, *x.shape[2:])), indices + first, axis=0)
 
 
 def class_nms(
@@ -69,10 +72,10 @@ def class_nms(
     def pick(step, alive, picks):
         place = ops.argmax(ops.cast(alive, "int32"), axis=1, keepdims=True)  # the first that is alive
         place = ops.cast(place, "int32")
-        picked = ops.take_along_axis(alive, place, axis=1)  # False in images where none is left
+        picked = take_rows(alive, place)  # False in images where none is left
         picks = ops.where(ops.logical_and(ops.arange(max_detections) == step, picked), place, picks)
         overlap = box_iou(take_rows(boxes, place), boxes)[:, 0]
-        same = labels == ops.take_along_axis(labels, place, axis=1)
+        same = labels == take_rows(labels, place)
         beaten = ops.logical_and(same, overlap > iou_threshold)
         # A box without area does not overlap itself.
         beaten = ops.logical_or(beaten, ops.arange(candidates, dtype="int32") == place)
