@@ -76,9 +76,9 @@ def evaluate(evaluator: Evaluator, task: Task, batches: Iterable, check_stop: Ca
     evaluator.reset_sums("validation")
     rows = []
     for batch in batches:
-        rows.append(evaluator.eval_step(batch))
+        rows += evaluator.eval_step(batch)
         check_stop()
-    return _figures(task, evaluator.read_sums("validation"), [row for row in rows if row is not None])
+    return _figures(task, evaluator.read_sums("validation"), rows)
 
 
 def check_images(split: str, figures: Figures) -> None:
@@ -93,7 +93,9 @@ def check_images(split: str, figures: Figures) -> None:
 
 def _figures(task: Task, sums: dict[str, np.ndarray], rows: list[dict[str, np.ndarray]]) -> Figures:
     images = int(sums["images"])
-    loss = float(sums["loss"]) / images if images else math.nan
+    loss = None
+    if "loss" in sums:
+        loss = float(sums["loss"]) / images if images else math.nan
     values = task.figures(sums, rows) if images else dict.fromkeys(task.columns, math.nan)
     return Figures(loss, values, images, rows, sums)
 
@@ -314,7 +316,7 @@ class Loop:
 
     def _check(self, split: str, figures: Figures) -> None:
         check_images(split, figures)
-        if not math.isfinite(figures.loss):
+        if figures.loss is not None and not math.isfinite(figures.loss):
             raise self._diverged(f"the {split} loss is {figures.loss}")
 
     def _diverged(self, what: str) -> DivergedError:

@@ -53,7 +53,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     if table:
         print(_text(table))
     print(
-        f"{task.summary(figures.values)}, loss {figures.loss:.4f} on {figures.num_images} images "
+        f"{figures.words(task.summary)} on {figures.num_images} images "
         f"of {records.split} in {printable(records.directory)}"
     )
     return 0

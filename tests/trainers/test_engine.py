@@ -61,7 +61,7 @@ def test_evaluation_counts_weighted_rows_only(config):
     evaluator.reset_sums("validation")
     for batch in batches:
         counted = np.where(batch["weight"], LABELS, -1)
-        assert evaluator.eval_step(batch)["label"].tolist() == counted.tolist()
+        assert evaluator.eval_step(batch)[0]["label"].tolist() == counted.tolist()
     logits = np.concatenate([engine.model(batch["image"], training=False) for batch in batches])[:11]
     labels = np.concatenate([LABELS, LABELS[:3]])
     order = np.argsort(-logits, axis=-1)

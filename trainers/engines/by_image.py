@@ -32,21 +32,43 @@ class ByImage:
     def reset_sums(self, phase: Phase) -> None:
         """Set the sums to zero, and take the weights as they are now. All processes call it."""
         self.forward = self.evaluator.inference()
-        self.totals = {"loss": np.zeros(()), "images": np.zeros(()), **self.task.no_sums()}
+        self.totals = {"images": np.zeros(()), **self.task.no_sums()}
 
-    def eval_step(self, batch: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+    def eval_step(self, batch: Mapping[str, Any]) -> list[dict[str, np.ndarray]]:
         """Add one image to the sums; the rows of all processes' images. All processes call it as often."""
         sample = {name: np.asarray(value)[0] for name, value in batch.items()}
         sums, row = self.task.evaluate_image(self.forward, sample)
-        if sample["weight"] > 0:
+        counts = sample["weight"] > 0
+        if counts:
             for name, value in (sums | {"images": 1.0}).items():
-                self.totals[name] = self.totals[name] + value
-        return row and {name: gather_exactly(self.evaluator.processes, value) for name, value in row.items()}
+                self.totals[name] = self.totals.get(name, 0.0) + value
+        if row is None:
+            return []
+        processes = self.evaluator.processes
+        gathered = {
+            name: gather_arrays(processes, value) for name, value in (row | {"counts": np.array([counts])}).items()
+        }
+        rows = [{name: values[index] for name, values in gathered.items()} for index in range(processes.count)]
+        return [row for row in rows if row.pop("counts")[0]]
 
     def read_sums(self, phase: Phase) -> dict[str, np.ndarray]:
         """The sums over all processes. All of them call it."""
         processes = self.evaluator.processes
         return {name: gather_exactly(processes, value).sum(axis=0) for name, value in self.totals.items()}
+
+
+def gather_arrays(processes: Processes, value: np.ndarray) -> list[np.ndarray]:
+    """Each process's `value`, in order; the arrays may differ in the length of their first axis, and hold no texts.
+
+    Numbers pass as float64: integers beyond 2**53 would not be exact.
+    """
+    if processes.count == 1:
+        return [value]
+    lengths = gather_exactly(processes, len(value)).astype(int)
+    padded = np.zeros((lengths.max(), *value.shape[1:]))
+    padded[: len(value)] = value
+    parts = gather_exactly(processes, padded).astype(value.dtype)
+    return [part[:length] for part, length in zip(parts, lengths, strict=True)]
 
 
 def gather_exactly(processes: Processes, value: Any) -> np.ndarray:

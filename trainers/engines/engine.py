@@ -49,11 +49,14 @@ class Evaluator(Protocol):
     def eval_batches(self, make: Callable[[HostShare], Iterable]) -> Iterable:
         """Evaluation batches for the devices; `make` gives this host's. Each iteration starts from the first batch."""
 
-    def eval_step(self, batch: Any) -> dict[str, np.ndarray] | None:
-        """Add a batch to the sums of "validation"; the task's rows of it, if it has any."""
+    def eval_step(self, batch: Any) -> list[dict[str, np.ndarray]]:
+        """Add a batch to the sums of "validation"; the task's rows of it, if it has any.
+
+        They are one dict for the whole batch, or, for a task that evaluates by image, one for each image.
+        """
 
     def inference(self) -> Callable[[Any], Any]:
-        """A function from images, float32 (N, H, W, 3), to the float32 outputs of the task's `image_model`.
+        """A function from the inputs of the task's `image_model` to its outputs, float32 where they are no integers.
 
         It has the weights of now, and runs on this process's first device. All processes call this.
         """

@@ -19,7 +19,7 @@ from keras import ops
 from tfvt.data.order import HostShare
 from tfvt.errors import UsageError
 from tfvt.trainers.recipes.recipe import Recipe
-from tfvt.trainers.tasks.task import Task
+from tfvt.trainers.tasks.task import Task, with_parts
 
 from .cluster import Agreement, from_chief
 from .engine import Phase
@@ -75,17 +75,17 @@ class JaxEvaluator:
         arrays = {name: np.asarray(value) for name, value in batch.items() if name != "id"}
         return {name: jax.make_array_from_process_local_data(self.by_rows, array) for name, array in arrays.items()}
 
-    def eval_step(self, batch: dict[str, jax.Array]) -> dict[str, np.ndarray] | None:
+    def eval_step(self, batch: dict[str, jax.Array]) -> list[dict[str, np.ndarray]]:
         """Add one batch to the sums of "validation"; rows of weight 0 do not count."""
         variables = self.evaluated.variables
         sums, rows = self._eval([self.arrays[id(variable)] for variable in variables], batch)
         self.sums["validation"].add(sums)
-        return rows and {name: fetch(value) for name, value in rows.items()}
+        return [{name: fetch(value) for name, value in rows.items()}] if rows else []
 
     def _eval_sums(self, arrays, batch):
         with keras.StatelessScope(zip(self.evaluated.variables, arrays, strict=True)):
-            outputs = float32(self.evaluated(batch["image"], training=False))
-            losses = self.task.loss(outputs, batch, training=False)
+            outputs = float32(self.evaluated(self.task.inputs(batch), training=False))
+            losses = with_parts(self.task.loss(outputs, batch, training=False))
             sums = self._batch_sums(losses, batch["weight"], outputs, batch)
             return sums, self.task.rows(outputs, batch)
 
@@ -94,7 +94,7 @@ class JaxEvaluator:
         arrays = [self.arrays[id(variable)] for variable in self._image_model.variables]
         device = jax.local_devices()[0]
         arrays = [a.addressable_data(0) if a.is_fully_replicated else jax.device_put(fetch(a), device) for a in arrays]
-        return lambda pixels: self._inference(arrays, jax.device_put(np.asarray(pixels), device))
+        return lambda inputs: self._inference(arrays, jax.device_put(jax.tree.map(np.asarray, inputs), device))
 
     @functools.cached_property
     def _image_model(self):
@@ -102,15 +102,15 @@ class JaxEvaluator:
 
     @functools.cached_property
     def _inference(self):
-        def outputs(arrays, pixels):
+        def outputs(arrays, inputs):
             with keras.StatelessScope(zip(self._image_model.variables, arrays, strict=True)):
-                return float32(self._image_model(pixels, training=False))
+                return float32(self._image_model(inputs, training=False))
 
         return jax.jit(outputs)
 
     def _batch_sums(self, losses, weights, outputs, batch):
         own = self.task.sums(outputs, batch, weights)
-        return {"loss": ops.sum(losses * weights), "images": ops.sum(weights), **own}
+        return {name: ops.sum(loss * weights) for name, loss in losses.items()} | {"images": ops.sum(weights), **own}
 
     def read_sums(self, phase: Phase) -> dict[str, np.ndarray]:
         """The sums since the last reset. Those of training are over augmented images, with the weights of each step."""
@@ -245,9 +245,9 @@ class JaxEngine(JaxEvaluator):
         """The share of (a part of) the batch in its mean loss, the other variables' new values, and the sums."""
         values = [*zip(self.trainable, trainable, strict=True), *zip(self.others, others, strict=True)]
         with keras.StatelessScope(values) as scope:
-            outputs = float32(self.forward(batch["image"]))
-            losses = self.task.loss(outputs, batch, training=True)
-            weights = batch.get("weight", ops.ones_like(losses))
+            outputs = float32(self.forward(self.task.inputs(batch)))
+            losses = with_parts(self.task.loss(outputs, batch, training=True))
+            weights = batch.get("weight", ops.ones_like(losses["loss"]))
             sums = self._batch_sums(losses, weights, outputs, batch)
         return scale * sums["loss"] / self.batch_size, ([scope.get_current_value(v) for v in self.others], sums)
 
@@ -304,5 +304,5 @@ def fetch(array: jax.Array) -> np.ndarray:
 
 
 def float32(outputs: Any) -> Any:
-    """The model's output, a tensor or several, in single precision."""
-    return jax.tree.map(lambda output: ops.cast(output, "float32"), outputs)
+    """The model's output, a tensor or several, in single precision; integers stay."""
+    return jax.tree.map(lambda x: ops.cast(x, "float32") if keras.backend.is_float_dtype(str(x.dtype)) else x, outputs)

@@ -7,7 +7,7 @@ resume within an epoch.
 import functools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -17,10 +17,11 @@ import tensorflow as tf
 from tfvt.data.order import HostShare
 from tfvt.errors import UsageError, one_line
 from tfvt.trainers.recipes.recipe import DistributionRecipe, Recipe
-from tfvt.trainers.tasks.task import Task
+from tfvt.trainers.tasks.task import Task, with_parts
 
 from .cluster import Agreement, Cluster, LostProcessError, describe, from_chief, lost_process
-from .engine import DIVERGED, Phase
+from .device_sums import Sums
+from .engine import Phase
 from .forward import training_forward
 from .memory import resident_peak
 from .optimizer import freeze
@@ -124,42 +125,6 @@ def _tpu_strategy(name: str) -> tf.distribute.Strategy:
     return tf.distribute.TPUStrategy(resolver)
 
 
-class Sums:
-    """Sums over images by name, kept on the devices: the host waits only to read them."""
-
-    def __init__(self, task: Task) -> None:
-        # Each device adds to its own copy; a read sums the copies. float64 counts any number of images.
-        self.variables = {
-            name: tf.Variable(
-                np.asarray(zeros, np.float64),
-                synchronization=tf.VariableSynchronization.ON_READ,
-                aggregation=tf.VariableAggregation.SUM,
-            )
-            for name, zeros in ({"loss": 0.0, "images": 0.0, DIVERGED: 0.0} | task.no_sums()).items()
-        }
-
-    def add(self, losses: tf.Tensor, weights: tf.Tensor, sums: Mapping[str, tf.Tensor], share: float = 1.0) -> None:
-        """Add a batch: `losses` and `weights` (B,), and the task's own `sums`; it is this share of a step's."""
-        weights = tf.cast(weights, tf.float64)
-        loss = tf.tensordot(tf.cast(losses, tf.float64), weights, 1)
-        diverged = tf.where(tf.math.is_finite(loss), 0.0, share)
-        for name, value in {"loss": loss, "images": tf.reduce_sum(weights), DIVERGED: diverged, **sums}.items():
-            self.variables[name].assign_add(tf.cast(value, tf.float64))
-
-    def reset(self) -> None:
-        """Set the sums to zero."""
-        self.assign({name: np.zeros(variable.shape) for name, variable in self.variables.items()})
-
-    def read(self) -> dict[str, np.ndarray]:
-        """The sums over all devices."""
-        return {name: np.asarray(variable.read_value()) for name, variable in self.variables.items()}
-
-    def assign(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Continue from sums that `read` returned."""
-        for name, variable in self.variables.items():
-            variable.assign(arrays.get(name, np.zeros(variable.shape)))  # older checkpoints have no DIVERGED
-
-
 class TensorFlowEvaluator:
     """`Evaluator` of a model on a strategy's devices."""
 
@@ -188,20 +153,20 @@ class TensorFlowEvaluator:
 
         return self.strategy.distribute_datasets_from_function(host_batches)
 
-    def eval_step(self, batch: Any) -> dict[str, np.ndarray] | None:
+    def eval_step(self, batch: Any) -> list[dict[str, np.ndarray]]:
         """Add one batch to the sums of "validation"; rows of weight 0 do not count."""
         rows = self._eval_step(batch)
         if rows is None:
-            return None
-        return {name: self.strategy.gather(value, axis=0).numpy() for name, value in rows.items()}
+            return []
+        return [{name: self.strategy.gather(value, axis=0).numpy() for name, value in rows.items()}]
 
     @tf.function
     def _eval_step(self, batch):
         return self.strategy.run(self._replica_eval_step, args=(batch,))
 
     def _replica_eval_step(self, batch):
-        outputs = float32(self.evaluated(batch["image"], training=False))
-        losses = self.task.loss(outputs, batch, training=False)
+        outputs = float32(self.evaluated(self.task.inputs(batch), training=False))
+        losses = with_parts(self.task.loss(outputs, batch, training=False))
         self.sums["validation"].add(losses, batch["weight"], self.task.sums(outputs, batch, batch["weight"]))
         return self.task.rows(outputs, batch)
 
@@ -212,8 +177,9 @@ class TensorFlowEvaluator:
     @functools.cached_property
     def _inference(self):
         model = self.task.image_model(self.evaluated)
-        images = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
-        return tf.function(lambda pixels: float32(model(pixels, training=False)), input_signature=[images])
+        taken = model.input if len(model.inputs) > 1 else model.inputs[0]  # not a list of one
+        inputs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, tf.as_dtype(x.dtype)), taken)
+        return tf.function(lambda inputs: float32(model(inputs, training=False)), input_signature=[inputs])
 
     def read_sums(self, phase: Phase) -> dict[str, np.ndarray]:
         """The sums since the last reset. Those of training are over augmented images, with the weights of each step."""
@@ -344,10 +310,10 @@ class TensorFlowEngine(TensorFlowEvaluator):
         """Gradients of this device's share of the global batch's mean loss; rows of weight 0 add nothing to it."""
         batch = self.task.teach(batch)  # out here, where nothing of it is kept for the gradients
         with tf.GradientTape() as tape:
-            outputs = float32(self.forward(batch["image"]))
-            losses = self.task.loss(outputs, batch, training=True)
-            weights = batch.get("weight", tf.ones_like(losses))
-            loss = self.update.scaled(tf.reduce_sum(weights * losses) / self.recipe.data.batch_size)
+            outputs = float32(self.forward(self.task.inputs(batch)))
+            losses = with_parts(self.task.loss(outputs, batch, training=True))
+            weights = batch.get("weight", tf.ones_like(losses["loss"]))
+            loss = self.update.scaled(tf.reduce_sum(weights * losses["loss"]) / self.recipe.data.batch_size)
         share = 1 / (self.strategy.num_replicas_in_sync * self.recipe.accumulation_steps)
         self.sums["train"].add(losses, weights, self.task.sums(outputs, batch, weights), share)
         # TensorFlow cannot make zeros of Keras' own variables, whose types are words.
@@ -396,5 +362,7 @@ def _is_floating(variable):
 
 
 def float32(outputs: Any) -> Any:
-    """The model's output, a tensor or several, in single precision."""
-    return tf.nest.map_structure(lambda output: tf.cast(output, tf.float32), outputs)
+    """The model's output, a tensor or several, in single precision; integers stay."""
+    return tf.nest.map_structure(
+        lambda output: tf.cast(output, tf.float32) if output.dtype.is_floating else output, outputs
+    )

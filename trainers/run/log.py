@@ -37,15 +37,20 @@ CONTINUE = "continue with --resume"
 
 @dataclass(frozen=True)
 class Figures:
-    """Measurements over `num_images` images: the mean loss, the task's figures by name, its rows of each batch, and the
-    sums.
+    """Measurements over `num_images` images: the mean loss, None where an evaluation has none, the task's figures by
+    name, its rows, and the sums.
     """
 
-    loss: float
+    loss: float | None
     values: dict[str, float]
     num_images: int
     rows: Sequence[Mapping[str, np.ndarray]] = ()
     sums: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def words(self, summary: Callable[[Mapping[str, float]], str]) -> str:
+        """Loss and figures, those in the words of `summary`."""
+        loss = "" if self.loss is None else f"loss {self.loss:.4f}"
+        return ", ".join(part for part in (loss, summary(self.values)) if part)
 
 
 @dataclass(frozen=True)
@@ -81,9 +86,9 @@ class EpochRow:
 
     def line(self, summary: Callable[[dict[str, float]], str]) -> str:
         """The row as text; `summary` words the task's figures."""
-        text = f"epoch {self.epoch}: train loss {self.train.loss:.4f}, {summary(self.train.values)}"
+        text = f"epoch {self.epoch}: train {self.train.words(summary)}"
         if self.validation is not None:
-            text += f"; validation loss {self.validation.loss:.4f}, {summary(self.validation.values)}"
+            text += f"; validation {self.validation.words(summary)}"
         if self.train_skipped or self.validation_skipped:
             text += (
                 f"; skipped as damaged: {self.train_skipped} in training, {self.validation_skipped or 0} in validation"

@@ -66,11 +66,11 @@ def write_report(run: Run, task: Task, validation: Figures, num_hosts: int = 1) 
     with run.metrics.open(newline="", encoding="utf-8") as file:
         epochs = list(csv.DictReader(file))
     records = task.validation_records
-    rows = {}
-    if validation.rows:
+    rows = {}  # in the order of the records
+    if validation.rows and not task.by_image:
         order = eval_rows(records.num_examples, len(validation.rows[0][next(iter(validation.rows[0]))]), num_hosts)
         rows = {name: np.concatenate([part[name] for part in validation.rows])[order] for name in validation.rows[0]}
-    figures = f"{task.summary(validation.values)}, loss {validation.loss:.4f} on {validation.num_images:,} images"
+    figures = f"{validation.words(task.summary)} on {validation.num_images:,} images"
     name = f"{task.recipe.model.name} in {printable(run.folder.absolute().name)}"
     sections = [
         f"<h1>{escape(name)}</h1>",

@@ -60,7 +60,7 @@ class Task(Protocol):
         """What a record becomes."""
 
     def model(self) -> keras.Model:
-        """The network, from a batch's "image" to `outputs`."""
+        """The network, from `inputs` to `outputs`."""
 
     def teach(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """A training batch with what `loss` needs and no gradient flows through, such as a teacher's outputs.
@@ -73,8 +73,12 @@ class Task(Protocol):
         """What `teach` reads of Keras' variables. An engine that compiles whole steps hands them in from outside."""
         return ()
 
+    def inputs(self, batch: Mapping[str, Any]) -> Any:
+        """What of a batch the model takes in training."""
+        return batch["image"]
+
     def loss(self, outputs: Any, batch: Mapping[str, Any], training: bool) -> Any:
-        """Of each sample, float32 (B,)."""
+        """Of each sample, float32 (B,), or a dict of such parts, which add up and are among the sums by their names."""
 
     def no_sums(self) -> dict[str, np.ndarray]:
         """Zeros of the shapes of `sums`."""
@@ -92,7 +96,9 @@ class Task(Protocol):
     def evaluate_image(
         self, forward: Callable[[Any], Any], sample: Mapping[str, np.ndarray]
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """What one image adds to the loss ("loss") and to `sums`, and its row for the report, if there are any.
+        """What one image adds to the loss ("loss", which may be missing) and to `sums`, and its row, if there are any.
+
+        A row is arrays by name, of any length; `figures` gets those of all images of all processes.
 
         Args:
             forward: from images (N, H, W, 3) to the outputs of `image_model`.
@@ -119,6 +125,13 @@ class Task(Protocol):
     def digests(self) -> dict[str, str]:
         """Of the data that the steps depend on, by name, wherever they lie. A run continues only with the same."""
         return {"training": self.train_records.digest, "validation": self.validation_records.digest}
+
+
+def with_parts(losses: Any) -> dict[str, Any]:
+    """The "loss" (B,), and its parts by their names if `Task.loss` has returned parts."""
+    if not isinstance(losses, Mapping):
+        return {"loss": losses}
+    return {"loss": sum(losses.values()), **losses}
 
 
 def open_split(data: DataRecipe, split: str, kind: str = "classes") -> RecordSet:
