@@ -121,7 +121,7 @@ class EagerEngine:
         outputs = self.model(batch["image"], training=False)
         self._add("validation", self.task.loss(outputs, batch, training=False), batch, outputs)
         rows = self.task.rows(outputs, batch)
-        return rows and {name: np.asarray(value) for name, value in rows.items()}
+        return [{name: np.asarray(value) for name, value in rows.items()}] if rows else []
 
     def _add(self, phase, losses, batch, outputs):
         weights = batch["weight"]
