@@ -26,10 +26,14 @@ SMALLEST = {
     "vt_resnet": "vt_resnet18",
 }
 # The families of dense tasks are built in every run on a small backbone, and by name in `make test-all`.
-SMALLEST_DENSE = {"panoptic_fpn": "fpn_resnet50", "upernet": "upernet_swin_tiny"}
+SMALLEST_DENSE = {
+    "panoptic_fpn": "fpn_resnet50",
+    "retinanet": "retinanet_resnet50",
+    "upernet": "upernet_swin_tiny",
+}
 
 # Models that are tested at 128 pixels a side, not 64: their attention reflects its maps and takes none below 4x4.
-REFLECTING = r"acmix_resnet(38|50)|(acmix_)?san\d+"
+REFLECTING = r"(retinanet_)?((acmix|sasa)_resnet(38|50)|(acmix_)?san\d+)"
 
 # MODEL/WEIGHT whose gradient may be zero or none, and why.
 _OF_THE_MAP = r"/mixer/(beta|convolution/.*)"
@@ -91,6 +95,11 @@ def flat(outputs):
     if isinstance(outputs, dict):
         return list(outputs.values())
     return list(outputs) if isinstance(outputs, tuple | list) else [outputs]
+
+
+def logits_of(outputs):
+    """A detector's logits of classes, of its dict; what other models give as it is. As an array."""
+    return ops.convert_to_numpy(outputs["class_logits"] if isinstance(outputs, dict) else outputs)
 
 
 def arrays(outputs):
@@ -155,13 +164,13 @@ def check_model(name, **options):
     shape = image_shape(name)
     num_classes, images = 7, random_images((2, *shape))
     model = tfvt.create_model(name, num_classes=num_classes, input_shape=shape, **options)
-    logits = ops.convert_to_numpy(model(images))
-    pixels = shape[:2] if get_variant(name).task == "segmentation" else ()
-    assert logits.shape == (2, *pixels, num_classes)
+    logits = logits_of(model(images))
+    places = {"classification": (), "segmentation": shape[:2], "detection": logits.shape[1:-1]}
+    assert logits.shape == (2, *places[get_variant(name).task], num_classes)
     assert logits.dtype == np.float32
     assert np.isfinite(logits).all()
     assert np.ptp(logits, axis=0).max() > 0, "two different images have the same logits"
-    np.testing.assert_allclose(ops.convert_to_numpy(model(images.astype("uint8"))), logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logits_of(model(images.astype("uint8"))), logits, rtol=1e-5, atol=1e-5)
     check_save_and_load(model, images)
     check_profile(model)
     give_up_caches()  # of the single operations that ran so far: JAX compiles the gradient as a whole
@@ -181,7 +190,7 @@ def check_mixed_precision(name, **options):
     shape = image_shape(name)
     images = random_images((2, *shape))
     full = tfvt.create_model(name, num_classes=7, input_shape=shape, **options)
-    expected = ops.convert_to_numpy(full(images))
+    expected = logits_of(full(images))
     give_up_caches()  # JAX's operations in full precision
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
@@ -191,9 +200,9 @@ def check_mixed_precision(name, **options):
         keras.config.set_dtype_policy(policy)
     half.set_weights(full.get_weights())
     assert {w.dtype for w in half.trainable_variables} == {"float32"}
-    logits = half(images)
-    assert keras.backend.standardize_dtype(logits.dtype) == "float32"
-    assert np.abs(ops.convert_to_numpy(logits) - expected).max() < 0.1 * np.abs(expected).max()
+    outputs = half(images)
+    assert {keras.backend.standardize_dtype(output.dtype) for output in flat(outputs)} == {"float32"}
+    assert np.abs(logits_of(outputs) - expected).max() < 0.1 * np.abs(expected).max()
 
 
 def check_sizes(name, sizes, **options):
@@ -203,9 +212,9 @@ def check_sizes(name, sizes, **options):
         model = tfvt.create_model(name, num_classes=5, input_shape=(height, width, 3), **options)
         model.set_weights(any_size.get_weights())
         images = random_images((2, height, width, 3))
-        logits = ops.convert_to_numpy(model(images))
+        logits = logits_of(model(images))
         assert np.isfinite(logits).all()
-        np.testing.assert_allclose(ops.convert_to_numpy(any_size(images)), logits, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(logits_of(any_size(images)), logits, rtol=1e-4, atol=1e-4)
 
 
 def check_features(name, strides, size=(96, 64), **options):

@@ -51,7 +51,12 @@ ROWS = {
     ],
     "GroupedDense": [({"units": 6, "groups": 2, "use_bias": True}, TOKENS)],
     "JoinedConvolution": [({"filters": 4}, [MAP, (2, 3, 3, 5)])],
+    "LevelOutputs": [({"units": 3, "per_pixel": 2}, [MAP, (2, 3, 3, 8)])],
     "LevelProjector": [({"query_groups": 4}, {"x_shape": MAP, "tokens_shape": TOKENS})],
+    "LevelTower": [
+        ({"channels": 8, "depth": 2}, [MAP, (2, 3, 3, 8)]),
+        ({"channels": 32, "depth": 1, "norm": "group"}, [MAP, (2, 3, 3, 8)]),
+    ],
     "LinearNorm": [({"units": 6, "groups": 2}, TOKENS), ({"units": 6, "norm": "layer"}, TOKENS)],
     "LocalAttention": [
         ({"filters": 8, "num_heads": 2, "kernel_size": 3, "strides": 2}, MAP),

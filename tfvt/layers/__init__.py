@@ -11,6 +11,7 @@ from tfvt.layers.convolution import GroupedDense
 from tfvt.layers.embedding import TokenEmbedding
 from tfvt.layers.funnel import FunnelPooling, FunnelUpsampling
 from tfvt.layers.global_attention import GlobalAttention
+from tfvt.layers.level_heads import LevelOutputs, LevelTower
 from tfvt.layers.local_attention import LocalAttention
 from tfvt.layers.patches import PatchEmbedding, PatchMerging
 from tfvt.layers.patchwise_attention import SANAttention
@@ -44,7 +45,9 @@ __all__ = [
     "GlobalAttention",
     "GroupedDense",
     "JoinedConvolution",
+    "LevelOutputs",
     "LevelProjector",
+    "LevelTower",
     "LinearNorm",
     "LocalAttention",
     "MapPositions",

@@ -1,6 +1,8 @@
 """ResNet with ACmix (Pan et al., CVPR 2022) in place of every 3x3 convolution of its bottlenecks.
 
-Source: section 5.1 and Figure 4; the shape of the network is that of `tfvt.models.resnet`.
+Source: section 5.1 and Figure 4; the shape of the network is that of `tfvt.models.resnet`. SASA-ResNet (Ramachandran
+et al. 2019, https://arxiv.org/abs/1906.05909), the baseline of Table 3, is here ACmix's own attention alone, with the
+convolutional stem and ACmix's position embeddings.
 An ACmix starts as the authors' (github.com/LeapLabTHU/ACmix), projections as PyTorch's and the convolution as shifts.
 Their ResNet then draws every convolution again, the shifts too, against section 4.3; ours does not.
 """
@@ -19,6 +21,10 @@ VARIANTS = {
     "acmix_resnet26": {"depths": (1, 2, 4, 1)},
     "acmix_resnet38": {"depths": (2, 3, 5, 2)},
     "acmix_resnet50": {"depths": (3, 4, 6, 3)},
+    # Stand-alone self-attention: ACmix's attention without its convolution.
+    "sasa_resnet26": {"depths": (1, 2, 4, 1), "combine": "attention"},
+    "sasa_resnet38": {"depths": (2, 3, 5, 2), "combine": "attention"},
+    "sasa_resnet50": {"depths": (3, 4, 6, 3), "combine": "attention"},
 }
 
 

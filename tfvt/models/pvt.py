@@ -21,6 +21,7 @@ from tfvt.registry import register
 VARIANTS = {
     "pvt_tiny": {"depths": (2, 2, 2, 2)},
     "pvt_small": {"depths": (3, 4, 6, 3)},
+    "pvt_large": {"depths": (3, 8, 27, 3)},
     "acmix_pvt_tiny": {"depths": (2, 2, 2, 2), "mixer": "acmix"},
     "acmix_pvt_small": {"depths": (3, 4, 6, 3), "mixer": "acmix"},
 }

@@ -19,6 +19,7 @@ from tfvt.registry import register
 VARIANTS = {
     "swin_tiny": {"depths": (2, 2, 6, 2)},
     "swin_small": {"depths": (2, 2, 18, 2)},
+    "swin_base": {"depths": (2, 2, 18, 2), "width": 128},
     "acmix_swin_tiny": {"depths": (2, 2, 6, 2), "mixer": "acmix"},
     "acmix_swin_small": {"depths": (2, 2, 18, 2), "mixer": "acmix"},
     "conv_swin_tiny": {"depths": (2, 2, 6, 2), "mixer": "convolution"},

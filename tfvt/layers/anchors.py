@@ -1,0 +1,93 @@
+"""Anchors: the boxes that a detector looks at, of several sizes and forms around every pixel of its maps.
+
+Sources: Faster R-CNN (Ren et al. 2015), https://arxiv.org/abs/1506.01497, section 3.1.1, and RetinaNet (Lin et al.
+2017), https://arxiv.org/abs/1708.02002, section 4, in the form of mmdetection's AnchorGenerator or, with `whole`, of
+torchvision's.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfvt.layers.pyramid import level_number
+from tfvt.layers.registration import register_layer
+
+
+@register_layer
+class Anchors(keras.layers.Layer):
+    """Boxes y1, x1, y2, x2 in pixels of the image, whose centres lie at whole multiples of each level's stride.
+
+    In the order of levels, then rows, columns, ratios and scales. They may reach outside the image.
+
+    Args:
+        levels: "P3" for stride 8, and so on; a map has the image's size divided by its stride, rounded up.
+        scales: side of the anchor of ratio 1, in strides.
+        ratios: height / width of anchors of the same area.
+        whole: as torchvision: sides in whole pixels, corners too, and the image's size divided by the map's, rounded
+            down, in place of the stride.
+
+    Shapes: image (B, H, W, any) -> (B, A, 4), float32.
+    """
+
+    def __init__(
+        self,
+        levels: tuple[str, ...] = ("P3", "P4", "P5", "P6", "P7"),
+        scales: tuple[float, ...] = (4.0, 4 * 2 ** (1 / 3), 4 * 2 ** (2 / 3)),
+        ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
+        whole: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**{"dtype": "float32"} | kwargs)
+        self.levels, self.scales, self.ratios, self.whole = tuple(levels), tuple(scales), tuple(ratios), whole
+
+    @property
+    def per_pixel(self) -> int:
+        """Anchors around one pixel of a map."""
+        return len(self.scales) * len(self.ratios)
+
+    def call(self, image):
+        batch, height, width, _ = ops.shape(image)
+        anchors = ops.concatenate([self._of_level(level, height, width) for level in self.levels])
+        return ops.broadcast_to(anchors, (batch, *ops.shape(anchors)))
+
+    def _of_level(self, level, height, width):
+        """(A, 4): the anchors of a map."""
+        rows, columns = map_size(level, height, width)
+        stride = 2 ** level_number(level)
+        strides = (height // rows, width // columns) if self.whole else (stride, stride)
+        y = ops.cast(ops.arange(rows) * strides[0], "float32")[:, None, None]
+        x = ops.cast(ops.arange(columns) * strides[1], "float32")[None, :, None]
+        y1, x1, y2, x2 = np.moveaxis(self._around_zero(stride), -1, 0)
+        shape = (rows, columns, self.per_pixel)
+        sides = [ops.broadcast_to(side, shape) for side in (y + y1, x + x1, y + y2, x + x2)]
+        return ops.reshape(ops.stack(sides, axis=-1), (-1, 4))
+
+    def _around_zero(self, stride):
+        """(ratios * scales, 4): the anchors whose centre is 0, 0."""
+        # In float32 and in this order, as others do, so that halves are rounded alike.
+        root = np.sqrt(np.array(self.ratios, "float32"))[:, None]
+        scales = np.array([stride * scale for scale in self.scales], "float32")
+        scales = np.trunc(scales) if self.whole else scales
+        heights, widths = (root * scales).ravel(), (1 / root * scales).ravel()
+        corners = np.stack([-heights, -widths, heights, widths], axis=-1) / 2
+        return np.round(corners) if self.whole else corners
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, _ = input_shape
+        total = None if None in (height, width) else sum(anchor_counts(self.levels, self.per_pixel, height, width))
+        return (batch, total, 4)
+
+
+def map_size(level: str, height: Any, width: Any) -> tuple[Any, Any]:
+    """(rows, columns) of a level's map: the image's size divided by the stride, rounded up."""
+    stride = 2 ** level_number(level)
+    return -(-height // stride), -(-width // stride)
+
+
+def anchor_counts(levels: Sequence[str], per_pixel: int, height: Any, width: Any) -> list[Any]:
+    """Anchors of each level of an image of that size, `per_pixel` for each pixel of its map; a size may be a tensor."""
+    maps = (map_size(level, height, width) for level in levels)
+    return [rows * columns * per_pixel for rows, columns in maps]

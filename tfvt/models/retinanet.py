@@ -1,0 +1,139 @@
+"""RetinaNet over any backbone with a pyramid of maps.
+
+Sources: Focal Loss for Dense Object Detection (Lin et al., ICCV 2017), https://arxiv.org/abs/1708.02002, as
+mmdetection's RetinaHead; PVT (Wang et al. 2021) and ACmix (Pan et al., CVPR 2022), Tables 3 to 5, whose detectors
+follow mmdetection. Options have what torchvision's two RetinaNets do otherwise. Counts against the papers:
+docs/fidelity.md.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import keras
+
+from tfvt.layers import FPN, LevelOutputs, LevelTower
+from tfvt.layers.anchors import Anchors
+from tfvt.layers.pyramid import Maps, level_number
+from tfvt.models.dense import Backbone, BackbonePixels, neck_maps
+from tfvt.models.options import BatchNorm, Head, Options, spell_out
+from tfvt.registry import register
+
+_LEVELS = ("P3", "P4", "P5")
+# As the authors of PVT: tables of positions for the images of the classifier, and no class token.
+_PVT = {"class_token": False, "positions_shape": (224, 224)}
+VARIANTS = {
+    **{
+        f"retinanet_{backbone}": {"backbone": backbone, "levels": _LEVELS}
+        for backbone in ("resnet50", "sasa_resnet50", "acmix_resnet50", "san19", "acmix_san19")
+    },
+    **{
+        f"retinanet_{backbone}": {"backbone": backbone, "levels": _LEVELS, "backbone_options": _PVT}
+        for backbone in ("pvt_tiny", "pvt_small", "pvt_large", "acmix_pvt_tiny", "acmix_pvt_small")
+    },
+}
+SCALES = tuple(4 * 2 ** (octave / 3) for octave in range(3))
+RATIOS = (0.5, 1.0, 2.0)
+PRIOR = 0.01  # probability of every class in the beginning
+
+
+@dataclass(frozen=True)
+class RetinaNetOptions(Options):
+    """Neck, head and anchors.
+
+    Args:
+        pyramid_channels: of the neck's maps and the towers.
+        extra_levels: coarser maps below the backbone's, each by a 3x3 of stride 2 on the one before.
+        extra_source: what the first of them reads: the "backbone"'s last map, or the "neck"'s, as torchvision's first
+            RetinaNet.
+        extra_relu: a ReLU in front of all of them but the first, as torchvision.
+        tower_depth: 3x3 of each tower.
+        tower_norm: after them: "group" (32 groups) in torchvision's second RetinaNet.
+        whole_anchors: anchors in whole pixels, as torchvision, see `tfvt.layers.Anchors`.
+    """
+
+    pyramid_channels: int = 256
+    extra_levels: int = 2
+    extra_source: Literal["backbone", "neck"] = "backbone"
+    extra_relu: bool = False
+    tower_depth: int = 4
+    tower_norm: Literal["none", "group"] = "none"
+    whole_anchors: bool = False
+
+
+@register(VARIANTS, task="detection")
+@spell_out
+def retinanet(
+    *,
+    trunk: Backbone,
+    options: RetinaNetOptions,
+    head: Head,
+    pixels: BackbonePixels,
+    batch_norm: BatchNorm,
+    input_shape: tuple[int | None, int | None, int] = (224, 224, 3),
+    name: str | None = None,
+) -> keras.Model:
+    """Build a RetinaNet. `tfvt.models.detection.detector` makes boxes of its answers, `retinanet_losses` trains it.
+
+    Args:
+        num_classes: of a box.
+        include_top: False returns the neck's maps, as `features` with all levels.
+        features: levels of the neck to return as a dict level -> map (B, H, W, pyramid_channels), no head.
+        dropout_rate: of whole channels of the neck's maps, before the towers (the authors have none).
+        batch_norm_epsilon, batch_norm_momentum: of every batch norm of the backbone.
+        input_shape: (height, width, channels) in pixels, any that the backbone takes; None for any.
+        name: of the model.
+
+    Returns:
+        A `keras.Model` from pixels (B, H, W, 3) in 0..255 to a dict: "class_logits" (B, A, num_classes), "box_deltas"
+        (B, A, 4), dy, dx, dh, dw, and "anchors" (B, A, 4), y1, x1, y2, x2 in pixels, all float32; or what else is asked
+        for.
+    """
+    image, maps = trunk.maps(input_shape, pixels, batch_norm)
+    maps = with_extra_levels(FPN(options.pyramid_channels)(maps), maps, options)
+    if head.features is not None:
+        return keras.Model(image, neck_maps(maps, head.features), name=name)
+    if not head.include_top:
+        return keras.Model(image, maps, name=name)
+    anchors = Anchors(tuple(maps), SCALES, RATIOS, options.whole_anchors, name="anchors")
+    if head.dropout_rate:
+        maps = {
+            level: keras.layers.SpatialDropout2D(head.dropout_rate, name=f"head_dropout_{level.lower()}")(x)
+            for level, x in maps.items()
+        }
+    outputs = {}
+    for kind, units, bias in (
+        ("class", int(head.num_classes), math.log(PRIOR / (1 - PRIOR))),
+        ("box", 4, 0.0),
+    ):
+        tower = LevelTower(options.pyramid_channels, options.tower_depth, options.tower_norm, name=f"decoder_{kind}")
+        outputs[kind] = LevelOutputs(units, anchors.per_pixel, bias=bias, name=f"head_{kind}")(
+            tower(list(maps.values()))
+        )
+    # Computed in half precision where that is the policy; what follows is not.
+    full = {kind: keras.layers.Activation("linear", dtype="float32", name=f"{kind}_full") for kind in outputs}
+    return keras.Model(
+        image,
+        {
+            "class_logits": full["class"](outputs["class"]),
+            "box_deltas": full["box"](outputs["box"]),
+            "anchors": anchors(image),
+        },
+        name=name,
+    )
+
+
+def with_extra_levels(maps: Maps, backbone_maps: Maps, options: RetinaNetOptions) -> dict[str, keras.KerasTensor]:
+    """The neck's maps and the coarser ones that follow them."""
+    maps = dict(maps)
+    last = list(maps)[-1]
+    x = maps[last] if options.extra_source == "neck" else backbone_maps[last]
+    for number in range(options.extra_levels):
+        level = f"P{level_number(last) + number + 1}"
+        name = f"neck_{level.lower()}"
+        if number and options.extra_relu:
+            x = keras.layers.ReLU(name=f"{name}_relu")(x)
+        x = keras.layers.ZeroPadding2D(1, name=f"{name}_pad")(x)  # alike on both sides, unlike "same"
+        x = keras.layers.Conv2D(options.pyramid_channels, 3, strides=2, name=f"{name}_output")(x)
+        maps[level] = x
+    return maps
