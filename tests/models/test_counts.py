@@ -122,6 +122,26 @@ def test_counts_of_pyramids(name, setting, neck, head, giga_macs):
     assert (norms, total) == (HEAD_NORMS, giga_macs)
 
 
+RESNET_HEAD, PVT_HEAD = (14_460_660, 162_187_915_264), (10_249_972, 158_410_289_152)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch computes what it counts here")
+@pytest.mark.parametrize(("name", "neck_and_head", "giga_macs"), [
+    ("retinanet_resnet50", RESNET_HEAD, "249.52"),
+    ("retinanet_pvt_tiny", PVT_HEAD, "232.76"),
+    pytest.param("retinanet_acmix_pvt_tiny", PVT_HEAD, "234.29", marks=slow),
+    pytest.param("retinanet_pvt_large", PVT_HEAD, "437.20", marks=slow),
+    pytest.param("retinanet_sasa_resnet50", RESNET_HEAD, "234.13", marks=slow),
+    pytest.param("retinanet_san19", RESNET_HEAD, "229.90", marks=slow),
+])  # fmt: skip
+def test_counts_of_retinanets(name, neck_and_head, giga_macs):
+    """80 classes at 800x1333; a PVT's tables of positions are those of its classifier."""
+    profile = profile_of(name, num_classes=80, input_shape=(800, 1333, 3))
+    parts = [row for row in profile.rows if row.path.startswith(("neck", "decoder", "head"))]
+    assert (sum(row.params for row in parts), sum(row.macs for row in parts)) == neck_and_head
+    assert f"{profile.macs / 1e9:.2f}" == giga_macs
+
+
 @pytest.mark.parametrize(("name", "params"), [("vt_resnet18", 11_667_496), ("vt_resnet34", 21_886_248)])
 def test_a_norm_behind_every_linear_fits_both_papers_roundings(name, params):
     assert profile_of(name).params == params  # 11.667 M and 21.886 M: the papers print 11.6 / 11.7 and 21.8 / 21.9

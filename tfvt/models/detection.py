@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from tfvt.layers.anchors import anchor_counts
-from tfvt.layers.boxes import clip_boxes, decode_boxes
+from tfvt.layers.boxes import box_area, clip_boxes, decode_boxes
 from tfvt.layers.nms import class_nms, take_rows, top_k
 from tfvt.layers.registration import register_layer
 
@@ -85,15 +85,15 @@ class LevelDetections(keras.layers.Layer):
         self.max_detections = max_detections
 
     def call(self, image, size, class_logits, box_deltas, anchors):
-        counts = anchor_counts(self.levels, self.per_pixel, *ops.shape(image)[1:3])
         scores, boxes, first = [], [], 0
-        for count in counts:
+        for count in anchor_counts(self.levels, self.per_pixel, *ops.shape(image)[1:3]):
             level = [x[:, first : first + count] for x in (class_logits, box_deltas, anchors)]
             best, rows = top_k(ops.max(level[0], axis=-1), self.candidates)
             logits, deltas, around = (take_rows(x, rows) for x in level)
-            # A level with fewer anchors is filled up with its last one.
-            scores.append(ops.where(best[..., None] > -float("inf"), ops.sigmoid(logits), 0.0))
             boxes.append(clip_boxes(decode_boxes(deltas, around), size))
+            # Not what fills up a level with fewer anchors, nor a box that lies in the padding alone.
+            counts = ops.logical_and(best > -float("inf"), box_area(boxes[-1]) > 0)
+            scores.append(ops.where(counts[..., None], ops.sigmoid(logits), 0.0))
             first = first + count
         found = class_nms(
             ops.concatenate(boxes, axis=1),

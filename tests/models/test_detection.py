@@ -1,0 +1,102 @@
+"""From a RetinaNet's answers to boxes, against a NumPy form of mmdetection's."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import tests.contracts as contracts
+import tfvt
+from tests.models.test_retinanet import TINY
+from tfvt.models.detection import DetectionSettings, detector
+
+
+def answers(model, images, seed=0, spread=2.0):
+    """A model's outputs on images as arrays, after its weights were moved far from the start."""
+    rng = np.random.default_rng(seed)
+    for path, weight in ((w.path, w) for w in model.trainable_weights):
+        if path.startswith(("head_class", "head_box")):
+            weight.assign(
+                weight + rng.normal(scale=spread if path.startswith("head_class") else 0.3, size=weight.shape)
+            )
+    return {key: ops.convert_to_numpy(value) for key, value in model(images).items()}
+
+
+def iou(a, b):
+    top, bottom = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
+    shared = np.prod(np.maximum(bottom - top, 0))
+    return shared / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared)
+
+
+def decoded(delta, anchor):
+    centre, side = (anchor[:2] + anchor[2:]) / 2, anchor[2:] - anchor[:2]
+    centre = centre + delta[:2] * side
+    side = side * np.exp(np.clip(delta[2:], -np.log(1000 / 16), np.log(1000 / 16)))
+    return np.concatenate([centre - side / 2, centre + side / 2])
+
+
+def detections(logits, deltas, anchors, size, counts, settings):
+    """[(score, label, box)] of one image, best first: per level the best anchors, all their classes, then NMS."""
+    limits, found, first = np.array([*size, *size]), [], 0
+    for count in counts:
+        order = np.argsort(-logits[first : first + count].max(-1), kind="stable")[: settings.candidates] + first
+        for row in order:
+            box = np.clip(decoded(deltas[row], anchors[row]), 0, limits)
+            if (box[:2] == box[2:]).any():
+                continue
+            for label, score in enumerate(1 / (1 + np.exp(-logits[row].astype("float64")))):
+                if score > settings.score_threshold:
+                    found.append((score, label, box))
+        first += count
+    found.sort(key=lambda one: -one[0])
+    kept = []
+    for score, label, box in found:
+        if all(other[1] != label or iou(other[2], box) <= settings.iou_threshold for other in kept):
+            kept.append((score, label, box))
+    return kept[: settings.max_detections]
+
+
+@pytest.mark.parametrize("settings", [
+    DetectionSettings(candidates=50, score_threshold=0.4, iou_threshold=0.4, max_detections=20),
+    DetectionSettings(candidates=6, score_threshold=0.4, iou_threshold=0.6, max_detections=300),
+])  # fmt: skip
+def test_detections_are_mmdetections(settings):
+    """Of images of two true sizes in one batch, at a size that strides do not divide; one level has few anchors."""
+    shape = (51, 66, 3)
+    keras.utils.set_random_seed(0)
+    model = tfvt.create_model("retinanet_resnet50", num_classes=3, input_shape=(None, None, 3), **TINY)
+    images, sizes = contracts.random_images((2, *shape)), np.array([[51, 66], [30, 41]], "int32")
+    outputs = answers(model, images)
+    ours = {k: ops.convert_to_numpy(v) for k, v in detector(model, settings)({"image": images, "size": sizes}).items()}
+    counts = [9 * -(-51 // stride) * -(-66 // stride) for stride in (8, 16, 32, 64)]
+    for number in range(2):
+        kept = detections(*(outputs[key][number] for key in outputs), sizes[number], counts, settings)
+        assert len(kept) > 5
+        there = len(kept)
+        assert (ours["labels"][number, there:] == -1).all()
+        assert not ours["boxes"][number, there:].any()
+        np.testing.assert_array_equal(ours["labels"][number, :there], [label for _, label, _ in kept])
+        np.testing.assert_allclose(ours["scores"][number, :there], [score for score, _, _ in kept], rtol=1e-5)
+        np.testing.assert_allclose(ours["boxes"][number, :there], [box for _, _, box in kept], atol=1e-3)
+
+
+def test_a_saved_detector_gives_the_same_boxes(tmp_path):
+    model = tfvt.create_model("retinanet_resnet50", num_classes=3, input_shape=(64, 64, 3), **TINY)
+    images, sizes = contracts.random_images((1, 64, 64, 3)), np.array([[64, 64]], "int32")
+    answers(model, images)
+    whole = detector(model)
+    whole.save(tmp_path / "detector.keras")
+    loaded = keras.models.load_model(tmp_path / "detector.keras", compile=False)
+    expected, actual = (m({"image": images, "size": sizes}) for m in (whole, loaded))
+    assert {key: tuple(value.shape) for key, value in whole.output.items()} == {
+        "boxes": (None, 100, 4), "scores": (None, 100), "labels": (None, 100)
+    }  # fmt: skip
+    for key in expected:
+        np.testing.assert_array_equal(*(ops.convert_to_numpy(x[key]) for x in (expected, actual)))
+    assert (ops.convert_to_numpy(expected["labels"]) >= 0).sum() > 5
+
+
+def test_a_model_without_boxes_is_refused():
+    model = tfvt.create_model("resnet18", num_classes=3, input_shape=(32, 32, 3), width=8, depths=(1,))
+    with pytest.raises(ValueError, match="resnet18 is no detection model with a head"):
+        detector(model)
