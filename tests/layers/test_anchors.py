@@ -7,9 +7,15 @@ import pytest
 from keras import ops
 
 from tfvt.layers import LevelOutputs, LevelTower
-from tfvt.layers.anchors import Anchors, anchor_counts
+from tfvt.layers.anchors import Anchors
 
 RNG = np.random.default_rng(0)
+
+
+def anchors_of(layer, height, width, strides, batch=1):
+    image = np.zeros((batch, height, width, 3), "float32")
+    maps = [np.zeros((batch, math.ceil(height / s), math.ceil(width / s), 5), "float32") for s in strides]
+    return ops.convert_to_numpy(layer(image, maps))
 
 
 def written_out(height, width, levels, scales, ratios):
@@ -30,25 +36,23 @@ def written_out(height, width, levels, scales, ratios):
 @pytest.mark.parametrize("size", [(64, 96), (33, 50), (7, 3)])
 def test_anchors_are_those_of_the_formula(size):
     levels, scales, ratios = ("P2", "P4"), (4.0, 4 * 2**0.5), (0.5, 1.0, 3.0)
-    layer = Anchors(levels, scales, ratios)
-    anchors = ops.convert_to_numpy(layer(np.zeros((2, *size, 3), "float32")))
+    anchors = anchors_of(Anchors(levels, scales, ratios), *size, (4, 16), batch=2)
     expected = written_out(*size, levels, scales, ratios)
     np.testing.assert_allclose(anchors, [expected, expected], atol=1e-4)
-    assert sum(anchor_counts(levels, layer.per_pixel, *size)) == anchors.shape[1]
 
 
 def test_whole_anchors_by_hand():
     """A side of 4 * 2 ** (1 / 3) strides of 8 is cut to 40; half of 56.57 and of 28.28 round to 28 and 14."""
-    anchors = Anchors(("P3",), (4 * 2 ** (1 / 3),), (1.0, 2.0), whole=True)(np.zeros((1, 8, 16, 3)))
+    anchors = anchors_of(Anchors(("P3",), (4 * 2 ** (1 / 3),), (1.0, 2.0), whole=True), 8, 16, [8])
     expected = [[-20, -20, 20, 20], [-28, -14, 28, 14]]
     expected += [[-20, -12, 20, 28], [-28, -6, 28, 22]]  # 8 pixels to the right
-    np.testing.assert_array_equal(ops.convert_to_numpy(anchors)[0], expected)
+    np.testing.assert_array_equal(anchors[0], expected)
 
 
 def test_strides_of_whole_anchors_follow_from_the_map():
     """Of 100 rows a map of stride 64 has 2: as torchvision's they lie 50 apart."""
-    anchors = ops.convert_to_numpy(Anchors(("P6",), (1.0,), (1.0,), whole=True)(np.zeros((1, 100, 64, 3))))[0]
-    np.testing.assert_array_equal(anchors[:, 0], [-32, 18])
+    anchors = anchors_of(Anchors(("P6",), (1.0,), (1.0,), whole=True), 100, 64, [64])
+    np.testing.assert_array_equal(anchors[0, :, 0], [-32, 18])
 
 
 @pytest.mark.parametrize("norm", ["none", "group"])
@@ -63,10 +67,10 @@ def test_a_tower_sees_each_level_alone(norm):
 
 def test_outputs_stand_in_the_order_of_the_anchors():
     """By a 1x1 that adds a constant for each of its filters to the pixel's number."""
-    layer = LevelOutputs(units=2, per_pixel=3, kernel_size=1, bias=5.0)
+    layer = LevelOutputs(units=2, per_pixel=3, kernel_size=1, prior=0.9)
     maps = [np.arange(6, dtype="float32").reshape(1, 2, 3, 1) * 10, np.full((1, 1, 1, 1), 100, "float32")]
-    assert (ops.convert_to_numpy(layer(maps)).mean() - 5) < 1
-    np.testing.assert_array_equal(layer.get_weights()[1], [5] * 6)
+    assert layer(maps).shape == (1, 21, 2)
+    np.testing.assert_allclose(layer.get_weights()[1], [math.log(9)] * 6, rtol=1e-6)
     layer.set_weights([np.ones((1, 1, 1, 6)), np.arange(6) / 10])
     expected = [[pixel + a * 0.2, pixel + a * 0.2 + 0.1] for pixel in (0, 10, 20, 30, 40, 50, 100) for a in range(3)]
     np.testing.assert_allclose(ops.convert_to_numpy(layer(maps))[0], expected, atol=1e-5)

@@ -54,8 +54,8 @@ ROWS = {
     "LevelOutputs": [({"units": 3, "per_pixel": 2}, [MAP, (2, 3, 3, 8)])],
     "LevelProjector": [({"query_groups": 4}, {"x_shape": MAP, "tokens_shape": TOKENS})],
     "LevelTower": [
-        ({"channels": 8, "depth": 2}, [MAP, (2, 3, 3, 8)]),
-        ({"channels": 32, "depth": 1, "norm": "group"}, [MAP, (2, 3, 3, 8)]),
+        ({"channels": 8, "tower_depth": 2}, [MAP, (2, 3, 3, 8)]),
+        ({"channels": 32, "tower_depth": 1, "norm": "group"}, [MAP, (2, 3, 3, 8)]),
     ],
     "LinearNorm": [({"units": 6, "groups": 2}, TOKENS), ({"units": 6, "norm": "layer"}, TOKENS)],
     "LocalAttention": [

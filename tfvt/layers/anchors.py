@@ -5,7 +5,6 @@ Sources: Faster R-CNN (Ren et al. 2015), https://arxiv.org/abs/1506.01497, secti
 torchvision's.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -23,13 +22,13 @@ class Anchors(keras.layers.Layer):
     In the order of levels, then rows, columns, ratios and scales. They may reach outside the image.
 
     Args:
-        levels: "P3" for stride 8, and so on; a map has the image's size divided by its stride, rounded up.
+        levels: of the maps, "P3" for stride 8 and so on.
         scales: side of the anchor of ratio 1, in strides.
         ratios: height / width of anchors of the same area.
         whole: as torchvision: sides in whole pixels, corners too, and the image's size divided by the map's, rounded
             down, in place of the stride.
 
-    Shapes: image (B, H, W, any) -> (B, A, 4), float32.
+    Shapes: image (B, H, W, any) and a list of maps (B, h, w, any), whose sizes alone are read -> (B, A, 4), float32.
     """
 
     def __init__(
@@ -40,7 +39,7 @@ class Anchors(keras.layers.Layer):
         whole: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{"dtype": "float32"} | kwargs)
+        super().__init__(**{"dtype": "float32", "autocast": False} | kwargs)
         self.levels, self.scales, self.ratios, self.whole = tuple(levels), tuple(scales), tuple(ratios), whole
 
     @property
@@ -48,20 +47,20 @@ class Anchors(keras.layers.Layer):
         """Anchors around one pixel of a map."""
         return len(self.scales) * len(self.ratios)
 
-    def call(self, image):
-        batch, height, width, _ = ops.shape(image)
-        anchors = ops.concatenate([self._of_level(level, height, width) for level in self.levels])
+    def call(self, image, maps):
+        batch, *size, _ = ops.shape(image)
+        grids = [tuple(ops.shape(x)[1:3]) for x in maps]
+        pairs = zip(self.levels, grids, strict=True)
+        anchors = ops.concatenate([self._of_level(2 ** level_number(level), grid, size) for level, grid in pairs])
         return ops.broadcast_to(anchors, (batch, *ops.shape(anchors)))
 
-    def _of_level(self, level, height, width):
+    def _of_level(self, stride, grid, size):
         """(A, 4): the anchors of a map."""
-        rows, columns = map_size(level, height, width)
-        stride = 2 ** level_number(level)
-        strides = (height // rows, width // columns) if self.whole else (stride, stride)
-        y = ops.cast(ops.arange(rows) * strides[0], "float32")[:, None, None]
-        x = ops.cast(ops.arange(columns) * strides[1], "float32")[None, :, None]
+        steps = [side // cells for side, cells in zip(size, grid, strict=True)] if self.whole else [stride, stride]
+        y = ops.cast(ops.arange(grid[0]) * steps[0], "float32")[:, None, None]
+        x = ops.cast(ops.arange(grid[1]) * steps[1], "float32")[None, :, None]
         y1, x1, y2, x2 = np.moveaxis(self._around_zero(stride), -1, 0)
-        shape = (rows, columns, self.per_pixel)
+        shape = (*grid, self.per_pixel)
         sides = [ops.broadcast_to(side, shape) for side in (y + y1, x + x1, y + y2, x + x2)]
         return ops.reshape(ops.stack(sides, axis=-1), (-1, 4))
 
@@ -75,19 +74,7 @@ class Anchors(keras.layers.Layer):
         corners = np.stack([-heights, -widths, heights, widths], axis=-1) / 2
         return np.round(corners) if self.whole else corners
 
-    def compute_output_shape(self, input_shape):
-        batch, height, width, _ = input_shape
-        total = None if None in (height, width) else sum(anchor_counts(self.levels, self.per_pixel, height, width))
-        return (batch, total, 4)
-
-
-def map_size(level: str, height: Any, width: Any) -> tuple[Any, Any]:
-    """(rows, columns) of a level's map: the image's size divided by the stride, rounded up."""
-    stride = 2 ** level_number(level)
-    return -(-height // stride), -(-width // stride)
-
-
-def anchor_counts(levels: Sequence[str], per_pixel: int, height: Any, width: Any) -> list[Any]:
-    """Anchors of each level of an image of that size, `per_pixel` for each pixel of its map; a size may be a tensor."""
-    maps = (map_size(level, height, width) for level in levels)
-    return [rows * columns * per_pixel for rows, columns in maps]
+    def compute_output_shape(self, image_shape, maps_shape):
+        sides = [side for shape in maps_shape for side in shape[1:3]]
+        pixels = None if None in sides else sum(shape[1] * shape[2] for shape in maps_shape)
+        return (image_shape[0], pixels and pixels * self.per_pixel, 4)

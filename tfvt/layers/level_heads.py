@@ -4,6 +4,7 @@ Source: RetinaNet (Lin et al. 2017), https://arxiv.org/abs/1708.02002, section 4
 (Ren et al. 2015) is one of them too.
 """
 
+import math
 from typing import Any, Literal
 
 import keras
@@ -20,7 +21,7 @@ class LevelTower(keras.layers.Layer):
 
     Args:
         channels: of each convolution.
-        depth: convolutions.
+        tower_depth: convolutions.
         norm: between a convolution, then without bias, and its ReLU: "group" (32 groups), as torchvision's second
             RetinaNet.
 
@@ -28,7 +29,7 @@ class LevelTower(keras.layers.Layer):
     """
 
     def __init__(
-        self, channels: int = 256, depth: int = 4, norm: Literal["none", "group"] = "none", **kwargs: Any
+        self, channels: int = 256, tower_depth: int = 4, norm: Literal["none", "group"] = "none", **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         if norm == "group" and channels % NORM_GROUPS:
@@ -43,11 +44,11 @@ class LevelTower(keras.layers.Layer):
                 dtype=self.dtype_policy,
                 name=f"conv{number + 1}",
             )
-            for number in range(depth)
+            for number in range(tower_depth)
         ]
         self.norms = [
             keras.layers.GroupNormalization(NORM_GROUPS, epsilon=1e-5, dtype=self.dtype_policy, name=f"norm{n + 1}")
-            for n in range(depth if norm == "group" else 0)
+            for n in range(tower_depth if norm == "group" else 0)
         ]
 
     def build(self, shapes):
@@ -76,12 +77,12 @@ class LevelOutputs(keras.layers.Layer):
         units: numbers of an anchor.
         per_pixel: anchors of a pixel.
         kernel_size: of the convolution.
-        bias: that it starts with.
+        prior: what the sigmoid of its numbers is in the beginning.
 
     Shapes: list of maps (B, h, w, C) -> (B, A, units); the anchors in the order of levels, rows and columns.
     """
 
-    def __init__(self, units: int, per_pixel: int, kernel_size: int = 3, bias: float = 0.0, **kwargs: Any) -> None:
+    def __init__(self, units: int, per_pixel: int, kernel_size: int = 3, prior: float = 0.5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.units, self.per_pixel = units, per_pixel
         self.convolution = keras.layers.Conv2D(
@@ -89,7 +90,7 @@ class LevelOutputs(keras.layers.Layer):
             kernel_size,
             padding="same",
             kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-            bias_initializer=keras.initializers.Constant(bias),
+            bias_initializer=keras.initializers.Constant(math.log(prior / (1 - prior))),
             dtype=self.dtype_policy,
             name="conv",
         )

@@ -6,7 +6,6 @@ follow mmdetection. Options have what torchvision's two RetinaNets do otherwise.
 docs/fidelity.md.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -95,32 +94,27 @@ def retinanet(
         return keras.Model(image, neck_maps(maps, head.features), name=name)
     if not head.include_top:
         return keras.Model(image, maps, name=name)
-    anchors = Anchors(tuple(maps), SCALES, RATIOS, options.whole_anchors, name="anchors")
     if head.dropout_rate:
         maps = {
             level: keras.layers.SpatialDropout2D(head.dropout_rate, name=f"head_dropout_{level.lower()}")(x)
             for level, x in maps.items()
         }
+    return keras.Model(image, prediction(image, maps, int(head.num_classes), options), name=name)
+
+
+def prediction(
+    image: keras.KerasTensor, maps: Maps, num_classes: int, options: RetinaNetOptions
+) -> dict[str, keras.KerasTensor]:
+    """The head's answers and the anchors that they are for."""
+    anchors = Anchors(tuple(maps), SCALES, RATIOS, options.whole_anchors, name="anchors")
+    maps = list(maps.values())
     outputs = {}
-    for kind, units, bias in (
-        ("class", int(head.num_classes), math.log(PRIOR / (1 - PRIOR))),
-        ("box", 4, 0.0),
-    ):
+    for key, kind, units, prior in (("class_logits", "class", num_classes, PRIOR), ("box_deltas", "box", 4, 0.5)):
         tower = LevelTower(options.pyramid_channels, options.tower_depth, options.tower_norm, name=f"decoder_{kind}")
-        outputs[kind] = LevelOutputs(units, anchors.per_pixel, bias=bias, name=f"head_{kind}")(
-            tower(list(maps.values()))
-        )
-    # Computed in half precision where that is the policy; what follows is not.
-    full = {kind: keras.layers.Activation("linear", dtype="float32", name=f"{kind}_full") for kind in outputs}
-    return keras.Model(
-        image,
-        {
-            "class_logits": full["class"](outputs["class"]),
-            "box_deltas": full["box"](outputs["box"]),
-            "anchors": anchors(image),
-        },
-        name=name,
-    )
+        x = LevelOutputs(units, anchors.per_pixel, prior=prior, name=f"head_{kind}")(tower(maps))
+        # Computed in half precision where that is the policy; what follows is not.
+        outputs[key] = keras.layers.Activation("linear", dtype="float32", name=key)(x)
+    return outputs | {"anchors": anchors(image, maps)}
 
 
 def with_extra_levels(maps: Maps, backbone_maps: Maps, options: RetinaNetOptions) -> dict[str, keras.KerasTensor]:
