@@ -4,6 +4,7 @@ Model, task and what serving needs come from the run's folder, so the user does 
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Sequence
 
@@ -108,7 +109,7 @@ def predict(arguments: Sequence[str]) -> int:
     if call.output is not None:
         _check_pictures(call.images, call.output, serving)
         call.output.mkdir(parents=True, exist_ok=True)
-    status = 0
+    status, results = 0, []
     for path in call.images:
         try:
             image = serving.decode(tf.constant(_read(path)))
@@ -120,7 +121,10 @@ def predict(arguments: Sequence[str]) -> int:
         if call.output is not None:
             for ending, content in serving.pictures(image.numpy(), answer).items():
                 write_whole(call.output / f"{_stem(path)}{ending}", content)
+            results += serving.results(printable(_stem(path)), image.numpy(), answer)
         print(f"{printable(path)}: {serving.describe(answer)}")
+    if call.output is not None and serving.results_file:
+        write_whole(call.output / serving.results_file, (json.dumps(results) + "\n").encode())
     return status
 
 

@@ -3,6 +3,8 @@
 from tfvt.data.classification import ClassificationSamples, ClassificationServing
 from tfvt.data.confusion import confusion_matrix
 from tfvt.data.detection import DetectionEvaluation, DetectionSamples, DetectionTraining
+from tfvt.data.detection_serving import DetectionServing
+from tfvt.data.detections import Detections
 from tfvt.data.images import (
     EvalPreprocessing,
     TrainPreprocessing,
@@ -24,7 +26,9 @@ __all__ = [
     "ClassificationServing",
     "DetectionEvaluation",
     "DetectionSamples",
+    "DetectionServing",
     "DetectionTraining",
+    "Detections",
     "EvalPreprocessing",
     "HostShare",
     "LabelMaps",

@@ -37,7 +37,7 @@ def label_map_png(label_map: np.ndarray) -> bytes:
     """An 8-bit PNG of classes, uint8 (H, W), with the palette: its pixels are the classes."""
     picture = Image.fromarray(label_map)
     picture.putpalette(palette().tobytes())  # makes it one of mode "P"
-    return _png(picture)
+    return png(picture)
 
 
 def overlay_png(image: np.ndarray, label_map: np.ndarray, class_names: Sequence[str]) -> bytes:
@@ -45,18 +45,23 @@ def overlay_png(image: np.ndarray, label_map: np.ndarray, class_names: Sequence[
 
     The picture is for people: its longer side is made at least `SMALLEST` and at most `LARGEST` pixels.
     """
-    height, width = label_map.shape
-    zoom = min(max(height, width, SMALLEST), LARGEST) / max(height, width)
-    size = max(1, round(width * zoom)), max(1, round(height * zoom))
-    pixels = Image.Resampling.NEAREST if zoom > 1 else Image.Resampling.BILINEAR
-    shown = Image.fromarray(label_map).resize(size, Image.Resampling.NEAREST)
-    picture = blended(Image.fromarray(image).resize(size, pixels), np.asarray(shown))
+    base = to_look_at(image)
+    shown = Image.fromarray(label_map).resize(base.size, Image.Resampling.NEAREST)
+    picture = blended(base, np.asarray(shown))
     lines = _legend(label_map, class_names)
     height = max(picture.height, len(lines) * LINE + 2 * MARGIN)
     sheet = Image.new("RGB", (picture.width + LEGEND_WIDTH, height), "white")
     sheet.paste(picture, (0, 0))
     _draw(ImageDraw.Draw(sheet), picture.width + MARGIN, lines)
-    return _png(sheet)
+    return png(sheet)
+
+
+def to_look_at(image: np.ndarray) -> Image.Image:
+    """The image, uint8 (H, W, 3), with a longer side of at least `SMALLEST` and at most `LARGEST` pixels."""
+    height, width = image.shape[:2]
+    zoom = min(max(height, width, SMALLEST), LARGEST) / max(height, width)
+    size = max(1, round(width * zoom)), max(1, round(height * zoom))
+    return Image.fromarray(image).resize(size, Image.Resampling.NEAREST if zoom > 1 else Image.Resampling.BILINEAR)
 
 
 def class_shares(label_map: np.ndarray) -> list[tuple[int, float]]:
@@ -77,9 +82,7 @@ def _legend(label_map, class_names):
 
 
 def _draw(draw, left, lines):
-    import matplotlib  # has a font, and takes a while to import
-
-    font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", FONT_SIZE)
+    font = letters()
     right = left + LEGEND_WIDTH - 2 * MARGIN
     swatch = LINE - 6
     for number, (color, name, share) in enumerate(lines):
@@ -93,6 +96,13 @@ def _draw(draw, left, lines):
         draw.text((text, top), shortened(name, font, begin - text - MARGIN), "black", font)
 
 
+def letters() -> ImageFont.FreeTypeFont:
+    """The font of pictures."""
+    import matplotlib  # has a font, and takes a while to import
+
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", FONT_SIZE)
+
+
 def shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     """The text on one line, with an ellipsis if it is wider than `width` pixels."""
     text = " ".join(text.split())
@@ -103,7 +113,8 @@ def shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     return text + "…"
 
 
-def _png(picture):
+def png(picture: Image.Image) -> bytes:
+    """A PNG file's bytes."""
     file = io.BytesIO()
     picture.save(file, "PNG")
     return file.getvalue()

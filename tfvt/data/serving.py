@@ -28,10 +28,12 @@ class Serving(Protocol):
     Attributes:
         class_names: in the order of the labels; () where answers name no classes.
         picture_endings: of the files that `pictures` makes of an answer; () where there are none.
+        results_file: the name of a JSON file with the `results` of all images, beside their pictures; None: no file.
     """
 
     class_names: tuple[str, ...]
     picture_endings: ClassVar[tuple[str, ...]] = ()
+    results_file: ClassVar[str | None] = None
 
     @classmethod
     def from_plain(cls, content: Mapping[str, Any]) -> "Serving":
@@ -62,6 +64,10 @@ class Serving(Protocol):
     def pictures(self, image: np.ndarray, answer: Mapping[str, np.ndarray]) -> dict[str, bytes]:
         """The answer for one image as PNG files, by their `picture_endings`."""
         return {}
+
+    def results(self, name: str, image: np.ndarray, answer: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+        """What `results_file` lists of one image, as JSON holds it; `name` is its file's, without the ending."""
+        return []
 
 
 class OneSizeServing(Serving, Protocol):
