@@ -78,7 +78,7 @@ $(VENV)/.demo: $(INPUTS) | $(BIN)/uv
 
 $(VENV)/.test: $(INPUTS) | $(BIN)/uv
 	@echo "Installing tfvt with what the tests need into $(VENV) (TensorFlow and JAX are large) ..."
-	@$(UV) -e '.[dev,jax]'
+	@$(UV) -e '.[dev,jax,detection]'
 	@touch $@
 
 # This uses pip: its configuration may name a build of PyTorch for this machine's processor. uv does not read that.
@@ -89,5 +89,5 @@ $(VENV)/.torch: $(VENV)/.test
 
 $(VENV)/.parity: $(VENV)/.torch
 	@echo "Installing official models, TFDS, Apache Beam, transformers and ONNX into $(VENV) ..."
-	@$(UV) -e '.[parity,official,tfds,beam,export,detection]'
+	@$(UV) -e '.[parity,official,tfds,beam,export]'
 	@touch $@

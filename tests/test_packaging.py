@@ -82,6 +82,6 @@ def test_tests_and_demo_install_little():
     """The extras that the environments of `make demo` and `make test` take, and what pytest deselects there."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     stamps = dict(re.findall(r"^\$\(VENV\)/\.(\w+):.*?-e '\.\[([\w,]+)\]'", makefile, re.MULTILINE | re.DOTALL))
-    assert (stamps["demo"], stamps["test"]) == ("demo", "dev,jax")
+    assert (stamps["demo"], stamps["test"]) == ("demo", "dev,jax,detection")
     options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
     assert "not parity" in options["addopts"]

@@ -47,8 +47,9 @@ def _add_convert(commands):
         help="write images as records",
         description="Write images as records. INPUT is a folder <split>/<class>/<file> with splits train and "
         "validation (or val); a folder with ImageNet's tars or what they unpack to; a CSV or TSV file of path, label "
-        "and perhaps split; tfds:NAME, a dataset of TensorFlow Datasets; or, with --layout, a folder of images and "
-        "masks. The same command continues an interrupted conversion where it stopped.",
+        "and perhaps split; tfds:NAME, a dataset of TensorFlow Datasets; with --layout, a folder of images and masks; "
+        "or images with boxes: a folder of COCO or Pascal VOC, or a CSV or TSV file of path, xmin, ymin, xmax, ymax, "
+        "label and perhaps split. The same command continues an interrupted conversion where it stopped.",
     )
     convert.set_defaults(run=_convert)
     convert.add_argument("input", metavar="INPUT", help="where the images are")
@@ -56,7 +57,7 @@ def _add_convert(commands):
     convert.add_argument(
         "--format",
         default="auto",
-        choices=("auto", "folder", "imagenet", "table", "tfds", "segmentation"),
+        choices=("auto", "folder", "imagenet", "table", "tfds", "segmentation", "coco", "voc", "boxes"),
         help="what INPUT is (default: auto, which detects it)",
     )
     convert.add_argument(
@@ -65,7 +66,11 @@ def _add_convert(commands):
         help="ImageNet: development kit or list of synsets (default: looked for in INPUT)",
     )
     convert.add_argument("--data-dir", metavar="DIR", help="TFDS: where it keeps its datasets")
-    convert.add_argument("--layout", metavar="FILE", help="images and masks: a YAML file, or ade20k, coco_stuff or lip")
+    convert.add_argument(
+        "--layout",
+        metavar="FILE",
+        help="images and masks: a YAML file, or ade20k, coco_stuff or lip; COCO: a YAML file",
+    )
     convert.add_argument(
         "--jpeg",
         action="store_true",

@@ -133,8 +133,13 @@ def _convert(source, output, plan, digest, label_offset, write_shards, max_rejec
                 split: tuple(finished[planned.name].shard for planned in plan if planned.split == split)
                 for split in source.splits
             }
+            objects = source.settings.objects
             manifest = Manifest(
-                class_names=source.settings.class_names, label_offset=label_offset, splits=splits, source_sha256=digest
+                class_names=source.settings.class_names,
+                label_offset=label_offset,
+                splits=splits,
+                source_sha256=digest,
+                category_ids=objects.category_ids if objects else None,
             )
             write_whole(output / MANIFEST, manifest.to_json().encode())
         clear_partial(output)

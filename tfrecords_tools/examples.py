@@ -10,6 +10,7 @@ from tfvt.files import printable
 
 from .images import RejectedImageError, read_file, read_image
 from .masks import encode_mask
+from .objects import read_objects
 from .sources import RecordSettings, SourceImage
 from .sources.tfds import read_span
 
@@ -53,7 +54,8 @@ def _example(settings, image, data, label_offset):
     if settings.mask_ids:
         mask = encode_mask(_read_mask(image.mask), settings.mask_ids, data)
     classes = _class_features(settings, image, label_offset)
-    return make_example(**vars(encoded), **classes, filename=image.filename, mask=mask)
+    objects = read_objects(settings, image, data, encoded, label_offset) if settings.objects else {}
+    return make_example(**vars(encoded), **classes, filename=image.filename, mask=mask, **objects)
 
 
 def _class_features(settings, image, label_offset):

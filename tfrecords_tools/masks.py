@@ -43,7 +43,9 @@ def encode_mask(data: bytes, mask_ids: Mapping[int, int], image_data: bytes) -> 
         raise RejectedImageError(f"its mask: {error}") from error
     if mask.mode not in ("1", "L", "P") and not mask.mode.startswith("I"):
         raise RejectedImageError(f"its mask has colours ({mask.mode}) instead of one id a pixel")
-    ids = np.asarray(_upright(mask, image)).astype(np.int64)
+    if must_turn(mask.size, image, "mask"):
+        mask = turned(mask, image)
+    ids = np.asarray(mask).astype(np.int64)
     depth = data[24]
     if mask.mode == "L" and depth < 8:  # Pillow stretches the grey of 2 and 4 bits to 0..255
         ids //= 255 // (2**depth - 1)
@@ -60,18 +62,31 @@ def encode_mask(data: bytes, mask_ids: Mapping[int, int], image_data: bytes) -> 
     return file.getvalue()
 
 
-def _upright(mask, image):
+def must_turn(size: tuple[int, int], image: Image.Image, name: str) -> bool:
+    """Whether what describes an image is of its stored pixels, and EXIF says that those are rotated.
+
+    Args:
+        size: width and height of the image that it describes.
+        image: as it is stored.
+        name: what describes it, in messages.
+
+    Raises:
+        RejectedImageError: the size fits neither the stored nor the upright image; or both, so that it does not tell.
+    """
     turn = orientation(image)
-    fits_stored, fits_upright = mask.size == image.size, mask.size == image.size[:: -1 if turn in _UPRIGHT else 1]
+    fits_stored, fits_upright = size == image.size, size == image.size[:: -1 if turn in _UPRIGHT else 1]
     if not (fits_stored or fits_upright):
         raise RejectedImageError(
-            f"its mask has {mask.size[0]}x{mask.size[1]} pixels, the image {image.size[0]}x{image.size[1]}"
+            f"its {name} has {size[0]}x{size[1]} pixels, the image {image.size[0]}x{image.size[1]}"
         )
-    if turn == 1:
-        return mask
-    if fits_stored and fits_upright:
+    if turn != 1 and fits_stored and fits_upright:
         raise RejectedImageError(
-            "EXIF says that it is rotated, and the size of its mask does not show whether that is too: turn the image "
-            "upright, or remove the tag"
+            f"EXIF says that it is rotated, and the size of its {name} does not show whether that is too: turn the "
+            "image upright, or remove the tag"
         )
-    return mask.transpose(_UPRIGHT[turn]) if fits_stored else mask
+    return turn != 1 and fits_stored
+
+
+def turned(picture: Image.Image, image: Image.Image) -> Image.Image:
+    """A picture of the stored pixels, turned as EXIF says of the image."""
+    return picture.transpose(_UPRIGHT[orientation(image)])

@@ -47,6 +47,8 @@ def _permutation(size, seed):
 def source_digest(source: Source, plan: list[ShardPlan], label_offset: int) -> str:
     """Hash of all that decides the shards' bytes, except for the contents of files whose size stayed the same."""
     digest = hashlib.sha256(repr((SCHEMA_VERSION, label_offset, source.settings)).encode())
+    if source.settings.objects:
+        digest.update(repr(source.settings.objects).encode())
     for shard in plan:
         digest.update(f"\n{shard.name}\n".encode())
         for image in shard.images:

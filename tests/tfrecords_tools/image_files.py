@@ -38,7 +38,10 @@ def read_records(output, split) -> list[dict]:
         for serialized in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             features = tf.train.Example.FromString(serialized).features.feature
             records.append(
-                {name: (value.bytes_list.value or value.int64_list.value)[0] for name, value in features.items()}
+                {
+                    name: next(iter(getattr(value, value.WhichOneof("kind")).value), None)
+                    for name, value in features.items()
+                }
             )
     return records
 

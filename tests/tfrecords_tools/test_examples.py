@@ -73,7 +73,10 @@ def test_jpeg_is_an_option_of_every_source(tmp_path, jpeg, format):
     ("options", "message"),
     [
         ({"format": "folders"}, "format 'folders' is none of auto, folder, imagenet, table, tfds, segmentation"),
-        ({"layout": "lip", "format": "folder"}, "--layout is for the format segmentation, and .* is read as folder"),
+        (
+            {"layout": "lip", "format": "folder"},
+            "--layout is for the format segmentation or coco, and .* is read as folder",
+        ),
         ({"data_dir": "/data"}, "--data-dir is for the format tfds, and .* is read as folder"),
         ({"ground_truth": "kit"}, "--ground-truth is for the format imagenet, and .* is read as folder"),
     ],

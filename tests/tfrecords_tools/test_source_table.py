@@ -102,7 +102,7 @@ def test_numbers_keep_their_value(tmp_path):
         ),
         ("a.jpg,cat\n\nb.jpg,dog,train\n", r"line 3: it has 3 columns, the first line has 2"),
         ("path,label,split\na.jpg,cat\nb.jpg,dog\n", r"line 2: it has 2 columns, the first line has 3"),
-        ("a.jpg,cat\nnone.jpg,dog\n", r"1 in all:\n  line 2: .*none.jpg: No such file or directory"),
+        ("a.jpg,cat\nnone.jpg,dog\n", r"has 1 mistake:\n  line 2: .*none.jpg: No such file or directory"),
         ("a.jpg,cat\n,dog\n", r"line 2: the path is empty"),
         ("a.jpg,cat\nb.jpg,  \n", r"line 2: .*b.jpg has an empty label"),
         (
@@ -110,7 +110,10 @@ def test_numbers_keep_their_value(tmp_path):
             r"line 3: the split is 'dev': expected train, valid",
         ),
         ("a.jpg,cat\nb.jpg,dog\n./a.jpg,dog\n", r"line 3: .*a.jpg is also in line 1"),
-        ("a.jpg,cat\na.jpg,cat\nnone.jpg,dog\n", r"2 in all:\n  line 2: .* also in line 1\n  line 3: .*No such file"),
+        (
+            "a.jpg,cat\na.jpg,cat\nnone.jpg,dog\n",
+            r"2 mistakes:\n  line 2: .* also in line 1\n  line 3: .*No such file",
+        ),
         ('a.jpg,"cat\nb.jpg,dog\n', r"line 2 of .*table.csv cannot be read: unexpected end of data"),
         ("a.jpg,cat\nb.jpg,cat\n", r"has one class only \(cat\)"),
         ("a.jpg,0\nb.jpg,2\n", r"labels of .* are numbers, but not 0, 1, 2, ... without gaps \(0, 2\)"),
@@ -125,7 +128,7 @@ def test_wrong_lines_are_named(tmp_path, text, message):
 
 def test_many_wrong_lines_are_counted(tmp_path):
     text = "a.jpg,cat\n" + "".join(f"none{n}.jpg,dog\n" for n in range(50))
-    with pytest.raises(UsageError, match=r"(?s)wrong, 50 in all:.*none19.jpg.*and 30 more$") as raised:
+    with pytest.raises(UsageError, match=r"(?s)table.csv has 50 mistakes:.*none19.jpg.*and 30 more$") as raised:
         open_source(write(tmp_path, text))
     assert "none20" not in str(raised.value)
 

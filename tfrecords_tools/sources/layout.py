@@ -13,6 +13,7 @@ from .source import some
 
 LAYOUTS = Path(__file__).parent.parent / "layouts"
 SPLITS = ("train", "validation", "test")
+KINDS = {"masks": "folder", "annotations": "path"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,49 @@ def read_layout(layout: Path | str) -> Layout:
     Raises:
         UsageError: there is no such file, or one of its keys is wrong.
     """
+    path, content = _read(layout, "splits", "classes", "void_label")
+    splits = _splits(path, content, ("images", "masks"))
+    classes = content.get("classes")
+    _require(
+        path,
+        isinstance(classes, dict) and all(_is_id(number) and isinstance(name, str) for number, name in classes.items()),
+        "classes must map ids of the masks to names, such as 1: wall",
+    )
+    void = content.get("void_label", [])
+    void = void if isinstance(void, list) else [void]
+    _require(path, all(map(_is_id, void)), "void_label must be an id of the masks, or a list of them")
+    both = [str(number) for number in void if number in classes]
+    _require(path, not both, f"the id {some(both)} is both a class and void_label")
+    names = tuple(dict.fromkeys(classes.values()))  # ids of one name are one class
+    _require(path, 2 <= len(names) <= VOID, f"{counted(len(names), 'class')}: a mask of 8 bits holds 2 to {VOID}")
+    return Layout(
+        splits=splits,
+        class_names=names,
+        mask_ids={number: names.index(name) for number, name in classes.items()} | dict.fromkeys(void, VOID),
+    )
+
+
+def read_box_layout(layout: Path | str) -> dict[str, tuple[str, str]]:
+    """Split -> (folder of the images, COCO's JSON file), relative to the source, from a YAML file.
+
+    Raises:
+        UsageError: there is no such file, or one of its keys is wrong.
+    """
+    path, content = _read(layout, "splits")
+    return _splits(path, content, ("images", "annotations"))
+
+
+def is_box_layout(layout: Path | str) -> bool:
+    """Whether a layout names annotations in the place of masks; False also if it cannot be told."""
+    try:
+        splits = _read(layout, "splits", "classes", "void_label")[1]["splits"]
+        return any("annotations" in folders for folders in splits.values())
+    except (UsageError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _read(layout, *keys):
+    """(path, content) of a YAML file with these keys, of which the last may be missing if there are several."""
     ready = {path.stem: path for path in sorted(LAYOUTS.glob("*.yaml"))}
     path = ready.get(os.fspath(layout), Path(layout))
     try:
@@ -51,43 +95,36 @@ def read_layout(layout: Path | str) -> Layout:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"layout {path} is not YAML: {' '.join(str(error).split())}") from error
     except RecursionError:
-        raise UsageError(f"layout {path} is nested too deeply, expected the keys splits and classes") from None
+        raise UsageError(f"layout {path} is nested too deeply: expected the keys {', '.join(keys)}") from None
+    expected = " and perhaps ".join(filter(None, (", ".join(keys[:-1]), keys[-1])))
+    _require(path, isinstance(content, dict), f"expected the keys {expected}")
+    strange = [str(key) for key in content if key not in keys]
+    _require(path, not strange, f"unknown key {some(strange)}; expected {expected}")
+    return path, content
 
-    def require(condition, problem):
-        if not condition:
-            raise UsageError(f"layout {path}: {problem}")
 
-    require(isinstance(content, dict), "expected the keys splits, classes and perhaps void_label")
-    strange = [str(key) for key in content if key not in ("splits", "classes", "void_label")]
-    require(not strange, f"unknown key {some(strange)}; expected splits, classes and perhaps void_label")
-    splits, classes = content.get("splits"), content.get("classes")
-    require(
+def _splits(path, content, places):
+    """Split -> its two places."""
+    splits = content.get("splits")
+    _require(
+        path,
         isinstance(splits, dict) and splits and set(splits) <= set(SPLITS),
         f"splits must have one or more of the keys {', '.join(SPLITS)}",
     )
-    for split, folders in splits.items():
-        require(
-            isinstance(folders, dict)
-            and set(folders) == {"images", "masks"}
-            and all(isinstance(folder, str) for folder in folders.values()),
-            f"splits: {split} must have the keys images and masks, each with a folder",
+    for split, named in splits.items():
+        _require(
+            path,
+            isinstance(named, dict)
+            and set(named) == set(places)
+            and all(isinstance(place, str) for place in named.values()),
+            f"splits: {split} must have the keys {' and '.join(places)}, each with a {KINDS[places[1]]}",
         )
-    require(
-        isinstance(classes, dict) and all(_is_id(number) and isinstance(name, str) for number, name in classes.items()),
-        "classes must map ids of the masks to names, such as 1: wall",
-    )
-    void = content.get("void_label", [])
-    void = void if isinstance(void, list) else [void]
-    require(all(map(_is_id, void)), "void_label must be an id of the masks, or a list of them")
-    both = [str(number) for number in void if number in classes]
-    require(not both, f"the id {some(both)} is both a class and void_label")
-    names = tuple(dict.fromkeys(classes.values()))  # ids of one name are one class
-    require(2 <= len(names) <= VOID, f"{counted(len(names), 'class')}: a mask of 8 bits holds 2 to {VOID}")
-    return Layout(
-        splits={split: (splits[split]["images"], splits[split]["masks"]) for split in SPLITS if split in splits},
-        class_names=names,
-        mask_ids={number: names.index(name) for number, name in classes.items()} | dict.fromkeys(void, VOID),
-    )
+    return {split: tuple(splits[split][place] for place in places) for split in SPLITS if split in splits}
+
+
+def _require(path, condition, problem):
+    if not condition:
+        raise UsageError(f"layout {path}: {problem}")
 
 
 def _is_id(number):

@@ -8,7 +8,7 @@ from tfvt.errors import UsageError
 from tfvt.files import printable
 
 from .layout import read_layout
-from .source import RecordSettings, Source, SourceImage, entries, file_size, is_folder
+from .source import RecordSettings, Source, SourceImage, by_stem, entries, file_size, relative
 
 
 def segmentation(root: Path | str, layout: Path | str | None) -> Source:
@@ -29,8 +29,8 @@ def segmentation(root: Path | str, layout: Path | str | None) -> Source:
     left_out = _unnamed(root, "", {os.path.normpath(folder) for pair in described.splits.values() for folder in pair})
     splits = {}
     for split, folders in described.splits.items():
-        images, masks = (_by_stem(root, folder, left_out) for folder in folders)
-        left_out += [_relative(root, path) for stem, path in masks.items() if stem not in images]
+        images, masks = (by_stem(root, folder, left_out) for folder in folders)
+        left_out += [relative(root, path) for stem, path in masks.items() if stem not in images]
         if not set(images) & set(masks):
             raise UsageError(
                 f"{split} of {root}: no image in {folders[0]} ({counted(len(images), 'file')}) has a mask of its name "
@@ -59,24 +59,3 @@ def _unnamed(root, folder, named) -> list[str]:
         elif path not in named:
             found.append(printable(path))
     return found
-
-
-def _by_stem(root, folder, left_out) -> dict[str, str]:
-    """File name up to the suffix -> path."""
-    files = {}
-    for entry in entries(os.path.join(root, folder)):
-        stem = os.path.splitext(entry.name)[0]
-        if entry.name.startswith(".") or is_folder(entry):
-            left_out.append(_relative(root, entry.path))
-        elif stem in files:
-            raise UsageError(
-                f"{_relative(root, files[stem])} and {_relative(root, entry.path)} differ only in their suffix: keep "
-                "the right one"
-            )
-        else:
-            files[stem] = entry.path
-    return files
-
-
-def _relative(root, path):
-    return printable(os.path.relpath(path, root))

@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,11 @@ from tfvt.data.records import counted
 from tfvt.errors import UsageError
 from tfvt.files import printable
 
-from .source import RecordSettings, Source, SourceImage, some
+from .source import RecordSettings, Source, SourceImage, refuse, some
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 COLUMNS = ("path", "label", "split")
-PROBLEMS_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class _Row:
     split: str
 
 
-class _WrongLineError(Exception):
+class WrongLineError(Exception):
     """The text says what is wrong with it."""
 
 
@@ -47,10 +47,10 @@ def image_table(path: Path | str) -> Source:
     path = os.fspath(path)
     if os.path.splitext(path)[1].lower() not in DELIMITERS:
         raise UsageError(f"{path} must end in {' or '.join(DELIMITERS)}, which says what separates its columns")
-    lines = _lines(path)
+    lines = table_lines(path)
     if not lines:
         raise UsageError(f"{path} is empty: expected a line of path and label for each image")
-    columns, left_out = _columns(path, *lines[0])
+    columns, left_out = table_columns(path, *lines[0])
     width = len(lines[0][1])
     if columns.pop("header"):
         lines = lines[1:]
@@ -60,20 +60,21 @@ def image_table(path: Path | str) -> Source:
             row = _row(os.path.dirname(path), line, cells, columns, width)
             earlier = rows.setdefault(os.path.abspath(row.path), row)
             if earlier is not row:
-                raise _WrongLineError(f"{printable(row.path)} is also in line {earlier.line}")
-        except _WrongLineError as error:
-            problems.append(f"  line {line}: {error}")
-    if problems:
-        more = [f"  and {len(problems) - PROBLEMS_SHOWN} more"] if len(problems) > PROBLEMS_SHOWN else []
-        shown = "\n".join(problems[:PROBLEMS_SHOWN] + more)
-        raise UsageError(f"lines of {path} that are wrong, {len(problems)} in all:\n{shown}")
+                raise WrongLineError(f"{printable(row.path)} is also in line {earlier.line}")
+        except WrongLineError as error:
+            problems.append(f"line {line}: {error}")
+    refuse(path, problems)
     if not rows:
         raise UsageError(f"{path} names no images")
     return _source(path, list(rows.values()), left_out)
 
 
-def _lines(path) -> list[tuple[int, list[str]]]:
-    """(line number, cells) of every line that is not blank."""
+def table_lines(path: str) -> list[tuple[int, list[str]]]:
+    """(line number, cells) of every line that is not blank.
+
+    Raises:
+        UsageError: the file cannot be read, or is neither UTF-8 nor UTF-16.
+    """
     delimiter = DELIMITERS[os.path.splitext(path)[1].lower()]
     try:
         with open(path, "rb") as file:
@@ -94,45 +95,68 @@ def _lines(path) -> list[tuple[int, list[str]]]:
         raise UsageError(f"line {reader.line_num} of {path} cannot be read: {error}") from error
 
 
-def _columns(path, line, first):
-    """(name -> index, and under "header" whether the first line names them; names of columns without meaning)."""
-    names = [cell.strip().lower() for cell in first]
-    header = "path" in names and "label" in names
+def table_columns(
+    path: str, line: int, first: Sequence[str], known: Sequence[str] = COLUMNS
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """(name -> index, and under "header" whether the first line names them; names of columns without meaning).
+
+    Args:
+        path: of the table.
+        line, first: number and cells of its first line.
+        known: columns that have a meaning, in the order that they have without names; the last may be missing.
+
+    Raises:
+        UsageError: a column is named twice, or the first line has another number of columns and names none.
+    """
+    names, needed = [cell.strip().lower() for cell in first], known[:-1]
+    header = set(needed) <= set(names)
     if not header:
-        names = list(COLUMNS[: len(first)]) + ["?"] * (len(first) - len(COLUMNS))
-    twice = [name for name in COLUMNS if names.count(name) > 1]
+        names = list(known[: len(first)]) + ["?"] * (len(first) - len(known))
+    twice = [name for name in known if names.count(name) > 1]
     if twice:
         raise UsageError(f"line {line} of {path} names the column {twice[0]} twice")
-    if "?" in names or "label" not in names:
+    if "?" in names or needed[-1] not in names:
         separator = "tabs" if path.lower().endswith(".tsv") else "commas"
         raise UsageError(
-            f"line {line} of {path} has {counted(len(first), 'column')} separated by {separator}: expected path, label "
-            "and perhaps split; if there are more, let the first line name them"
+            f"line {line} of {path} has {counted(len(first), 'column')} separated by {separator}: expected "
+            f"{', '.join(needed)} and perhaps {known[-1]}; if there are more, let the first line name them"
         )
-    columns = {name: names.index(name) for name in COLUMNS if name in names}
-    return columns | {"header": header}, tuple(f"column {printable(name)}" for name in names if name not in COLUMNS)
+    columns = {name: names.index(name) for name in known if name in names}
+    return columns | {"header": header}, tuple(f"column {printable(name)}" for name in names if name not in known)
 
 
 def _row(folder, line, cells, columns, width) -> _Row:
+    path, size, label, split = read_cells(folder, line, cells, columns, width)
+    if not label:
+        raise WrongLineError(f"{printable(path)} has an empty label")
+    return _Row(line, path, size, label, split)
+
+
+def read_cells(
+    folder: str, line: int, cells: Sequence[str], columns: Mapping[str, int], width: int
+) -> tuple[str, int, str, str]:
+    """(path, size of the file, label, split) of a line.
+
+    Raises:
+        WrongLineError: it has another number of columns, or one of them is wrong.
+    """
     if len(cells) != width:
-        raise _WrongLineError(f"it has {counted(len(cells), 'column')}, the first line has {width}")
+        raise WrongLineError(f"it has {counted(len(cells), 'column')}, the first line has {width}")
     path = os.path.join(folder, cells[columns["path"]])
     label = cells[columns["label"]].strip()
     split = cells[columns["split"]].strip() if "split" in columns else "train"
     if not cells[columns["path"]]:
-        raise _WrongLineError("the path is empty")
-    if not label:
-        raise _WrongLineError(f"{printable(path)} has an empty label")
+        raise WrongLineError("the path is empty")
     if printable(label) != label:
-        raise _WrongLineError(f"the label {printable(label)} is not UTF-8")
+        raise WrongLineError(f"the label {printable(label)} is not UTF-8")
     if split.lower() not in SPLITS:
-        raise _WrongLineError(f"the split is {printable(split)!r}: expected train, validation (or val) or test")
+        raise WrongLineError(f"the split is {printable(split)!r}: expected train, validation (or val) or test")
     try:
         size = os.stat(path).st_size
     except (OSError, ValueError) as error:
         hint = " (the first line counts as column names if it has path and label)" if line == 1 else ""
-        raise _WrongLineError(f"{printable(path)}: {getattr(error, 'strerror', error)}{hint}") from error
-    return _Row(line, path, size, label, SPLITS[split.lower()])
+        raise WrongLineError(f"{printable(path)}: {getattr(error, 'strerror', error)}{hint}") from error
+    return path, size, label, SPLITS[split.lower()]
 
 
 def _source(path, rows, left_out) -> Source:

@@ -261,7 +261,7 @@ def make_example(
     colorspace: str,
     filename: bytes,
     mask: bytes | None = None,
-    source_id: str | None = None,
+    source_id: str | bytes | None = None,
     objects: Mapping[str, Sequence] | None = None,
 ) -> bytes:
     """One serialized record.
