@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from record_files import encode, picture
 
 from tfvt.data.detection import DetectionEvaluation, DetectionSamples, DetectionTraining, fitted_size
+from tfvt.data.detections import Detections
 from tfvt.data.order import WHOLE, HostShare
 from tfvt.data.stream import StreamSettings, image_stream, train_stream
 
@@ -268,3 +269,12 @@ def test_evaluation_gives_whole_images_with_all_their_objects(tmp_path):
     with_masks = DetectionSamples.of(found, DetectionEvaluation(), masks=True)
     batch = next(image_stream(found, with_masks, StreamSettings(batch_size=1)).as_numpy_iterator())
     assert batch["masks"].tolist() == [[one_bit(mask)] * 2]
+
+
+def test_training_shows_an_image_as_evaluation_does():
+    """Bit for bit, where nothing is random."""
+    pixels = picture(2, 75, 110)
+    (sample,) = decoded(box_record(pixels, {}), image_size=(64, 96), short_sides=(60,), max_long_side=90, max_boxes=1)
+    image, size = Detections(None, DetectionEvaluation(60, 90)).shown(pixels)
+    assert sample["size"].tolist() == size.numpy().tolist() == [60, 88]
+    np.testing.assert_array_equal(sample["image"][:60, :88], image[:60, :88])
