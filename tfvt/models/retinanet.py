@@ -7,12 +7,16 @@ docs/fidelity.md.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import keras
+from keras import ops
 
 from tfvt.layers import FPN, LevelOutputs, LevelTower
 from tfvt.layers.anchors import Anchors
+from tfvt.layers.boxes import assign_boxes, decode_boxes, encode_boxes
+from tfvt.layers.losses import giou_loss, sigmoid_focal_loss, smooth_l1
+from tfvt.layers.nms import take_rows
 from tfvt.layers.pyramid import Maps, level_number
 from tfvt.models.dense import Backbone, BackbonePixels, neck_maps
 from tfvt.models.options import BatchNorm, Head, Options, spell_out
@@ -131,3 +135,45 @@ def with_extra_levels(maps: Maps, backbone_maps: Maps, options: RetinaNetOptions
         x = keras.layers.Conv2D(options.pyramid_channels, 3, strides=2, name=f"{name}_output")(x)
         maps[level] = x
     return maps
+
+
+def retinanet_losses(
+    outputs: dict[str, Any],
+    boxes: Any,
+    labels: Any,
+    crowd: Any,
+    box_loss: Literal["l1", "giou"] = "l1",
+    reassign_best: bool = True,
+) -> dict[str, Any]:
+    """Sums over the anchors of each image. The losses are these sums, divided by the positives of the whole batch.
+
+    An anchor is positive from an IoU of 0.5 with a box, or if it is the best one of a box; negative below 0.4, unless
+    it lies in a crowd.
+
+    Args:
+        outputs: what a model gives of B images.
+        boxes: (B, N, 4), the true ones: y1, x1, y2, x2 in pixels.
+        labels: (B, N) of the boxes; -1 where there is none.
+        crowd: (B, N) bool: what is many objects, and no box to learn.
+        box_loss: "l1" of the deltas, or "giou" of the decoded boxes, as torchvision's second RetinaNet.
+        reassign_best: see `tfvt.layers.boxes.assign_boxes`; False as torchvision.
+
+    Returns:
+        "class", focal loss, "box", and "positives", the number of positive anchors, each (B,) float32.
+    """
+    logits, deltas, anchors = (outputs[key] for key in ("class_logits", "box_deltas", "anchors"))
+    matched, state = assign_boxes(anchors, boxes, labels, crowd, reassign_best=reassign_best)
+    positive = state == 1
+    own = ops.where(positive, take_rows(ops.cast(labels, "int32"), matched), -1)
+    ones = own[..., None] == ops.arange(logits.shape[-1], dtype="int32")
+    focal = ops.where((state >= 0)[..., None], sigmoid_focal_loss(logits, ones), 0.0)
+    boxes = take_rows(boxes, matched)
+    if box_loss == "l1":
+        errors = ops.sum(smooth_l1(deltas - encode_boxes(boxes, anchors)), axis=-1)
+    else:
+        errors = giou_loss(decode_boxes(deltas, anchors), boxes)
+    return {
+        "class": ops.sum(focal, axis=(1, 2)),
+        "box": ops.sum(ops.where(positive, errors, 0.0), axis=1),
+        "positives": ops.sum(ops.cast(positive, "float32"), axis=1),
+    }
