@@ -59,7 +59,7 @@ class Anchors(keras.layers.Layer):
         steps = [side // cells for side, cells in zip(size, grid, strict=True)] if self.whole else [stride, stride]
         y = ops.cast(ops.arange(grid[0]) * steps[0], "float32")[:, None, None]
         x = ops.cast(ops.arange(grid[1]) * steps[1], "float32")[None, :, None]
-        y1, x1, y2, x2 = np.moveaxis(self._around_zero(stride), -1, 0)
+        y1, x1, y2, x2 = ops.unstack(ops.convert_to_tensor(self._around_zero(stride)), 4, axis=-1)
         shape = (*grid, self.per_pixel)
         sides = [ops.broadcast_to(side, shape) for side in (y + y1, x + x1, y + y2, x + x2)]
         return ops.reshape(ops.stack(sides, axis=-1), (-1, 4))
