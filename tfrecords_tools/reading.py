@@ -8,11 +8,12 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from tfvt.data.offsets import masked_crc32c
-from tfvt.data.records import feature_spec
+from tfvt.data.records import OBJECT_LISTS, feature_spec
 from tfvt.errors import UsageError
 from tfvt.stores import AnyPath, as_path
 
 GZIP = "is gzip-compressed TFRecord, which tfvt does not read: uncompress it with gunzip, and keep the shard's name"
+KINDS = {tf.int64: "int64", tf.float32: "float", tf.string: "bytes"}  # as tf.train.Feature calls them
 FRAMING = 16  # bytes of a record beside its data: length, checksum of the length; checksum of the data
 
 # The second matches where TensorFlow puts a record's bytes into its error message.
@@ -24,7 +25,7 @@ def read_features(path: AnyPath | str, spec: dict[str, tf.io.FixedLenFeature]) -
 
     Args:
         path: the shard.
-        spec: feature name -> `tf.io.FixedLenFeature`, all scalars.
+        spec: feature name -> `tf.io.FixedLenFeature`, a scalar, or `tf.io.RaggedFeature`, whose values are arrays.
 
     Raises:
         UsageError: a record is damaged or lacks a feature, or the shard is compressed; the message names the first
@@ -37,7 +38,7 @@ def read_features(path: AnyPath | str, spec: dict[str, tf.io.FixedLenFeature]) -
     parts, count, covered = [], 0, 0
     for batch in tf.data.TFRecordDataset(str(path)).ignore_errors().batch(1024):
         try:
-            parts.append({name: value.numpy() for name, value in tf.io.parse_example(batch, spec).items()})
+            parts.append({name: _column(value) for name, value in tf.io.parse_example(batch, spec).items()})
         except _UNPARSABLE:
             number, problem = _first_unparsable(batch, spec)
             raise UsageError(f"record {count + number} of {path} does not match the schema: {problem}") from None
@@ -45,8 +46,21 @@ def read_features(path: AnyPath | str, spec: dict[str, tf.io.FixedLenFeature]) -
         covered += FRAMING * len(batch) + int(tf.reduce_sum(tf.strings.length(batch)))
     if covered != size:
         raise UsageError(f"record {count} of {path} is damaged or cut off")
-    empty = {name: np.zeros(0, feature.dtype.as_numpy_dtype) for name, feature in spec.items()}
+    empty = {name: np.zeros(0, _numpy_type(feature)) for name, feature in spec.items()}
     return {name: np.concatenate([part[name] for part in parts] or [empty[name]]) for name in spec}
+
+
+def _column(values):
+    """A value for each record; where they are lists, arrays in an array of objects."""
+    if not isinstance(values, tf.RaggedTensor):
+        return values.numpy()
+    column = np.empty(values.nrows(), object)
+    column[:] = np.split(values.flat_values.numpy(), values.row_splits.numpy()[1:-1])
+    return column
+
+
+def _numpy_type(feature):
+    return object if isinstance(feature, tf.io.RaggedFeature) else feature.dtype.as_numpy_dtype
 
 
 def is_gzip(path: AnyPath | str) -> bool:
@@ -62,7 +76,8 @@ def is_gzip(path: AnyPath | str) -> bool:
 
 
 def _first_unparsable(batch, spec):
-    required = [name for name, feature in spec.items() if feature.default_value is None]
+    lists = {name for name, feature in spec.items() if isinstance(feature, tf.io.RaggedFeature)}
+    required = [name for name, feature in spec.items() if name not in lists and feature.default_value is None]
     for number, serialized in enumerate(batch):
         try:
             tf.io.parse_single_example(serialized, spec)
@@ -75,8 +90,10 @@ def _first_unparsable(batch, spec):
     raise AssertionError("a batch that does not parse has a record that does not")
 
 
-def parse_features(serialized: bytes, required: Collection[str], optional: Iterable[str]) -> dict[str, bytes | int]:
-    """A record's features of those names; of the optional ones those that it has.
+def parse_features(
+    serialized: bytes, required: Collection[str], optional: Iterable[str]
+) -> dict[str, bytes | int | list[bytes] | list[int] | list[float]]:
+    """A record's features of those names; of the optional ones those that it has. Those of objects are lists.
 
     Raises:
         UsageError: it is not a record, or one of the features is missing, or has another type or number of values.
@@ -88,7 +105,8 @@ def parse_features(serialized: bytes, required: Collection[str], optional: Itera
     values = {}
     for name, feature in feature_spec((*required, *optional)).items():
         if name in features:
-            values[name] = _one_value(features[name], name, "int64" if feature.dtype == tf.int64 else "bytes")
+            read = _list if name in OBJECT_LISTS else _one_value
+            values[name] = read(features[name], name, KINDS[feature.dtype])
         elif name in required:
             raise UsageError(f"it lacks {name}")
     return values
@@ -99,6 +117,12 @@ def _one_value(feature, name, kind):
     if len(content) != 1:
         raise UsageError(f"its {name} is not one value of type {kind}")
     return content[0]
+
+
+def _list(feature, name, kind):
+    if feature.WhichOneof("kind") not in (None, f"{kind}_list"):
+        raise UsageError(f"its {name} is not a list of values of type {kind}")
+    return list(getattr(feature, f"{kind}_list").value)
 
 
 def read_records(path: AnyPath | str) -> Iterator[bytes | None]:

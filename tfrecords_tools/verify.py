@@ -16,6 +16,9 @@ import tensorflow as tf
 from rich.console import Console
 
 from tfvt.data.records import (
+    BOX_LABEL,
+    BOX_TEXT,
+    BOX_YMIN,
     CHANNELS,
     COLORSPACE,
     ENCODED,
@@ -26,6 +29,8 @@ from tfvt.data.records import (
     MANIFEST,
     MASK,
     MASK_FORMAT,
+    OBJECT_LISTS,
+    SOURCE_ID,
     SYNSET,
     TEXT,
     UNLABELLED,
@@ -45,11 +50,12 @@ from .images import jpeg_damage
 from .progress import image_progress
 from .reading import GZIP, is_gzip, parse_features, read_records
 from .shards import crc32
+from .verify_objects import object_problems
 
 FINDINGS_SHOWN = 50  # of each kind
 SHARD_PATHS = ("*-?????-of-?????", "*/*-?????-of-?????")  # where shards may lie, listed or not
 REQUIRED = (ENCODED, FORMAT, LABEL, HEIGHT, WIDTH)
-OPTIONAL = (SYNSET, TEXT, CHANNELS, COLORSPACE, FILENAME, MASK, MASK_FORMAT)
+OPTIONAL = (SYNSET, TEXT, CHANNELS, COLORSPACE, FILENAME, MASK, MASK_FORMAT, SOURCE_ID, *OBJECT_LISTS)
 FORMATS = {"JPEG": ("JPEG", "JPG"), "PNG": ("PNG",)}  # as other writers spell them
 
 
@@ -113,7 +119,8 @@ def verify(
     Problems are: shards that are missing, differ from the manifest's size, CRC-32 or number of records, or are not in
     it; damaged records, and those that lack a feature; images that do not decode, or only with made-up pixels, or have
     another size or format than their record says; labels out of range; labels that mean different classes in
-    different records or splits. Warnings are: the same image twice; JPEGs with bytes that no pixel needs.
+    different records or splits; objects whose lists, boxes, labels or masks do not fit. Warnings are: the same image
+    twice; JPEGs with bytes that no pixel needs.
 
     Args:
         directory: of the shards and the manifest.
@@ -209,10 +216,13 @@ def _verify_record(result: _ShardResult, manifest: Manifest, serialized, decode)
     label, encoded = values[LABEL], values[ENCODED]
     for text, warning in _image_findings(values, decode):
         result.add(number, text, warning)
+    for text in object_problems(values, manifest, decode):
+        result.add(number, text)
     if MASK in values and decode:
         for text in _mask_problems(values, len(manifest.class_names)):
             result.add(number, text)
     _verify_label(result, manifest, values)
+    _claim_objects(result, values)
     result.numbers.append(number)
     result.labels.append(label)
     result.hashes.append(int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest()))
@@ -225,8 +235,15 @@ def _verify_label(result, manifest, values):
     if first <= label <= last:
         names = (values.get(name, b"").decode("utf-8", "backslashreplace") for name in (SYNSET, TEXT))
         result.claims.setdefault(ClassClaim(label, *names), _place(result.name, number))
-    elif label != UNLABELLED or not (result.split == "test" or MASK in values):
+    elif label != UNLABELLED or not (result.split == "test" or MASK in values or BOX_YMIN in values):
         result.add(number, f"its label is {label}, not one from {first} to {last}")
+
+
+def _claim_objects(result, values):
+    """What the objects' classes are called, as for that of the image."""
+    for label, text in zip(values.get(BOX_LABEL, ()), values.get(BOX_TEXT, ()), strict=False):
+        claim = ClassClaim(label, "", text.decode("utf-8", "backslashreplace"))
+        result.claims.setdefault(claim, _place(result.name, result.count))
 
 
 def _image_findings(values, decode) -> Iterator[tuple[str, bool]]:

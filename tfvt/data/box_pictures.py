@@ -27,30 +27,46 @@ def boxes_png(image: np.ndarray, answer: Mapping[str, np.ndarray], class_names: 
     picture = to_look_at(image)
     zoom = np.tile(picture.size[::-1], 2) / np.tile(image.shape[:2], 2)
     drawn = [place for place in np.argsort(answer["scores"], kind="stable") if answer["scores"][place] >= SHOWN]
-    boxes = answer["boxes"] * zoom
-    colors = [tuple(color) for color in palette()[answer["labels"] % 255].tolist()]
+    boxes, labels = (answer["boxes"] * zoom)[drawn], answer["labels"][drawn]
     if "masks" in answer:
-        picture = _with_masks(picture, [(answer["masks"][place], boxes[place], colors[place]) for place in drawn])
-    draw, font = ImageDraw.Draw(picture), letters()
-    for place in drawn:
-        _draw_box(draw, boxes[place], colors[place])
-    taken: list[tuple[float, ...]] = []
-    for place in reversed(drawn):  # the best label has the first choice
-        text = f"{class_names[answer['labels'][place]]} {answer['scores'][place]:.0%}"
-        taken.append(_draw_label(draw, font, picture.size, boxes[place], colors[place], text, taken))
+        size = picture.size[::-1]
+        masks = [pasted(answer["masks"][place], box, size) for place, box in zip(drawn, boxes, strict=True)]
+        picture = with_masks(picture, masks, labels)
+    texts = [f"{class_names[answer['labels'][place]]} {answer['scores'][place]:.0%}" for place in drawn]
+    draw_boxes(picture, boxes, labels, texts)
     return png(picture)
 
 
-def _with_masks(picture, objects):
-    """The picture half under the colours of masks, each with a rim of its full colour."""
+def draw_boxes(picture: Image.Image, boxes: np.ndarray, labels: np.ndarray, texts: Sequence[str]) -> None:
+    """Draw boxes with texts into an RGB picture, later ones over earlier ones, in the colours of their classes.
+
+    Args:
+        picture: what to draw into.
+        boxes: (n, 4), y1, x1, y2, x2 in its pixels.
+        labels: classes (n,).
+        texts: of each box; the last one has the first choice of a place that no other covers.
+    """
+    draw, font, colors = ImageDraw.Draw(picture), letters(), _colors(labels)
+    for box, color in zip(boxes, colors, strict=True):
+        _draw_box(draw, box, color)
+    taken: list[tuple[float, ...]] = []
+    for box, color, text in reversed(list(zip(boxes, colors, texts, strict=True))):
+        taken.append(_draw_label(draw, font, picture.size, box, color, text, taken))
+
+
+def with_masks(picture: Image.Image, masks: Sequence[np.ndarray], labels: np.ndarray) -> Image.Image:
+    """The picture half under masks, bool (H, W), in the colours of their classes; their rims hide it."""
     pixels = np.array(picture)
-    for probabilities, box, color in objects:
-        mask = pasted(probabilities, box, pixels.shape[:2])
+    for mask, color in zip(masks, _colors(labels), strict=True):
         inner = np.pad(mask, 1)
         inner = mask & inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
         pixels[inner] = (pixels[inner].astype(np.uint16) + color) // 2
         pixels[mask & ~inner] = color
     return Image.fromarray(pixels)
+
+
+def _colors(labels):
+    return [tuple(color) for color in palette()[np.asarray(labels, int) % 255].tolist()]
 
 
 def _draw_box(draw, box, color):
