@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfvt.data.detection import DetectionEvaluation, fitted_size
+from tfvt.data.geometry import paste
 from tfvt.data.segmentation import FILL
 
 
@@ -51,7 +52,6 @@ class Detections:
         size = fitted_size(tf.shape(image)[:2], self.evaluation.short_side, self.evaluation.max_long_side)
         multiple = self.evaluation.size_multiple
         canvas = self.canvas if None not in self.canvas else (size + multiple - 1) // multiple * multiple
-        missing = tf.pad((canvas - size)[:, None], [[0, 1], [1, 0]])  # rows below, columns at the right
-        resized = tf.image.resize(image, size)
-        shown = tf.pad(resized - FILL, missing) + FILL
+        around = tf.broadcast_to(tf.constant(FILL, tf.float32), tf.concat([canvas, [3]], 0))
+        shown = paste(around, tf.image.resize(image, size), 0, 0)
         return tf.ensure_shape(shown, (*self.canvas, 3)), size
