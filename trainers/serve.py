@@ -50,7 +50,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     )
     task = task_class(recipe.model.name)(dataclasses.replace(recipe, data=data))
     figures = _evaluate(task, model, serving, batch_size)
-    records, table = task.validation_records, task.table(figures.sums)
+    records, table = task.validation_records, task.table(figures.sums, figures.rows)
     if table:
         print(_text(table))
     print(

@@ -227,7 +227,7 @@ def _train(loop: Loop, devices: Devices) -> int:
     say(f"Trained to step {loop.num_steps}; this call took {timedelta(seconds=seconds)}")
     if loop.last_row is not None:  # None when there was nothing left to train
         validation = loop.last_row.validation
-        say(f"Validation: {task.summary(validation.values)}, loss {validation.loss:.4f}")
+        say(f"Validation: {validation.words(task.summary)}")
     say(f"Model:      {loop.run.final_model}")
     say(f"Metrics:    {loop.run.metrics}; tensorboard --logdir {loop.run.tensorboard}")
     say(f"Report:     {loop.run.report}")

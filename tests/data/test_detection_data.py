@@ -182,8 +182,8 @@ def test_masks_of_many_boxes_take_little_memory():
     assert blank["masks"].dtype == tf.uint8
 
 
-def detection_batches(records, count, share=WHOLE, start_step=0, keep_empty=False, masks=False, **options):
-    augmentation = DetectionTraining((40, 40), (24, 32), 40, (20, 30), (12, 20), max_boxes=4, keep_empty=keep_empty)
+def detection_batches(records, count, share=WHOLE, start_step=0, masks=False, **options):
+    augmentation = DetectionTraining((40, 40), (24, 32), 40, (20, 30), (12, 20), max_boxes=4)
     samples = DetectionSamples.of(records, augmentation, masks)
     stream = train_stream(records, samples, StreamSettings(seed=3, **options), share, start_step)
     return list(stream.take(count).as_numpy_iterator())
@@ -225,15 +225,8 @@ def test_stream_resumes_and_is_shared_between_hosts(tmp_path):
                 assert host[step][name].tobytes() == expected[name][rows_of(index, 2, 4)].tobytes()
     assert len({image.tobytes() for batch in whole for image in batch["image"]}) > 12
     assert len({tuple(seed) for batch in whole for seed in batch["seed"].tolist()}) == 24
-    weights = {int(i): float(w) for batch in whole for i, w in zip(batch["id"], batch["weight"], strict=True)}
-    assert weights == {index: float(index != 2) for index in range(11)}
-
-
-def test_images_without_boxes_count_on_request(tmp_path):
-    records = write_boxes(tmp_path, (3,), small_records(3, empty=(0, 1)))
-    (batch,) = detection_batches(records, 1, batch_size=3, keep_empty=True)
-    assert "weight" not in batch
-    assert sorted((batch["labels"] >= 0).any(1)) == [False, False, True]
+    empty = {int(i): bool(e) for batch in whole for i, e in zip(batch["id"], batch["is_empty"], strict=True)}
+    assert empty == {index: index == 2 for index in range(11)}
 
 
 def test_evaluation_gives_whole_images_with_all_their_objects(tmp_path):

@@ -351,7 +351,7 @@ assert main(["predict", folder, "a.png"]) == main(["export", folder]) == 2
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     on_tensorflow = capsys.readouterr().out.splitlines()[-1]
     assert on_tensorflow in result.stdout
-    assert re.search(r"loss \d\.\d+, top-1 \d+\.\d+%, top-5 \d+\.\d+% on 20 images", on_tensorflow)
+    assert re.search(r"top-1 \d+\.\d+%, top-5 \d+\.\d+%, loss \d\.\d+ on 20 images", on_tensorflow)
 
 
 def test_a_reader_that_goes_away_is_no_error():

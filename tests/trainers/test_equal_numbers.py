@@ -39,7 +39,7 @@ def free_addresses(count):
         return [f"127.0.0.1:{opened.getsockname()[1]}" for opened in sockets]
 
 
-def run(backend, records, weights, flags, steps=20, workers=1, devices=1):
+def run(backend, records, weights, flags, steps=20, workers=1, devices=1, common=COMMON):
     """The reports of all processes."""
     env = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     if backend == "jax":
@@ -52,7 +52,7 @@ def run(backend, records, weights, flags, steps=20, workers=1, devices=1):
     processes = []
     for worker in range(workers):
         place = str(worker) if workers > 1 else "none"
-        command = [sys.executable, str(SCRIPT), str(steps), str(weights), place, f"--data.records={records}", *COMMON]
+        command = [sys.executable, str(SCRIPT), str(steps), str(weights), place, f"--data.records={records}", *common]
         processes.append(
             subprocess.Popen([*command, *flags], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )

@@ -93,7 +93,7 @@ def test_evaluate_gives_the_figures_of_the_last_epoch(finished_run, fails, capsy
     top1, top5 = float(row["validation_top1"]), float(row["validation_top5"])
     assert top1 >= 0.9
     line = capsys.readouterr().out
-    assert line.startswith(f"loss {float(row['validation_loss']):.4f}, top-1 {top1:.2%}, top-5 {top5:.2%} on 20 images")
+    assert line.startswith(f"top-1 {top1:.2%}, top-5 {top5:.2%}, loss {float(row['validation_loss']):.4f} on 20 images")
     assert main(["evaluate", str(finished_run), "--split", "train", "--batch_size", "7"]) == 0
     assert "on 48 images of train" in capsys.readouterr().out
     assert "no folder" in fails("evaluate", finished_run, "--records", tmp_path / "none")

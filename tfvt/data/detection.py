@@ -38,7 +38,7 @@ class DetectionTraining:
         crop_range: smallest and largest side of that part, height and width each at random.
         flip: mirror left and right in half of the samples.
         max_boxes: boxes of a sample; of an image with more, that many at random.
-        keep_empty: train on images without boxes, too; otherwise their weight is 0.
+        keep_empty: train on images without boxes, too; otherwise they add nothing to the loss.
 
     Raises:
         ValueError: a number out of its range.
@@ -137,10 +137,9 @@ class DetectionSamples:
     - "boxes": float32 (N, 4), y1, x1, y2, x2 in pixels.
     - "labels": int32 (N,), from 0, and `PADDING` where there is no box.
     - "crowd": bool (N,), whether the box holds a group that is not told apart.
+    - "is_empty": bool, whether the record has no object.
     - "seed": int32 (2,), for choices that a loss makes.
     - "masks", if asked for: uint8 (N, 112, 112), 0 or 1, the object within its box.
-
-    Unless empty images are kept, training batches have a "weight", float32, 0 where the record has no box.
 
     An evaluation sample has "image", uint8 (H, W, 3) of the record's own size, and of its n objects, in its pixels,
     "boxes" (n, 4), "labels" and "crowd" as above, "area", float32 (n,), that of the object, "source_id", string, and if
@@ -217,10 +216,7 @@ class DetectionSamples:
 
     def finish(self, batch: dict[str, tf.Tensor], seed: tf.Tensor | None, share: HostShare) -> dict[str, tf.Tensor]:
         """The batch without its faults: there are none."""
-        finished = {name: value for name, value in batch.items() if name not in ("fault", "is_empty")}
-        if isinstance(self.settings, DetectionTraining) and not self.settings.keep_empty:
-            finished["weight"] = batch.get("weight", 1.0) * tf.cast(~batch["is_empty"], tf.float32)
-        return finished
+        return {name: value for name, value in batch.items() if name != "fault"}
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,8 @@ class Figures:
     sums: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def words(self, summary: Callable[[Mapping[str, float]], str]) -> str:
-        """Loss and figures, those in the words of `summary`."""
-        loss = "" if self.loss is None else f"loss {self.loss:.4f}"
-        return ", ".join(part for part in (loss, summary(self.values)) if part)
+        """Figures, in the words of `summary`, and the loss."""
+        return summary(self.values) + ("" if self.loss is None else f", loss {self.loss:.4f}")
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def write_report(run: Run, task: Task, validation: Figures, num_hosts: int = 1) 
         _section("Curves", "", f'<div class="charts">{"".join(_charts(epochs, task.columns))}</div>'),
         *(
             _rendered(part, records)
-            for part in (task.table(validation.sums), *(task.report(rows) if rows else ()))
+            for part in (task.table(validation.sums, validation.rows), *(task.report(rows) if rows else ()))
             if part
         ),
         _section(

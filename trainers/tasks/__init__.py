@@ -4,11 +4,13 @@ from tfvt import registry
 from tfvt.errors import UsageError
 
 from .classification import Classification
+from .detection import Detection
 from .segmentation import Segmentation
 from .task import Task
 
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
+    "detection": Detection,
     "segmentation": Segmentation,
 }
 

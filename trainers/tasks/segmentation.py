@@ -166,7 +166,7 @@ class Segmentation(Task):
             "class_accuracy": figures.mean_class_accuracy,
         }
 
-    def table(self, sums: Mapping[str, np.ndarray]) -> Table:
+    def table(self, sums: Mapping[str, np.ndarray], rows: list[dict[str, np.ndarray]]) -> Table:
         """Each class."""
         matrix = sums["confusion"]
         figures = segmentation_figures(matrix)

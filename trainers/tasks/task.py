@@ -114,7 +114,7 @@ class Task(Protocol):
     def serving(self) -> Serving:
         """The steps around the model, from the bytes of an image to an answer."""
 
-    def table(self, sums: Mapping[str, np.ndarray]) -> Table | None:
+    def table(self, sums: Mapping[str, np.ndarray], rows: list[dict[str, np.ndarray]]) -> Table | None:
         """More of an evaluation than the figures, which `tfvt evaluate` prints and report.html shows."""
         return None
 
