@@ -100,7 +100,7 @@ def test_wrong_lines_are_named(tmp_path, line, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"is empty: expected a line of path, box and label for each object"),
+        ("", r"is empty: expected a line of path, xmin, ymin, xmax, ymax, label for each image"),
         (HEADER, r"has no boxes at all"),
         (f"{HEADER}photos/1.jpg,,,,,,train\n", r"has no boxes at all"),
         (

@@ -57,6 +57,26 @@ def test_records(tmp_path, capsys):
         check_kind(records, kind)
 
 
+def test_every_file_is_accounted_for(tmp_path):
+    """Images may lie in folders, or beside the annotations; a folder without any is one line."""
+    root = write_coco(tmp_path / "coco")
+    for name in ("train2017/other.jpg", "train2017/deep/1.jpg", "train2017/deep/2.jpg", "more/3.jpg", "4.jpg"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(encode(picture(0)))
+    source = open_source(root)
+    assert source.left_out == ("4.jpg", "more", "train2017/deep", "train2017/other.jpg")
+    content = coco_json((1, 2), [annotation(1, 1)])
+    content["images"][0]["file_name"] = "train2017/deep/1.jpg"
+    content["images"][1]["file_name"] = "./4.jpg"
+    (root / "all.json").write_text(json.dumps(content))
+    layout = tmp_path / "layout.yaml"
+    layout.write_text("splits:\n  train: {images: ., annotations: all.json}\n")
+    source = open_source(root, layout=layout)
+    assert [image.size > 0 for image in source.splits["train"]] == [True, True]
+    left = {"annotations", "val2017", "more", "train2017/deep/2.jpg", "train2017/other.jpg"}
+    assert set(source.left_out) == left | {f"train2017/{number:012d}.jpg" for number in (139, 285, 632, 724)}
+
+
 def test_labels_may_count_from_one(tmp_path):
     convert(write_coco(tmp_path / "coco"), tmp_path / "records", label_offset=1)
     assert read_objects(tmp_path / "records", "train")["139"]["class/label"] == [2, 3]

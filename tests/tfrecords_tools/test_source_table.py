@@ -90,7 +90,7 @@ def test_numbers_keep_their_value(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"table.csv is empty: expected a line of path and label"),
+        ("", r"table.csv is empty: expected a line of path, label"),
         ("path,label\n", r"table.csv names no images"),
         ("a.jpg\nb.jpg\n", r"line 1 of .*table.csv has 1 column separated by commas: expected path, label and"),
         ("a.jpg\tcat\n", r"line 1 of .* has 1 column separated by commas"),

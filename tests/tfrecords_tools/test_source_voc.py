@@ -47,9 +47,11 @@ def test_what_no_list_names_is_left_out_and_so_are_test_images_without_annotatio
     root = write_voc(tmp_path / "VOC")
     shutil.copy(root / "JPEGImages" / "2007_01.jpg", root / "JPEGImages" / "2008_01.jpg")
     (root / "ImageSets/Main/test.txt").write_text("2008_01\n")
+    (root / "SegmentationClass").mkdir()
     source = open_source(root)
     assert list(source.splits) == ["train", "validation"]
-    assert source.left_out == ("ImageSets/Main/test.txt, whose images have no annotations", "JPEGImages/2008_01")
+    said = "ImageSets/Main/test.txt, whose images have no annotations"
+    assert source.left_out == (said, "SegmentationClass", "JPEGImages/2008_01")
 
 
 def test_boxes_of_no_area_are_left_out(tmp_path):

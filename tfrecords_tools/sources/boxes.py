@@ -10,7 +10,7 @@ from tfvt.files import printable
 
 from .boxed import boxed_source
 from .source import Source, refuse
-from .table import DELIMITERS, WrongLineError, read_cells, table_columns, table_lines
+from .table import DELIMITERS, WrongLineError, read_cells, read_table
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 SPLITS = ("train", "validation", "test")
@@ -42,13 +42,7 @@ def box_table(path: Path | str) -> Source:
     path = os.fspath(path)
     if os.path.splitext(path)[1].lower() not in DELIMITERS:
         raise UsageError(f"{path} must end in {' or '.join(DELIMITERS)}, which says what separates its columns")
-    lines = table_lines(path)
-    if not lines:
-        raise UsageError(f"{path} is empty: expected a line of path, box and label for each object")
-    columns, without_meaning = table_columns(path, *lines[0], COLUMNS)
-    width = len(lines[0][1])
-    if columns.pop("header"):
-        lines = lines[1:]
+    lines, columns, width, without_meaning = read_table(path, COLUMNS)
     images, problems, flat = {}, [], []
     for line, cells in lines:
         try:

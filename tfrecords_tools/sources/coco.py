@@ -83,17 +83,17 @@ def coco(root: Path | str, layout: Path | str | None = None) -> Source:
     if not os.path.isdir(root):
         raise UsageError(f"{root} is not a folder; {EXPECTED}")
     splits = read_box_layout(layout) if layout else _splits(root)
-    contents, files, left_out = {}, [], _unnamed(root, splits)
+    contents, files, flat = {}, [], []
     for split, (images, annotations) in splits.items():
         path = os.path.join(root, annotations)
         contents[split], file = _read(path, needs_annotations=split != "test")
         files.append(file)
-        left_out += [
-            f"annotation {number} of {printable(annotations)}, a box of no area" for number in contents[split].flat
-        ]
+        numbers = contents[split].flat
+        flat += [f"annotation {number} of {printable(annotations)}, a box of no area" for number in numbers]
         if not os.path.isdir(os.path.join(root, images)):
             raise UsageError(f"{root} has no folder {images} with the images of {annotations}; {EXPECTED}")
     categories = _categories(root, splits, contents)
+    left_out = _unnamed(root, splits, contents) + flat
     names = tuple(categories.values())
     objects = ObjectSettings(_masks(splits, contents, left_out), tuple(categories), tuple(files))
     return Source(
@@ -142,13 +142,18 @@ def _splits(root) -> dict[str, tuple[str, str]]:
     return {split: found[split] for split in ("train", "validation", "test") if split in found}
 
 
-def _unnamed(root, splits) -> list[str]:
-    named = {os.path.normpath(name) for pair in splits.values() for name in pair}
-    tops = {name.split(os.sep)[0] for name in named}
-    left_out = [printable(entry.name) for entry in entries(root) if entry.name not in tops]
-    for top in sorted(tops & {os.path.dirname(name) for name in named}):
-        found = (os.path.join(top, entry.name) for entry in entries(os.path.join(root, top)))
-        left_out += [printable(name) for name in found if name not in named]
+def _unnamed(root, splits, contents) -> list[str]:
+    """Files that are neither images nor annotations of a split, and folders without any such."""
+    named = {os.path.normpath(annotations) for _, annotations in splits.values()}
+    for split, (images, _) in splits.items():
+        named |= {os.path.normpath(os.path.join(images, image.name)) for image in contents[split].images.values()}
+    folders = {os.path.dirname(name) for name in named}
+    while above := {os.path.dirname(folder) for folder in folders} - folders:
+        folders |= above
+    left_out = []
+    for folder in sorted(folders):
+        found = (os.path.join(folder, entry.name) for entry in entries(os.path.join(root, folder)))
+        left_out += [printable(path) for path in found if path not in named and path not in folders]
     return left_out
 
 

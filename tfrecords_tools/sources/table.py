@@ -3,8 +3,9 @@
 import codecs
 import csv
 import io
+import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,13 +48,7 @@ def image_table(path: Path | str) -> Source:
     path = os.fspath(path)
     if os.path.splitext(path)[1].lower() not in DELIMITERS:
         raise UsageError(f"{path} must end in {' or '.join(DELIMITERS)}, which says what separates its columns")
-    lines = table_lines(path)
-    if not lines:
-        raise UsageError(f"{path} is empty: expected a line of path and label for each image")
-    columns, left_out = table_columns(path, *lines[0])
-    width = len(lines[0][1])
-    if columns.pop("header"):
-        lines = lines[1:]
+    lines, columns, width, left_out = read_table(path)
     rows, problems = {}, []  # rows by their file
     for line, cells in lines:
         try:
@@ -69,12 +64,31 @@ def image_table(path: Path | str) -> Source:
     return _source(path, list(rows.values()), left_out)
 
 
-def table_lines(path: str) -> list[tuple[int, list[str]]]:
-    """(line number, cells) of every line that is not blank.
+def read_table(
+    path: str, known: Sequence[str] = COLUMNS
+) -> tuple[Iterator[tuple[int, list[str]]], dict[str, int], int, tuple[str, ...]]:
+    """(number and cells of each line; place of each column; how many columns; names of those without meaning).
+
+    Args:
+        path: of the table.
+        known: columns that have a meaning, in the order that they have without names; the last may be missing.
 
     Raises:
-        UsageError: the file cannot be read, or is neither UTF-8 nor UTF-16.
+        UsageError: the file is empty or cannot be read, or its first line has columns that do not fit. The lines raise
+            it where one cannot be read.
     """
+    lines = _lines(path)
+    line, first = next(lines, (0, None))
+    if first is None:
+        raise UsageError(f"{path} is empty: expected a line of {', '.join(known[:-1])} for each image")
+    columns, left_out = _columns(path, line, first, known)
+    if not columns.pop("header"):
+        lines = itertools.chain([(line, first)], lines)
+    return lines, columns, len(first), left_out
+
+
+def _lines(path) -> Iterator[tuple[int, list[str]]]:
+    """(line number, cells) of every line that is not blank."""
     delimiter = DELIMITERS[os.path.splitext(path)[1].lower()]
     try:
         with open(path, "rb") as file:
@@ -86,7 +100,7 @@ def table_lines(path: str) -> list[tuple[int, list[str]]]:
         if "\0" in text:
             raise UsageError(f"{path} is neither UTF-8 nor UTF-16 with a byte order mark: save it as UTF-8")
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+        yield from ((reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells))
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} begins like UTF-16 but is not ({error}): save it as UTF-8") from error
     except OSError as error:
@@ -95,19 +109,8 @@ def table_lines(path: str) -> list[tuple[int, list[str]]]:
         raise UsageError(f"line {reader.line_num} of {path} cannot be read: {error}") from error
 
 
-def table_columns(
-    path: str, line: int, first: Sequence[str], known: Sequence[str] = COLUMNS
-) -> tuple[dict[str, int], tuple[str, ...]]:
-    """(name -> index, and under "header" whether the first line names them; names of columns without meaning).
-
-    Args:
-        path: of the table.
-        line, first: number and cells of its first line.
-        known: columns that have a meaning, in the order that they have without names; the last may be missing.
-
-    Raises:
-        UsageError: a column is named twice, or the first line has another number of columns and names none.
-    """
+def _columns(path, line, first, known):
+    """(name -> index, and under "header" whether the first line names them; names of columns without meaning)."""
     names, needed = [cell.strip().lower() for cell in first], known[:-1]
     header = set(needed) <= set(names)
     if not header:

@@ -62,6 +62,8 @@ def voc(root: Path | str) -> Source:
             except _WrongFileError as error:
                 problems.append(f"{os.path.relpath(xmls[stem], folder)} {error}")
     refuse(folder, problems)
+    used = {IMAGES, ANNOTATIONS, os.path.dirname(LISTS)}
+    left_out += [printable(entry.name) for entry in entries(folder) if entry.name not in used]
     left_out += [printable(f"{IMAGES}/{stem}") for stem in images if stem not in found]
     for stem, read in found.items():
         left_out += [f"{name} of {printable(stem)}.xml, a box of no area" for name in read.pop("flat")]
