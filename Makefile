@@ -87,7 +87,10 @@ $(VENV)/.torch: $(VENV)/.test
 	@$(PIP) torch
 	@touch $@
 
+# torchvision is compiled for CUDA. Beside PyTorch without it, it would keep transformers from importing; so it stands in
+# a folder of its own, where benchmarks/torchvision_on_cpu.py finds it.
 $(VENV)/.parity: $(VENV)/.torch
-	@echo "Installing official models, TFDS, Apache Beam, transformers and ONNX into $(VENV) ..."
+	@echo "Installing official models, TFDS, Apache Beam, transformers, torchvision and ONNX into $(VENV) ..."
 	@$(UV) -e '.[parity,official,tfds,beam,export]'
+	@$(PIP) --quiet --no-deps --upgrade --target $(VENV)/torchvision torchvision==0.28.0
 	@touch $@

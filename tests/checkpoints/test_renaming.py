@@ -109,6 +109,29 @@ UPERNET = [
     *(f"decode_head.{module}" for module in ("bottleneck", "lateral_convs.0", "fpn_convs.2", "fpn_bottleneck")),
     "auxiliary_head.convs.0",
 ]
+TOWERS = [f"bbox_head.{kind}_convs.2.conv" for kind in ("cls", "reg")]
+MMDETECTION = [
+    "neck.lateral_convs.0.conv", "neck.fpn_convs.4.conv", *TOWERS, "bbox_head.retina_cls", "bbox_head.retina_reg",
+]  # fmt: skip
+HEADS = ("head.classification_head", "head.regression_head")
+FIRST_TORCHVISION = [
+    "backbone.fpn.inner_blocks.0", "backbone.fpn.layer_blocks.2", "backbone.fpn.extra_blocks.p6",
+    "head.classification_head.cls_logits", "head.regression_head.bbox_reg",
+    *(f"{head}.conv.{number}" for head in HEADS for number in (0, 2, 4, 6)),
+]  # fmt: skip
+LATER_TORCHVISION = [
+    "backbone.fpn.inner_blocks.0.0", "backbone.fpn.layer_blocks.2.0", "backbone.fpn.extra_blocks.p6",
+    "head.classification_head.cls_logits", "head.regression_head.bbox_reg",
+    *(f"{head}.conv.{tower}.{part}" for head in HEADS for tower in range(4) for part in (0, 1)),
+]  # fmt: skip
+
+
+def detector(backbone, prefix, modules):
+    """A backbone's state dict and a tensor of every module of neck and heads; four numbers, as of one anchor's box."""
+    others = {f"{module}.weight": np.arange(4, dtype="float32") for module in modules}
+    return {f"{prefix}{name}": array for name, array in backbone.items()} | others
+
+
 STATES = {
     "torchvision": torchvision_state(),
     "resnet_by_transformers": huggingface_state(),
@@ -139,6 +162,10 @@ STATES = {
         "bn",
         ["neck.lateral_convs.0.conv", "neck.fpn_convs.3.conv", "decode_head.conv_seg"],
     ),
+    "retinanet_before_0.13": detector(torchvision_state(), "backbone.body.", FIRST_TORCHVISION),
+    "retinanet_by_torchvision": detector(torchvision_state(), "backbone.body.", LATER_TORCHVISION),
+    "retinanet_pvt": detector(authors_pvt(), "backbone.", MMDETECTION),
+    "retinanet_resnet": detector(torchvision_state(), "backbone.", MMDETECTION),
     "google": vit_states.google(pre_logits=True),
     "big_vision": vit_states.google(big_vision=True),
     "vit_by_transformers": vit_states.huggingface() | {"vit.pooler.dense.bias": VECTOR},

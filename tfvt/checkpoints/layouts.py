@@ -51,3 +51,9 @@ def patches_alone(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A table of positions (1, N, C) without the class token's, which is folded into it: zeros, and the patches'."""
     table = positions(array)
     return np.zeros((1, 1, table.shape[-1]), "float32"), table
+
+
+def box_deltas(array: np.ndarray) -> np.ndarray:
+    """PyTorch's layout of a layer that gives dx, dy, dw, dh of each anchor or class, as one of dy, dx, dh, dw."""
+    array = torch_layout(array)
+    return array.reshape(*array.shape[:-1], -1, 4)[..., [1, 0, 3, 2]].reshape(array.shape)

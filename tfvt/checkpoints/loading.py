@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from tfvt.checkpoints import acmix, google_npz, huggingface, pvt, resnet, san, segmentation, swin, tfm, timm
+from tfvt.checkpoints import acmix, detection, google_npz, huggingface, pvt, resnet, san, segmentation, swin, tfm, timm
 from tfvt.checkpoints.files import Checkpoint, keras_gelu, read_arrays
 from tfvt.checkpoints.formats import Format, Training
 from tfvt.checkpoints.layouts import as_is
@@ -26,7 +26,7 @@ OWN = Format(
     training=lambda source: Training(gelu=keras_gelu(source)),
     ignored=r".*seed_generator_state",
 )
-MODULES = (acmix, san, swin, pvt, segmentation, resnet, huggingface, timm, tfm, google_npz)
+MODULES = (acmix, san, swin, pvt, detection, segmentation, resnet, huggingface, timm, tfm, google_npz)
 # In the order in which `source="auto"` tries them: our own paths match more than Google's, and ACmix and SAN
 # layers have the names of a ResNet's stem.
 FORMATS = (
@@ -76,9 +76,9 @@ def load_checkpoint(
 
     A ResNet's weights go into a ResNet, or into the trunk of a VT-ResNet (the last stage and the classifier
     stay unused, the token modules and the head fresh). A ViT's go into a ViT, or into a Funnel-ViT of the same
-    widths, and back. A classifier's go into the backbone of a segmentation model. Loading resamples position
-    embeddings to the model's grid, and a Swin's bias tables to its windows. With another `num_classes`, or other
-    pre-logits, the head stays fresh; the log says so.
+    widths, and back. A classifier's go into the backbone of a segmentation model or of a detector. Loading resamples
+    position embeddings to the model's grid, and a Swin's bias tables to its windows. With another `num_classes`, or
+    other pre-logits, the head stays fresh; the log says so.
 
     Args:
         model: a `keras.Model` of this package, or a layer that is built, such as one `ACmix`.
@@ -87,9 +87,9 @@ def load_checkpoint(
         source: "torchvision", "timm" (DeiT too), "huggingface", "google" (`.npz` of vit_jax and big_vision), "tfm"
             (TensorFlow official models), "acmix" (the authors' ACmix-ResNet, or one layer of it), "swin" (the
             authors' Swin or ACmix-Swin, or one block of it), "san" (the authors' SAN, patchwise, or one attention
-            layer of it), "pvt" (the authors' PVT), "mmsegmentation" (UPerNet over Swin, semantic FPN over PVT) or
-            "tfvt" (a `.keras` file of this package, or arrays under the paths of the model's weights); "auto"
-            recognises the source by the names.
+            layer of it), "pvt" (the authors' PVT), "mmsegmentation" (UPerNet over Swin, semantic FPN over PVT),
+            "mmdetection" (RetinaNet over PVT or ResNet; "torchvision" has RetinaNets too) or "tfvt" (a `.keras` file of
+            this package, or arrays under the paths of the model's weights); "auto" recognises the source by the names.
         strict: False lets other tensors than those named above be unused or fresh.
         resample: kernel for position embeddings, one of `tfvt.checkpoints.positions.KERNELS`; "source": the one
             that the source's own family uses ("bilinear" for our own files).

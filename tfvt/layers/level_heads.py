@@ -46,10 +46,9 @@ class LevelTower(keras.layers.Layer):
             )
             for number in range(tower_depth)
         ]
-        self.norms = [
-            keras.layers.GroupNormalization(NORM_GROUPS, epsilon=1e-5, dtype=self.dtype_policy, name=f"norm{n + 1}")
-            for n in range(tower_depth if norm == "group" else 0)
-        ]
+        normed = range(tower_depth if norm == "group" else 0)
+        options = {"groups": NORM_GROUPS, "epsilon": 1e-5, "dtype": self.dtype_policy}
+        self.norms = [keras.layers.GroupNormalization(**options, name=f"conv{n + 1}_norm") for n in normed]
 
     def build(self, shapes):
         shape = (None, None, None, shapes[0][-1])
