@@ -114,7 +114,7 @@ def _picture(path, number, manifest: Manifest):
         values = parse_features(read_record(path, number), (ENCODED, LABEL), (TEXT, SYNSET, MASK, *OBJECT_LISTS))
         image = open_image(values[ENCODED]).convert("RGB")
         size = image.size
-        if BOX_YMIN in values:
+        if BOX_LABEL in values:
             return *_with_objects(image, values, manifest), BOXED_CELL
         if MASK in values:
             mask = np.asarray(open_image(values[MASK]))

@@ -18,7 +18,6 @@ from rich.console import Console
 from tfvt.data.records import (
     BOX_LABEL,
     BOX_TEXT,
-    BOX_YMIN,
     CHANNELS,
     COLORSPACE,
     ENCODED,
@@ -235,7 +234,7 @@ def _verify_label(result, manifest, values):
     if first <= label <= last:
         names = (values.get(name, b"").decode("utf-8", "backslashreplace") for name in (SYNSET, TEXT))
         result.claims.setdefault(ClassClaim(label, *names), _place(result.name, number))
-    elif label != UNLABELLED or not (result.split == "test" or MASK in values or BOX_YMIN in values):
+    elif label != UNLABELLED or not (result.split == "test" or MASK in values or BOX_LABEL in values):
         result.add(number, f"its label is {label}, not one from {first} to {last}")
 
 

@@ -24,20 +24,20 @@ from tfvt.data.records import (
 )
 
 BOX = (BOX_YMIN, BOX_XMIN, BOX_YMAX, BOX_XMAX)
-NEEDED = (*BOX, BOX_LABEL, SOURCE_ID)
+NEEDED = (*BOX, SOURCE_ID)
 
 
 def object_problems(values: Mapping[str, Any], manifest: Manifest, decode: bool) -> Iterator[str]:
-    """What is wrong with a record's lists of objects; nothing if it has none.
+    """What is wrong with a record's lists of objects; nothing if these have no classes.
 
     Args:
         values: its features, as `parse_features` gives them.
         manifest: of the set.
         decode: decode the masks; without it only their headers are read.
     """
-    lists = {name: values[name] for name in OBJECT_LISTS if name in values}
-    if not lists:
+    if BOX_LABEL not in values:  # slim's images of ImageNet have boxes too, without classes, and nothing reads them
         return
+    lists = {name: values[name] for name in OBJECT_LISTS if name in values}
     missing = [name for name in NEEDED if name not in values]
     if missing:
         yield f"it has objects and lacks {missing[0]}"

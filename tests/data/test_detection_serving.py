@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from box_model import BOX_NAMES, box_model
+from keras import ops
 from PIL import Image
+from pycocotools import mask
 
+from tfvt.data import detection_serving
 from tfvt.data.detection import DetectionEvaluation
 from tfvt.data.detection_serving import DetectionServing
 from tfvt.data.detections import Detections
@@ -101,6 +104,44 @@ def test_boxes_come_from_the_resized_image_back_to_its_own_pixels():
     assert seen[1]["image"].shape == (1, 96, 128, 3)
 
 
+class WithMasks(keras.layers.Layer):
+    """Two objects for each image, one in its upper left quarter, and a place that is left."""
+
+    def call(self, size):
+        height, width = ops.split(ops.cast(size, "float32"), 2, axis=1)
+        box = ops.concatenate([height * 0, width * 0, height / 2, width / 2], 1)
+        return {
+            "boxes": ops.stack([2 * box, box, 0 * box], 1),
+            "scores": ops.concatenate([height * 0 + 0.9, height * 0 + 0.8, height * 0], 1),
+            "labels": ops.cast(ops.concatenate([height * 0 + 3, height * 0, height * 0 - 1], 1), "int32"),
+            "masks": ops.reshape(height * 0, (-1, 1, 1, 1)) + ops.ones((3, 28, 28)) * [[[0.25]], [[1.0]], [[0.0]]],
+        }
+
+
+def test_a_model_with_masks_gives_them_everywhere(model, tmp_path, monkeypatch):
+    def with_masks(model, settings):
+        inputs = {"image": model.input, "size": keras.Input((2,), dtype="int32", name="size")}
+        return keras.Model(inputs, WithMasks()(inputs["size"]))
+
+    monkeypatch.setattr(detection_serving, "detector", with_masks)
+    path = export_saved_model(model, tmp_path / "served", SERVING)
+    answer = tf.saved_model.load(path).signatures["serving_default"](image=tf.constant(IMAGES[:2]))
+    assert answer["masks"].shape == (2, 3, 28, 28)
+    assert answer["names"].numpy().tolist() == [[b"kite", b"person", b""]] * 2
+    np.testing.assert_allclose(answer["boxes"][1], [[0, 0, 201, 33], [0, 0, 100.5, 16.5], [0] * 4], rtol=1e-5)
+    image = SERVING.decode(tf.constant(IMAGES[0]))
+    found = {name: value.numpy() for name, value in SERVING.answers(model)(image).items()}
+    assert found["masks"].shape == (2, 28, 28)
+    whole, quarter = SERVING.results("7", image.numpy(), found)
+    assert mask.area(whole["segmentation"] | {"counts": whole["segmentation"]["counts"].encode()}) == 0
+    expected = np.zeros((75, 110), bool)
+    expected[:37, :55] = True
+    pixels = mask.decode(quarter["segmentation"]).astype(bool)
+    np.testing.assert_array_equal(np.delete(pixels, 37, 0), np.delete(expected, 37, 0))
+    picture = np.asarray(Image.open(io.BytesIO(SERVING.pictures(image.numpy(), found)[".png"])))
+    assert picture.shape == (327, 480, 3)
+
+
 def test_what_cannot_be_answered_fails_the_request(served):
     with pytest.raises(tf.errors.InvalidArgumentError, match="image 1 of the request has 201 x 100 pixels: the limit"):
         served(image=tf.constant([IMAGES[0], encoded(100, 201)]))
@@ -174,8 +215,6 @@ def test_an_answer_is_described_by_its_best_objects():
 
 def test_results_are_in_cocos_format(tmp_path):
     """COCO's own tool reads them."""
-    from pycocotools import mask
-
     image = np.zeros((20, 30, 3), np.uint8)
     answer = answer_of(3) | {"masks": np.ones((3, 28, 28), np.float32)}
     first, second, third = SERVING.results("000042", image, answer)

@@ -6,11 +6,11 @@ from mask_records import pair, scene, write_masks
 from record_files import record, write_records
 
 from tfvt.data.kinds import check_kind
-from tfvt.data.records import BOX_MASK, BOX_YMIN, OBJECT_LISTS, UNLABELLED, open_records
+from tfvt.data.records import BOX_LABEL, BOX_MASK, OBJECT_LISTS, UNLABELLED, open_records
 from tfvt.errors import UsageError
 
 NO_OBJECTS = dict.fromkeys(OBJECT_LISTS, ())
-BOXES = {BOX_YMIN: (0.5,)}
+BOXES = {BOX_LABEL: (2,)}
 
 
 def write_objects(directory, objects):

@@ -84,7 +84,6 @@ def test_whole_sets_have_no_findings(tmp_path):
         (boxed(xmax=[0.5, 0.6, 0.7]), "its image/object/bbox/xmax has 3 values, its image/object/bbox/ymin 2"),
         (boxed(mask=[one_bit()]), "its image/object/mask has 1 value, its image/object/bbox/ymin 2"),
         (without(BOX_XMAX), "it has objects and lacks image/object/bbox/xmax"),
-        (without(BOX_LABEL), "it has objects and lacks image/object/class/label"),
         (boxed(source_id=None), "it has objects and lacks image/source_id"),
         (boxed(xmax=[1.0, 1.5]), "object 2 has a side that is not from 0 to 1"),
         (boxed(ymin=[-0.1, -0.1]), "object 1 has a side that is not from 0 to 1 (and so have 1 more)"),
@@ -109,6 +108,17 @@ def test_spoilt_objects_are_named(tmp_path, spoilt, problem):
     write_set(tmp_path, {"train": [boxed("6", 1), spoilt]}, label_offset=1)
     (finding,) = map(str, verify(tmp_path).problems)
     assert finding.startswith(f"record 1 of train-00000-of-00001: {problem}")
+
+
+def test_boxes_without_classes_are_nobodys(tmp_path):
+    """As slim has them for ImageNet; its images have a class of their own."""
+    parsed = tf.train.Example.FromString(boxed(xmax=[7.0]))
+    for name in (BOX_LABEL, BOX_TEXT):
+        del parsed.features.feature[name]
+    parsed.features.feature["image/class/label"].int64_list.value[:] = [1]
+    write_set(tmp_path, {"train": [parsed.SerializeToString()]}, label_offset=1)
+    assert verify(tmp_path).findings == ()
+    contact_sheet(tmp_path, tmp_path / "sheet.png")
 
 
 def test_a_list_of_another_type_is_named(tmp_path):

@@ -60,7 +60,8 @@ class DetectionServing(Serving):
             ValueError: it is such a model, or no detection model.
         """
         self.detector(model)
-        classes = model.output["class_logits"].shape[-1]
+        logits = next(value for name, value in model.output.items() if name.startswith("class_logits"))
+        classes = logits.shape[-1] - ("rpn_logits" in model.output)  # a second stage has the background, too
         if len(self.class_names) != classes:
             raise ValueError(f"{len(self.class_names)} class names for a model with {classes} classes")
         size, longest = model.input_shape[1:3], self.evaluation.max_long_side

@@ -3,7 +3,7 @@
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from tfvt.data.records import BOX_MASK, BOX_YMIN, LABEL, MASK, UNLABELLED, RecordSet
+from tfvt.data.records import BOX_LABEL, BOX_MASK, LABEL, MASK, UNLABELLED, RecordSet
 from tfvt.errors import UsageError
 
 KINDS = {  # kind -> the models that need it, and how to get it
@@ -37,7 +37,7 @@ def check_kind(records: RecordSet, kind: str) -> None:
         return
     held = [
         name
-        for name, feature in (("masks", MASK), ("boxes", BOX_YMIN), ("instance masks", BOX_MASK))
+        for name, feature in (("masks", MASK), ("boxes", BOX_LABEL), ("instance masks", BOX_MASK))
         if feature in features
     ]
     if LABEL in features and list(features[LABEL].int64_list.value) != [UNLABELLED]:
