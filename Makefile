@@ -11,7 +11,7 @@ UV := $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constra
 INPUTS := pyproject.toml setup.py constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-segmentation test test-jax test-torch test-all test-distributed test-parity lint format bench fidelity constraints clean
+.PHONY: help demo demo-segmentation demo-detection test test-jax test-torch test-all test-distributed test-parity lint format bench fidelity constraints clean
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -22,6 +22,9 @@ demo: $(VENV)/.demo  ## go from real images to a trained, evaluated, served mode
 
 demo-segmentation: $(VENV)/.demo  ## train an FPN and a VT-FPN on images with masks, and draw what they answer
 	$(BIN)/python -m demo.segmentation
+
+demo-detection: $(VENV)/.demo  ## train a RetinaNet with ACmix on images with boxes, and draw what it finds
+	$(BIN)/python -m demo.detection
 
 test: $(VENV)/.test  ## run the test suite on TensorFlow
 	$(PYTEST)
@@ -73,7 +76,7 @@ $(BIN)/uv: constraints.txt | $(BIN)/python
 
 $(VENV)/.demo: $(INPUTS) | $(BIN)/uv
 	@echo "Installing tfvt with what the demo needs into $(VENV) (TensorFlow is large) ..."
-	@$(UV) -e '.[demo]'
+	@$(UV) -e '.[demo,detection]'
 	@touch $@
 
 $(VENV)/.test: $(INPUTS) | $(BIN)/uv
