@@ -23,7 +23,7 @@ demo: $(VENV)/.demo  ## go from real images to a trained, evaluated, served mode
 demo-segmentation: $(VENV)/.demo  ## train an FPN and a VT-FPN on images with masks, and draw what they answer
 	$(BIN)/python -m demo.segmentation
 
-demo-detection: $(VENV)/.demo  ## train a RetinaNet with ACmix on images with boxes, and draw what it finds
+demo-detection: $(VENV)/.test  ## train a RetinaNet with ACmix on images with boxes, and draw what it finds
 	$(BIN)/python -m demo.detection
 
 test: $(VENV)/.test  ## run the test suite on TensorFlow
@@ -76,7 +76,7 @@ $(BIN)/uv: constraints.txt | $(BIN)/python
 
 $(VENV)/.demo: $(INPUTS) | $(BIN)/uv
 	@echo "Installing tfvt with what the demo needs into $(VENV) (TensorFlow is large) ..."
-	@$(UV) -e '.[demo,detection]'
+	@$(UV) -e '.[demo]'
 	@touch $@
 
 $(VENV)/.test: $(INPUTS) | $(BIN)/uv
