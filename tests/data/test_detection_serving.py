@@ -225,6 +225,9 @@ def test_results_are_in_cocos_format(tmp_path):
     expected = np.zeros((20, 30), bool)
     expected[2:12, 3:30] = True
     np.testing.assert_array_equal(mask.decode(json.loads(json.dumps(first["segmentation"]))), expected)
+    answer["scores"] += np.float32(1e-7) * np.arange(3)
+    again = json.loads(json.dumps(SERVING.results("42", image, answer)))
+    assert [np.float32(result["score"]) for result in again] == answer["scores"].tolist(), "no score is rounded"
     plain = DetectionServing(BOX_NAMES, EVALUATION)
     (only,) = plain.results("a7", image, answer_of(1))
     assert only == {"image_id": "a7", "category_id": 1, "bbox": [3, 2, 27, 10.25], "score": 0.9}

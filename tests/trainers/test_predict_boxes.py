@@ -59,8 +59,8 @@ def test_predict_writes_pictures_and_one_file_of_results(run, tmp_path, capsys):
     count = int((answer["labels"] >= 0).numpy().sum())
     assert count == len(of_first) > 1
     y1, x1, y2, x2 = answer["boxes"][0, :count].numpy().T
-    np.testing.assert_allclose([r["bbox"] for r in of_first], np.stack([x1, y1, x2 - x1, y2 - y1], 1), atol=1e-3)
-    np.testing.assert_allclose([r["score"] for r in of_first], answer["scores"][0, :count], atol=1e-5)
+    np.testing.assert_allclose([r["bbox"] for r in of_first], np.stack([x1, y1, x2 - x1, y2 - y1], 1), rtol=1e-6)
+    np.testing.assert_allclose([r["score"] for r in of_first], answer["scores"][0, :count], rtol=1e-6)
     labels = answer["labels"][0, :count].numpy()
     assert [r["category_id"] for r in of_first] == [CATEGORY_IDS[label] for label in labels]
 
