@@ -12,9 +12,12 @@ import pytest
 import tensorflow as tf
 from box_files import annotation, coco_json, crowd, voc_xml, write_coco, write_voc
 from hypothesis import given, settings
-from image_files import contents, encode, picture, write_folder
+from image_files import contents, encode, picture, read_records, write_folder
 from test_fuzz import damaged
 
+from tfvt.data.detection import DetectionEvaluation, DetectionSamples, DetectionTraining
+from tfvt.data.records import open_records
+from tfvt.data.stream import StreamSettings, image_stream, train_stream
 from tfvt.errors import UsageError
 from tfvt.tfrecords_tools import workers
 from tfvt.tfrecords_tools.convert import convert
@@ -87,6 +90,30 @@ def test_official_models_read_our_objects(coco, tmp_path):
     np.testing.assert_array_equal(one["groundtruth_instance_masks"][0], mask)
     assert found[121]["groundtruth_is_crowd"].tolist() == [True]
     assert found[107]["groundtruth_boxes"].shape == (0, 4)
+
+
+def test_our_samples_read_our_objects(coco, tmp_path):
+    """From COCO's numbers to boxes in pixels, for training and for evaluation, labels from 1 in between."""
+    convert(coco, tmp_path / "records", label_offset=1)
+    records = open_records(tmp_path / "records", "train")
+    samples = DetectionSamples.of(records, DetectionEvaluation(), masks=True)
+    found = {one["source_id"][0]: one for one in image_stream(records, samples, StreamSettings(1)).as_numpy_iterator()}
+    assert sorted(map(int, found)) == many()[0]
+    np.testing.assert_allclose(found[b"100"]["boxes"][0], [[3, 2, 9, 12], [1, 1, 5, 5]], atol=1e-5)
+    assert found[b"100"]["labels"][0].tolist() == [1, 2]
+    assert found[b"100"]["area"][0].tolist() == [60, 60]
+    assert found[b"121"]["crowd"][0].tolist() == [True]
+    assert found[b"107"]["boxes"].shape == (1, 0, 4)
+    mask = tf.io.decode_png(found[b"100"]["masks"][0][0]).numpy()[..., 0] > 0
+    assert np.argwhere(mask).min(0).tolist() == [3, 2]
+    assert mask.sum() == 60
+    training = DetectionTraining((16, 24), (16,), 24, flip=False, max_boxes=4, keep_empty=True)
+    stream = train_stream(records, DetectionSamples.of(records, training, masks=True), StreamSettings(12))
+    (batch,) = stream.take(1).as_numpy_iterator()
+    order = {number: place for place, number in enumerate(batch["id"].tolist())}
+    stored = [record["image/source_id"] for record in read_records(tmp_path / "records", "train")]
+    shown = batch["boxes"][order[stored.index(b"100")]]
+    np.testing.assert_allclose(shown, [[3, 2, 9, 12], [1, 1, 5, 5], [0] * 4, [0] * 4], atol=1e-4)
 
 
 def test_lists_of_a_file_may_stand_in_any_order(coco, tmp_path):

@@ -331,7 +331,7 @@ def test_an_image_of_another_size_than_its_annotations_say_is_rejected(tmp_path)
 def test_names_that_are_not_ascii_and_pieces_of_any_size(tmp_path, monkeypatch):
     """Bytes are counted, not characters; escapes and UTF-8 mean the same. Elements end where pieces do."""
     names, found = ["höhe.jpg", "ä\u4e2d.jpg", "plain.jpg", "e\u0301.jpg"], []
-    content = coco_json((139, 285, 632, 724), [annotation(1, 139, note="中文"), annotation(2, 724, 90)])
+    content = coco_json((139, 285, 632, 724), [annotation(1, 139, note="中文"), annotation(2, 724, 90)], version=10**12)
     for image, name in zip(content["images"], names, strict=True):
         image["file_name"] = name
     content["categories"] = [{"id": 18, "name": "Hünd"}, *CATEGORIES[1:]]
