@@ -33,9 +33,10 @@ RANGES = {
     ("depths", "tower_depth", "layers", "num_modules", "num_relations"): _integers(1, 1000),
     ("max_pixels",): _integers(1, 2**40),
     ("iterations", "extra_levels"): _integers(0, 1000),
-    ("candidates", "max_detections"): _integers(1, 2**20),
+    ("weights", "weight", "beta"): (numbers.Real, 0, 1000, "a number of at least 0 and at most 1000"),
+    ("candidates", "max_detections", "proposals", "sampled_anchors"): _integers(1, 2**20),
     ("prior",): (numbers.Real, 1e-6, 1 - 1e-6, "a number of at least 1e-6 and below 1"),
-    ("threshold",): (numbers.Real, 0, 1, "a number of at least 0 and at most 1"),
+    ("threshold", "overlap", "overlaps", "fraction"): (numbers.Real, 0, 1, "a number of at least 0 and at most 1"),
     ("kernel_size", "window_size"): _integers(1, 255),
     ("shift_size",): _integers(0, 254),
     ("input_shape", "positions_shape"): _integers(1, 16384),
@@ -44,7 +45,10 @@ RANGES = {
     ("heads", "tokens", "groups", "share", "ratio", "per_pixel"): _integers(1, 65536),
     ("patch_size", "strides", "stride", "reduction", "factor"): _integers(1, 65536),
 }
-SEQUENCES = ("depths", "grid", "pool_grid", "window", "input_shape", "positions_shape", "pixel_mean", "pixel_std")
+SEQUENCES = (
+    *("depths", "grid", "pool_grid", "window", "input_shape", "positions_shape", "pixel_mean", "pixel_std"),
+    *("stage_overlaps", "stage_weights"),
+)
 
 
 def plain(value: Any) -> Any:

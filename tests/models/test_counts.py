@@ -142,6 +142,29 @@ def test_counts_of_retinanets(name, neck_and_head, giga_macs):
     assert f"{profile.macs / 1e9:.2f}" == giga_macs
 
 
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch computes what it counts here")
+@pytest.mark.parametrize(("name", "stages", "box_head", "giga_macs"), [
+    ("mask_rcnn_swin_tiny", 1, (14_306_705, 14_304_256_000), "271.35"),
+    pytest.param("mask_rcnn_acmix_swin_tiny", 1, (14_306_705, 14_304_256_000), "274.86", marks=slow),
+    pytest.param("cascade_mask_rcnn_swin_tiny", 3, (15_618_449, 128_861_184_000), "749.60", marks=slow),
+])  # fmt: skip
+def test_counts_of_mask_rcnns(name, stages, box_head, giga_macs):
+    """80 classes at 800x1333, 1000 regions for boxes and 100 for masks; in total without attention products."""
+    profile = profile_of(name, num_classes=80, input_shape=(800, 1333, 3))
+
+    def part(*words):
+        rows = [row for row in profile.rows if row.path.startswith(words)]
+        return sum(row.params for row in rows), sum(row.macs for row in rows)
+
+    level_norms = 2 * (96 + 192 + 384 + 768)  # of the backbone's maps
+    assert part("neck") == (2_729_984 + level_norms, 55_428_710_400)
+    assert part("decoder_rpn") == (593_935, 52_849_750_272)
+    assert part("decoder_box", "head_class", "head_box") == tuple(stages * count for count in box_head)
+    assert part("decoder_mask", "head_mask") == (stages * 2_643_280, stages * 52_985_856_000)
+    products = sum(row.macs for row in profile.rows if row.kind == "WindowAttention")
+    assert f"{(profile.macs - products) / 1e9:.2f}" == giga_macs
+
+
 @pytest.mark.parametrize(("name", "params"), [("vt_resnet18", 11_667_496), ("vt_resnet34", 21_886_248)])
 def test_a_norm_behind_every_linear_fits_both_papers_roundings(name, params):
     assert profile_of(name).params == params  # 11.667 M and 21.886 M: the papers print 11.6 / 11.7 and 21.8 / 21.9

@@ -12,6 +12,8 @@ from keras import ops
 
 from tfvt.layers.boxes import box_area
 from tfvt.layers.nms import take_rows
+from tfvt.layers.pyramid import level_number
+from tfvt.layers.registration import register_layer
 
 FINEST = 56  # pixels: a box of twice that side, and every larger one, reads a level coarser than the finest
 
@@ -93,3 +95,29 @@ def _weighted(pixels, places, weights):
     batch, cells, count = ops.shape(places)
     taken = ops.reshape(take_rows(pixels, ops.reshape(places, (batch, -1))), (batch, cells, count, pixels.shape[-1]))
     return ops.matmul(weights[:, :, None], taken)[:, :, 0]
+
+
+@register_layer
+class RoIAlign(keras.layers.Layer):
+    """`roi_align` of the maps of a pyramid.
+
+    Args:
+        levels: of the maps, the finest first, such as ("P2", "P3").
+        size, samples, aligned: see `roi_align`.
+
+    Shapes: maps [(B, h, w, C), ...], boxes (B, N, 4) -> (B, N, size, size, C).
+    """
+
+    def __init__(
+        self, levels: tuple[str, ...], size: int, samples: int = 2, aligned: bool = True, **kwargs: Any
+    ) -> None:
+        super().__init__(**{"autocast": False} | kwargs)  # half precision holds no coordinates
+        self.levels, self.size, self.samples, self.aligned = tuple(levels), size, samples, aligned
+
+    def call(self, maps, boxes):
+        strides = [2 ** level_number(level) for level in self.levels]
+        return roi_align(maps, strides, boxes, self.size, self.samples, self.aligned)
+
+    def compute_output_spec(self, maps, boxes):
+        shape = (*boxes.shape[:2], self.size, self.size, maps[0].shape[-1])
+        return keras.KerasTensor(shape, maps[0].dtype)

@@ -10,14 +10,14 @@ from keras import ops
 from tfvt.layers.nms import take_rows, top_k
 
 
-def sample(state: Any, seeds: Any, number: int, positive_share: float, stream: int = 0) -> tuple[Any, Any]:
+def sample(state: Any, seeds: Any, number: int, positive_fraction: float, stream: int = 0) -> tuple[Any, Any]:
     """Draw anchors of each image: positives up to their share, then negatives until there are enough.
 
     Args:
         state: (B, A): 1 for a positive, 0 for a negative, -1 for what is not drawn, as `assign_boxes` gives it.
         seeds: int32 (B, 2).
         number: of draws of an image.
-        positive_share: of positives among them at most.
+        positive_fraction: of positives among them at most.
         stream: draws with the same seeds and another number here have nothing to do with these.
 
     Returns:
@@ -30,7 +30,7 @@ def sample(state: Any, seeds: Any, number: int, positive_share: float, stream: i
     # 24 bits, which float32 holds.
     priority = ops.cast(ops.bitwise_and(_hash(ops.bitwise_xor(key, places)), 0xFFFFFF), "float32")
     drawn, indices = [], []
-    for kind, most in ((1, int(number * positive_share)), (0, number)):
+    for kind, most in ((1, int(number * positive_fraction)), (0, number)):
         values, rows = top_k(ops.where(state == kind, priority, -1.0), most)
         drawn.append(ops.where(values >= 0, kind, -1))
         indices.append(rows)

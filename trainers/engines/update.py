@@ -94,6 +94,6 @@ class Update:
 
 
 def _copy(model: keras.Model) -> keras.Model:
-    copy = keras.models.clone_model(model)
+    copy = type(model).from_config(model.get_config())  # Keras' clone_model forgets which inputs are optional
     copy.set_weights(model.get_weights())
     return copy
