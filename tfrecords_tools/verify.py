@@ -104,6 +104,7 @@ class _ShardResult:
     numbers: array = field(default_factory=lambda: array("q"))
     hashes: array = field(default_factory=lambda: array("Q"))
     labels: array = field(default_factory=lambda: array("q"))
+    sources: list[tuple[bytes, int]] = field(default_factory=list)  # of images with objects: id, record
     count: int = 0
 
     def add(self, record, text, warning=False):
@@ -157,7 +158,7 @@ def verify(
     findings = [finding for result in results for finding in result.findings]
     findings += _unlisted(directory, manifest, split)
     findings += [Finding(MANIFEST, None, text) for text in (*contradictions(claims), *other_names(claims, manifest))]
-    return Verification(records=records, findings=(*findings, *_duplicates(results)))
+    return Verification(records=records, findings=(*findings, *_equal_ids(results), *_duplicates(results)))
 
 
 def _place(file, record):
@@ -239,10 +240,12 @@ def _verify_label(result, manifest, values):
 
 
 def _claim_objects(result, values):
-    """What the objects' classes are called, as for that of the image."""
+    """What the objects' classes are called, as for that of the image; and the image's id."""
     for label, text in zip(values.get(BOX_LABEL, ()), values.get(BOX_TEXT, ()), strict=False):
         claim = ClassClaim(label, "", text.decode("utf-8", "backslashreplace"))
         result.claims.setdefault(claim, _place(result.name, result.count))
+    if BOX_LABEL in values and SOURCE_ID in values:
+        result.sources.append((values[SOURCE_ID], result.count))
 
 
 def _image_findings(values, decode) -> Iterator[tuple[str, bool]]:
@@ -298,6 +301,17 @@ def _mask_problems(values, num_classes):
 def _without_context(error):
     """TensorFlow's message without the node of the graph."""
     return re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*?\]", "", error.message)
+
+
+def _equal_ids(results) -> Iterator[Finding]:
+    """Images with objects whose id an earlier one of the split has: COCO's scores know images by their id."""
+    places = {}
+    for result in results:
+        for source, number in result.sources:
+            place = _place(result.name, number)
+            if (first := places.setdefault((result.split, source), place)) != place:
+                name = source.decode("utf-8", "backslashreplace")
+                yield Finding(result.name, number, f"has the {SOURCE_ID} of {first}, {name!r}")
 
 
 def _duplicates(results) -> Iterator[Finding]:

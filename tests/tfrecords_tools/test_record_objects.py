@@ -135,6 +135,14 @@ def test_classes_of_objects_that_are_called_otherwise_are_found(tmp_path):
     assert any("label 2 has text 'b' in record 0" in text and "'a' in record 1" in text for text in found)
 
 
+def test_ids_that_two_images_have_are_found(tmp_path):
+    """Splits count by themselves; images of classes have no ids."""
+    splits = {"train": [boxed("7"), boxed("8", 1), boxed("7", 2)], "validation": [boxed("8", 3)]}
+    write_set(tmp_path, splits, label_offset=1)
+    said = "record 2 of train-00000-of-00001: has the image/source_id of record 0 of train-00000-of-00001, '7'"
+    assert [str(finding) for finding in verify(tmp_path).findings] == [said]
+
+
 def test_inspect_counts_objects(tmp_path, capsys):
     write_set(tmp_path, {"train": [boxed(), boxed("8", 1, **EMPTY), boxed("9", 2)]}, label_offset=1)
     (report,) = inspect(tmp_path)
