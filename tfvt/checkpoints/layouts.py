@@ -57,3 +57,10 @@ def box_deltas(array: np.ndarray) -> np.ndarray:
     """PyTorch's layout of a layer that gives dx, dy, dw, dh of each anchor or class, as one of dy, dx, dh, dw."""
     array = torch_layout(array)
     return array.reshape(*array.shape[:-1], -1, 4)[..., [1, 0, 3, 2]].reshape(array.shape)
+
+
+def pooled_features(array: np.ndarray) -> np.ndarray:
+    """PyTorch's dense kernel (C_out, C * 7 * 7) of maps (C, 7, 7), as one of (7, 7, C); a bias (C_out,) stays."""
+    if array.ndim == 1:
+        return array
+    return array.reshape(len(array), -1, 7, 7).transpose(2, 3, 1, 0).reshape(-1, len(array))

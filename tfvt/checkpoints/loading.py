@@ -88,8 +88,9 @@ def load_checkpoint(
             (TensorFlow official models), "acmix" (the authors' ACmix-ResNet, or one layer of it), "swin" (the
             authors' Swin or ACmix-Swin, or one block of it), "san" (the authors' SAN, patchwise, or one attention
             layer of it), "pvt" (the authors' PVT), "mmsegmentation" (UPerNet over Swin, semantic FPN over PVT),
-            "mmdetection" (RetinaNet over PVT or ResNet; "torchvision" has RetinaNets too) or "tfvt" (a `.keras` file of
-            this package, or arrays under the paths of the model's weights); "auto" recognises the source by the names.
+            "mmdetection" (RetinaNet over PVT or ResNet, Mask R-CNN and its cascade over Swin or ResNet; "torchvision"
+            has RetinaNets and Mask R-CNNs too) or "tfvt" (a `.keras` file of this package, or arrays under the paths
+            of the model's weights); "auto" recognises the source by the names.
         strict: False lets other tensors than those named above be unused or fresh.
         resample: kernel for position embeddings, one of `tfvt.checkpoints.positions.KERNELS`; "source": the one
             that the source's own family uses ("bilinear" for our own files).
