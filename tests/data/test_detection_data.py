@@ -211,8 +211,8 @@ def test_stream_resumes_and_is_shared_between_hosts(tmp_path):
         "labels": ("int32", (4, 4)),
         "crowd": ("bool", (4, 4)),
         "seed": ("int32", (4, 2)),
+        "is_empty": ("bool", (4,)),
         "masks": ("uint8", (4, 4, 112, 112)),
-        "weight": ("float32", (4,)),
         "id": ("int64", (4,)),
     }
     resumed = detection_batches(records, 3, batch_size=4, start_step=3, masks=True)

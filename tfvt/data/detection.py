@@ -184,7 +184,7 @@ class DetectionSamples:
             "source_id": features[SOURCE_ID],
         }
         if self.masks:
-            sample["masks"] = objects.decodable_masks()
+            sample["masks"] = objects.decodable_masks(size)
         return sample | {"fault": objects.fault_in(size)}
 
     def blank(self) -> dict[str, tf.Tensor]:

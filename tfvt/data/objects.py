@@ -111,13 +111,17 @@ class Objects:
         of_masks = tf.where(tf.reduce_all(is_grey), of_masks, NOT_GREY)
         return tf.where(self.fault == SOUND, of_masks, self.fault)
 
-    def decodable_masks(self) -> tf.Tensor:
-        """`masks`, after a try to decode them, one after the other, so that a damaged one raises an error here."""
+    def decodable_masks(self, size: tf.Tensor) -> tf.Tensor:
+        """`masks`, after a try to decode them, one after the other, so that a damaged one raises an error here.
+
+        None where something is wrong with the objects of an image of that size.
+        """
 
         def tried(png):  # a result that nobody used would not be computed
             return tf.where(tf.size(tf.io.decode_png(png, channels=1)) > 0, png, "")
 
-        return tf.map_fn(tried, self.masks, parallel_iterations=1)
+        readable = tf.where(self.fault_in(size) == SOUND, tf.size(self.masks), 0)
+        return tf.map_fn(tried, self.masks[:readable], parallel_iterations=1)
 
 
 def _wrong_corners(corners, fault):
