@@ -11,6 +11,7 @@ from tfvt.data.records import (
     BOX_AREA,
     BOX_CROWD,
     BOX_LABEL,
+    BOX_MASK,
     BOX_XMAX,
     BOX_XMIN,
     BOX_YMAX,
@@ -33,6 +34,19 @@ TINY = {
 }
 
 
+TINY_MASKS = {
+    "backbone": "resnet18",
+    "backbone_options": {"width": 16, "depths": [1, 1, 1, 1]},
+    "levels": ["P2", "P3", "P4"],
+    "level_norm": False,
+    "pyramid_channels": 16,
+    "proposals": 20,
+    "training_proposals": 30,
+    "sampled_anchors": 64,
+    "sampled_proposals": 16,
+}
+
+
 def rectangles(rng, height, width):
     """An image (H, W, 3), boxes (N, 4), labels (N,) and whether each is a crowd."""
     image = np.full((height, width, 3), 110.0)
@@ -48,21 +62,34 @@ def rectangles(rng, height, width):
     return np.clip(image, 0, 255).astype(np.uint8), np.array(boxes), labels, crowd
 
 
-def record(image, boxes, labels, crowd, name):
+def within(box, height, width):
+    """The mask of a whole box, bool (H, W)."""
+    mask = np.zeros((height, width), bool)
+    mask[box[0] : box[2], box[1] : box[3]] = True
+    return mask
+
+
+def png(array):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
+
+
+def record(image, boxes, labels, crowd, name, masks=False):
     """A serialized record; `boxes` in pixels."""
     height, width = image.shape[:2]
     shares = np.reshape(boxes, (-1, 4)) / [height, width, height, width]
     objects = dict(zip((BOX_YMIN, BOX_XMIN, BOX_YMAX, BOX_XMAX), shares.T.tolist(), strict=True))
     objects |= {BOX_LABEL: labels, BOX_CROWD: crowd, BOX_AREA: [float((c - a) * (d - b)) for a, b, c, d in boxes]}
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
+    if masks:
+        objects[BOX_MASK] = [png(within(box, height, width)) for box in boxes]
     return make_example(
-        encoded=file.getvalue(), format="PNG", label=-1, synset="", text="", height=height, width=width, channels=3,
+        encoded=png(image), format="PNG", label=-1, synset="", text="", height=height, width=width, channels=3,
         colorspace="RGB", filename=name.encode(), source_id=name, objects=objects,
     )  # fmt: skip
 
 
-def write_small_boxes(directory, *, train=24, validation=7, seed=0):
+def write_small_boxes(directory, *, train=24, validation=7, seed=0, masks=False):
     """Records of `CLASS_NAMES`, one shard a split; image number 3 of each has no object. Returns `directory`."""
     rng = np.random.default_rng(seed)
     directory.mkdir(parents=True, exist_ok=True)
@@ -74,7 +101,7 @@ def write_small_boxes(directory, *, train=24, validation=7, seed=0):
                 image, boxes, labels, crowd = rectangles(rng, *rng.integers(56, 90, 2).tolist())
                 if index == 3:
                     boxes, labels, crowd = np.zeros((0, 4)), [], []
-                writer.write(record(image, boxes, labels, crowd, f"{split}-{index}"))
+                writer.write(record(image, boxes, labels, crowd, f"{split}-{index}", masks))
         content = path.read_bytes()
         splits[split] = (Shard(name=path.name, records=count, bytes=len(content), crc32=zlib.crc32(content)),)
     manifest = Manifest(class_names=CLASS_NAMES, label_offset=0, splits=splits, source_sha256="0" * 64)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
-from small_boxes import CLASS_NAMES, TINY, write_small_boxes
+from small_boxes import CLASS_NAMES, TINY, TINY_MASKS, write_small_boxes
 from small_records import write_small_records
 from test_segmentation import Threads
 
@@ -29,6 +29,12 @@ RNG = np.random.default_rng(0)
 def boxes(tmp_path_factory):
     """24 training and 7 validation images with boxes."""
     return write_small_boxes(tmp_path_factory.mktemp("boxes"))
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory):
+    """16 training and 3 validation images with boxes and masks."""
+    return write_small_boxes(tmp_path_factory.mktemp("masks"), train=16, validation=3, masks=True)
 
 
 def flags(records, *more):
@@ -183,6 +189,35 @@ def test_a_run_learns_resumes_and_is_scored_in_the_images_own_pixels(boxes, tmp_
     lines = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.split()[0] in CLASS_NAMES}
     assert lines["red"][0] == f"{expected.by_class[0]:.2%}"
     assert lines["unseen"] == ["-", "0"]
+
+
+@pytest.mark.parametrize("cascade", [False, True])
+def test_a_mask_rcnn_learns_boxes_and_masks_and_resumes(cascade, masks, tmp_path, capsys):
+    name = "cascade_mask_rcnn_swin_tiny" if cascade else "mask_rcnn_swin_tiny"
+    given = flags(masks, f"--model.name={name}", f"--model.options={json.dumps(TINY_MASKS)}", "--steps=7")
+    given += ["--checkpoints.every_steps=3", "--evaluate_every=9"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main(["train", *given, "--output", str(whole)]) == 0
+    rows = metrics(whole)
+    row = rows[-1]
+    names = ("rpn_class_loss", "rpn_box_loss", "class_loss", "box_loss", "mask_loss")
+    losses = {name: float(row[f"train_{name}"]) for name in names}
+    assert float(row["train_loss"]) == pytest.approx(sum(losses.values()), rel=1e-4)
+    stages = 1 + 0.5 + 0.25 if cascade else 1
+    chance = stages * np.log(2)  # every pixel at one half
+    assert 1.5 * chance > float(rows[0]["train_mask_loss"]) > losses["mask_loss"] > chance / 2
+    assert 0 < losses["class_loss"] < stages * np.log(5) * 1.2
+    assert 0 <= float(row["validation_mask_ap50"]) <= 1
+
+    shutil.copytree(whole, parts)
+    list_checkpoints(parts / "checkpoints")[-1].unlink()
+    (parts / "final.keras").unlink()
+    assert main(["train", "--resume", "--output", str(parts)]) == 0
+    states = [load_checkpoint(list_checkpoints(run / "checkpoints")[-1]).arrays for run in (whole, parts)]
+    assert [a.tobytes() for a in states[0].values()] == [a.tobytes() for a in states[1].values()]
+    capsys.readouterr()
+    assert main(["evaluate", str(whole)]) == 0
+    assert "of masks" in capsys.readouterr().out
 
 
 def test_rows_of_different_lengths_pass_between_processes():
