@@ -36,3 +36,22 @@ def box_model(**options):
         weights[-1] = weights[-1] * 0 - shift - (found.mean() - head.get_weights()[-1].mean()) * spread / found.std()
         head.set_weights(weights)
     return model
+
+
+def mask_model_of_boxes():
+    """A small Mask R-CNN for images of any size, which finds something, too."""
+    keras.utils.set_random_seed(0)
+    model = tfvt.create_model(
+        "mask_rcnn_swin_tiny",
+        num_classes=len(BOX_NAMES),
+        input_shape=(None, None, 3),
+        backbone="resnet18",
+        backbone_options={"width": 8, "depths": (1, 1, 1, 1)},
+        pyramid_channels=16,
+        proposals=10,
+        level_norm=False,
+    )
+    for name, scale in (("head_class", 20.0), ("head_mask", 3.0)):
+        head = model.get_layer(name)
+        head.set_weights([weight * scale for weight in head.get_weights()])
+    return model

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from box_model import BOX_NAMES, box_model
+from box_model import BOX_NAMES, box_model, mask_model_of_boxes
 from keras import ops
 from PIL import Image
 from pycocotools import mask
@@ -140,6 +140,26 @@ def test_a_model_with_masks_gives_them_everywhere(model, tmp_path, monkeypatch):
     np.testing.assert_array_equal(np.delete(pixels, 37, 0), np.delete(expected, 37, 0))
     picture = np.asarray(Image.open(io.BytesIO(SERVING.pictures(image.numpy(), found)[".png"])))
     assert picture.shape == (327, 480, 3)
+
+
+def test_a_mask_rcnn_is_served(tmp_path):
+    model = mask_model_of_boxes()
+    serving = DetectionServing(BOX_NAMES, DetectionEvaluation(64, 96, max_detections=9))
+    path = export_saved_model(model, tmp_path / "served", serving)
+    answer = tf.saved_model.load(path).signatures["serving_default"](image=tf.constant(IMAGES[:2]))
+    assert answer["masks"].shape == (2, 9, 28, 28)
+    answers = serving.answers(model)
+    for number, image in enumerate(IMAGES[:2]):
+        pixels = serving.decode(tf.constant(image))
+        expected = {name: value.numpy() for name, value in answers(pixels).items()}
+        count = len(expected["labels"])
+        assert count > 2
+        for name, value in expected.items():
+            np.testing.assert_array_equal(answer[name][number, :count], value)
+        results = serving.results("1", pixels.numpy(), expected)
+        assert max(mask.area(result["segmentation"]) for result in results) > 20
+    with pytest.raises(ValueError, match="3 class names for a model with 4 classes"):
+        DetectionServing(BOX_NAMES[:3], EVALUATION).check(model)
 
 
 def test_what_cannot_be_answered_fails_the_request(served):
