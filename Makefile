@@ -11,7 +11,7 @@ UV := $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constra
 INPUTS := pyproject.toml setup.py constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-segmentation demo-detection test test-jax test-torch test-all test-distributed test-parity lint format bench fidelity constraints clean
+.PHONY: help demo demo-segmentation demo-detection demo-detection-masks test test-jax test-torch test-all test-distributed test-parity lint format bench fidelity constraints clean
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -25,6 +25,9 @@ demo-segmentation: $(VENV)/.demo  ## train an FPN and a VT-FPN on images with ma
 
 demo-detection: $(VENV)/.test  ## train a RetinaNet with ACmix on images with boxes, and draw what it finds
 	$(BIN)/python -m demo.detection
+
+demo-detection-masks: $(VENV)/.test  ## the same with a Mask R-CNN, which also finds masks
+	$(BIN)/python -m demo.detection masks
 
 test: $(VENV)/.test  ## run the test suite on TensorFlow
 	$(PYTEST)
