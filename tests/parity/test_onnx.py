@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
+import tests.contracts as contracts
 import tfvt
+from tests.models.test_detection import answers
+from tests.models.test_retinanet import TINY
+from tfvt.models.detection import DetectionSettings, detector
 
 pytestmark = pytest.mark.parity
 
@@ -37,3 +41,29 @@ def test_logits_of_an_onnx_export(name, gelu, tmp_path):
 
     assert np.ptp(expected) > 0.1
     np.testing.assert_allclose(logits, expected, atol=1e-4 * max(1, np.abs(expected).max()))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_boxes_of_an_onnx_export(tmp_path):
+    """A detector's file ends in boxes: of any number of images of any size, padded or not."""
+    import keras
+    import onnxruntime
+
+    keras.utils.set_random_seed(0)
+    options = TINY | {"extra_levels": 1, "input_shape": (None, None, 3)}
+    model = tfvt.create_model("retinanet_resnet50", num_classes=3, **options)
+    scenes = {size: contracts.random_images((2, *size, 3)) for size in ((51, 66), (64, 40))}
+    answers(model, scenes[51, 66])
+    whole = detector(model, DetectionSettings(candidates=50, score_threshold=0.4, max_detections=20))
+    inputs = {size: {"image": images, "size": np.array([size, (30, 37)], "int32")} for size, images in scenes.items()}
+    expected = {size: {key: np.asarray(v) for key, v in whole(given).items()} for size, given in inputs.items()}
+    whole.export(tmp_path / "detector.onnx", format="onnx", verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "detector.onnx", providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    assert names == ["boxes", "labels", "scores"]
+    for size, given in inputs.items():
+        found = dict(zip(names, session.run(None, given), strict=True))
+        assert (found["labels"] >= 0).sum(axis=1).min() > 3
+        np.testing.assert_array_equal(found["labels"], expected[size]["labels"])
+        np.testing.assert_allclose(found["scores"], expected[size]["scores"], atol=1e-5)
+        np.testing.assert_allclose(found["boxes"], expected[size]["boxes"], atol=1e-3)
