@@ -10,14 +10,14 @@ import sys
 
 import numpy as np
 import pytest
-from small_boxes import TINY, write_small_boxes
+from small_boxes import TINY, TINY_MASKS, write_small_boxes
 from test_equal_numbers import free_addresses, run
 
 MAIN = "import sys; from tfvt_cli import main; sys.exit(main())"
 
 
 RECIPE = [
-    "--model.name=retinanet_resnet50", f"--model.options={json.dumps(TINY)}", "--model.frozen=[.*norm.*]",
+    "--model.frozen=[.*norm.*]",
     "--data.batch_size=4", "--data.train.image_size=[96,96]", "--data.train.short_sides=[64]",
     "--data.train.max_long_side=96", "--data.train.max_boxes=5", "--data.evaluation.short_side=64",
     "--data.evaluation.max_long_side=96", "--data.evaluation.size_multiple=96",
@@ -30,11 +30,18 @@ MIRRORED = ["--distribution.strategy=mirrored", "--distribution.devices=[CPU:0,C
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    return write_small_boxes(tmp_path_factory.mktemp("boxes"), train=16, validation=5)
+    return write_small_boxes(tmp_path_factory.mktemp("boxes"), train=16, validation=5, masks=True)
+
+
+MODELS = {
+    "retinanet": ("--model.name=retinanet_resnet50", f"--model.options={json.dumps(TINY)}"),
+    "mask_rcnn": ("--model.name=mask_rcnn_swin_tiny", f"--model.options={json.dumps(TINY_MASKS)}"),
+}
 
 
 @pytest.mark.distributed
-def test_devices_and_engines_have_the_same_losses(records, tmp_path):
+@pytest.mark.parametrize("model", MODELS)
+def test_devices_and_engines_have_the_same_losses(model, records, tmp_path):
     forms = {
         "one device": {},
         "two mirrored devices": {"devices": 2, "flags": MIRRORED},
@@ -44,10 +51,7 @@ def test_devices_and_engines_have_the_same_losses(records, tmp_path):
     losses = {}
     for name, form in forms.items():
         backend, devices = form.get("backend", "tensorflow"), form.get("devices", 1)
-        more = (
-            ["--distribution.strategy=mirrored", "--distribution.devices=[CPU:0,CPU:1]"] if "mirrored" in form else []
-        )
-        flags = [*RECIPE, *more]
+        flags = [*RECIPE, *MODELS[model], *form.get("flags", ())]
         (report,) = run(backend, records, tmp_path / "weights.npz", flags, steps=4, devices=devices, common=())
         losses[name] = report["losses"]
     assert np.ptp(losses["one device"]) > 0.01
@@ -57,7 +61,8 @@ def test_devices_and_engines_have_the_same_losses(records, tmp_path):
 
 def train(backend, folder, records, *more):
     """Four steps, then the evaluation of an odd number of images of odd sizes."""
-    command = [sys.executable, "-c", MAIN, "train", *RECIPE, f"--data.records={records}", f"--output={folder}", *more]
+    flags = [*RECIPE, *MODELS["retinanet"], f"--data.records={records}", f"--output={folder}", *more]
+    command = [sys.executable, "-c", MAIN, "train", *flags]
     env = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
