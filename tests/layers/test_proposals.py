@@ -7,6 +7,7 @@ from keras import ops
 
 from tests.layers.box_sets import iou, on_arrays
 from tfvt.layers.proposals import ProposalLosses, Proposals, TrueSizes
+from tfvt.layers.roi_align import RoIAlign
 from tfvt.layers.roi_heads import BoxLosses, MaskLosses, RoIConv2D, RoIConv2DTranspose, mask_targets
 from tfvt.layers.rois import MaskProbabilities, ProposalSamples, RefinedProposals, RoIDetections
 
@@ -299,3 +300,29 @@ def test_convolutions_of_regions_are_those_of_each_map():
         np.testing.assert_allclose(ops.convert_to_numpy(actual), expected, atol=1e-5)
         assert layer.compute_output_shape((None, None, 4, 5, 6)) == (None, None, *expected.shape[2:])
     assert layer.macs(keras.KerasTensor(x.shape)) == 3 * 4 * 5 * 6 * 7 * 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="JAX compiles by XLA anyway")
+def test_xla_compiles_a_step_over_proposals():
+    """Loops, draws and gradients, with the same numbers."""
+    import tensorflow as tf
+
+    def step(size, logits, deltas, boxes, labels, crowd, seed, *maps):
+        with tf.GradientTape() as tape:
+            tape.watch([logits, deltas, *maps])
+            truth = boxes, labels, crowd, seed
+            losses = ProposalLosses(30)(size, logits, deltas, anchors(), *truth)
+            found = Proposals(1, training_candidates=14, training_number=20)(
+                [tf.zeros((2, *side, 1)) for side in MAPS], size, logits, deltas, anchors(), training=True
+            )
+            samples = ProposalSamples(2, 12)(found["boxes"], found["scores"], *truth)
+            pooled = RoIAlign(("P2", "P3"), 3)(list(maps), samples["proposals"])
+            loss = tf.reduce_sum(losses["class"] + losses["box"]) + tf.reduce_sum(pooled**2)
+        return loss, *tape.gradient(loss, [logits, deltas, *maps])
+
+    maps = [random(2, *side, 4, seed=n) for n, side in enumerate(MAPS)]
+    given = SIZES, random(2, 60, 1), random(2, 60, 4, seed=1) * 0.3, BOXES, LABELS, CROWD, SEEDS, *maps
+    given = [tf.constant(value) for value in given]
+    for plain, compiled in zip(tf.function(step)(*given), tf.function(step, jit_compile=True)(*given), strict=True):
+        np.testing.assert_allclose(compiled, plain, rtol=1e-4, atol=1e-4)

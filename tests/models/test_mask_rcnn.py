@@ -11,6 +11,7 @@ import tests.contracts as contracts
 from tests.layers.box_sets import on_arrays
 from tests.models.mask_rcnn_scenes import TINY, images, run, small, truth
 from tfvt.layers.rois import RoIDetections
+from tfvt.models.blocks import Rematerialized
 from tfvt.models.detection import DetectionSettings, detector
 from tfvt.models.detection_model import mask_rcnn_losses
 from tfvt.models.mask_rcnn import TORCHVISION
@@ -90,6 +91,19 @@ def test_an_image_learns_the_same_in_any_batch():
     both, second = run(model, given), run(model, {key: value[1:] for key, value in given.items()})
     for key, value in second.items():
         np.testing.assert_allclose(value, both[key][1:], atol=1e-3, err_msg=key)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX compiles each operation and each loop of its own")
+def test_blocks_that_are_computed_twice_give_the_same():
+    model, given = small(), {"image": images(), **truth()}
+    states = [ops.convert_to_numpy(variable) for variable in model.non_trainable_variables]
+    expected = contracts.arrays(model(given, training=True))
+    for variable, state in zip(model.non_trainable_variables, states, strict=True):
+        variable.assign(state)
+    rematerialized = Rematerialized(model, lambda function: function)
+    assert len(rematerialized.parts) > 3
+    for actual, value in zip(contracts.arrays(rematerialized(given)), expected, strict=True):
+        np.testing.assert_array_equal(actual, value)
 
 
 def test_a_part_of_the_truth_is_named():

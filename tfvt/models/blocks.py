@@ -90,15 +90,21 @@ class Rematerialized:
         self.checkpoint = checkpoint
         self.parts = cut(model)
 
-    def __call__(self, images: Any) -> Any:
-        """What the model gives of `images` in training. Its other variables get their new values."""
-        image = self.model.inputs[0]
-        known = {id(image): keras.ops.convert_to_tensor(images, image.dtype)}
+    def __call__(self, inputs: Any) -> Any:
+        """What the model gives of images, or of a dict of its inputs, in training. Its other variables get their new
+        values.
+        """
+        taken, known = self.model.input, {}
+        if not isinstance(taken, dict):
+            taken, inputs = {"image": self.model.inputs[0]}, {"image": inputs}
+        for name, tensor in taken.items():
+            value = inputs.get(name)  # perhaps an optional one that is missing
+            known[id(tensor)] = None if value is None else keras.ops.convert_to_tensor(value, tensor.dtype)
         for part in self.parts:
-            inputs = [known[id(tensor)] for tensor in part.inputs]
+            read = [known[id(tensor)] for tensor in part.inputs]
             # The gradient begins with the last part, so that keeping what it computes takes no more memory.
             run = self._compute_twice if part is not self.parts[-1] else self._keep
-            known |= {id(tensor): output for tensor, output in zip(part.outputs, run(part.model, inputs), strict=True)}
+            known |= {id(tensor): output for tensor, output in zip(part.outputs, run(part.model, read), strict=True)}
         return keras.tree.map_structure(lambda tensor: known[id(tensor)], self.model.output)
 
     @staticmethod
