@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 # The last two take hours on a CPU.
-NOT_TIMED = {"__init__", "__main__", "timing", "counting", "fidelity", "fidelity_segmentation"}
-NOT_TIMED |= {"imagenet_shaped", "accelerator"}
+NOT_TIMED = {"__init__", "__main__", "timing", "counting", "fidelity", "fidelity_detection", "fidelity_segmentation"}
+NOT_TIMED |= {"imagenet_shaped", "accelerator", "torchvision_on_cpu"}
 
 if __name__ == "__main__":
     for path in sorted(Path(__file__).parent.glob("*.py")):

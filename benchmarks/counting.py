@@ -43,5 +43,5 @@ def paper_rows(paper):
 def acmix_name(system):
     """Registered name of a system of the ACmix paper: "Swin-ACmix-T" is acmix_swin_tiny."""
     family, *module, size = system.lower().split("-")
-    name = family + {"t": "_tiny", "s": "_small"}.get(size, size)
-    return f"acmix_{name}" if module else name
+    name = family + {"t": "_tiny", "s": "_small", "l": "_large"}.get(size, size)
+    return "_".join([*module, name])

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.counting import ROOT, acmix_name, count, paper_rows, profile_of
+from benchmarks.fidelity_detection import detection_rows, speed_rows
 from benchmarks.fidelity_segmentation import acmix_segmentation_rows, vt_fpn_rows
 
 SETTINGS = {  # setting in paper_results.csv -> options of create_model
@@ -325,7 +326,24 @@ PVT's position embeddings at 224x224, where its backbone was trained (at 512x204
 auxiliary head out. PVT has no class token here, as in its authors' segmentation; with one, its MACs are up to 0.02 G
 more. The paper's +5 G of Swin-ACmix-T are not reproduced.
 
-{lines(acmix_segmentation_rows())}"""
+{lines(acmix_segmentation_rows())}
+### Tables 3 and 4: detection
+
+The paper does not say how it counts, and no one rule gives all of its figures; each row has the one that fits. In a
+block with stride, ACmix projects the whole map, as in the authors' code. The paper's 226 and 230 G fit projections of
+the block's output alone, which has a quarter of the pixels. PVT is as in its authors' detectors, without class token;
+there, pixels that do not fill a patch are left out, where ours pads. The figures of Swin are the backbone's profile and
+the equations of necks and heads, all without attention products. That gives all figures but the 754 G of Cascade with
+ACmix.
+
+{lines(detection_rows())}
+### Table 5: speed
+
+The paper measured on an Ascend 910, with images of 576x576. It does not name its ACmix models. The first must be
+PVT-ACmix-T, whose 42.0 AP Table 4 has; we take the second to be PVT-ACmix-S. [Ours,
+measured](performance_detection.md).
+
+{lines(speed_rows())}"""
 
 
 def lines(rows):

@@ -7,8 +7,8 @@ import tfvt
 from benchmarks.counting import acmix_name, paper_rows, profile_of
 
 
-def segmentation_name(system):
-    """Registered name of a segmentation system: "VT-FPN ResNet-50" is vt_fpn_resnet50."""
+def dense_name(system):
+    """Registered name of a system of segmentation or detection: "VT-FPN ResNet-50" is vt_fpn_resnet50."""
     head, backbone = system.rsplit(" ", 1)
     return f"{head.lower().replace('-', '_').replace(' ', '_')}_{acmix_name(backbone)}"
 
@@ -37,7 +37,7 @@ def vt_fpn_rows():
     settings = {"9": ((800, 1216), 54), "10": ((473, 473), 20)}
     for row in paper_rows("VT-ICCV"):
         if row["table"] in settings:
-            name = segmentation_name(row["system"])
+            name = dense_name(row["system"])
             macs, neck = pyramid_macs(name, *settings[row["table"]])
             cells = (row["table"], f"`{name}`", row["setting"], row["miou"], row["macs_g"], f"{macs / 1e9:.2f}")
             table.append(f"| {' | '.join(cells)} | {row['other'].removeprefix('neck ')} | {neck:,} |")
@@ -52,7 +52,7 @@ def acmix_segmentation_rows():
     ]
     for row in paper_rows("ACmix"):
         if row["table"] == "2":
-            name = segmentation_name(row["system"])
+            name = dense_name(row["system"])
             options = {"auxiliary": True} if name.startswith("upernet") else {}
             profile = profile_of(name, num_classes=150, input_shape=(512, 2048, 3), **options)
             macs = sum(part.macs for part in profile.rows if not part.path.startswith("head_auxiliary")) / 1e9

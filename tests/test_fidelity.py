@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from benchmarks import fidelity
+from benchmarks import fidelity, fidelity_detection
 
 
 def test_the_page_is_up_to_date():
@@ -27,3 +27,29 @@ def test_rows_of_the_advanced_recipe_are_counted_with_its_options():
     assert options.pop(34) == {"renewed_tokens": 8, "num_relations": 2}
     assert list(options.values()) == [{"renewed_tokens": 8}] * 3
     assert fidelity.options_of("resnet18", "advanced recipe") == {}
+
+
+def test_the_equations_of_pvt_are_those_of_our_model_where_both_round_up():
+    size = (70, 101)
+    macs, maps = fidelity_detection.pvt_macs((2, 2, 2, 2), size, lambda side, stride: -(-side // stride))
+    whole = macs + fidelity_detection.retinanet_macs(maps[1:])
+    assert fidelity_detection.macs_of("retinanet_pvt_tiny", size) == whole
+
+
+def test_necks_and_heads_are_those_of_the_published_set_ups():
+    """At 800x1333, as plain arithmetic over mmdetection's layers gives them."""
+    maps = [(200, 334, 96), (100, 167, 192), (50, 84, 384), (25, 42, 768)]
+    assert fidelity_detection.fpn_macs(maps) == 55_428_710_400
+    assert fidelity_detection.rpn_macs(maps) == 52_849_750_272
+    assert fidelity_detection.box_head_macs(1) == 14_304_256_000
+    assert fidelity_detection.box_head_macs(3) == 128_861_184_000
+    assert fidelity_detection.mask_head_macs() == 52_985_856_000
+
+
+def test_the_rules_give_the_papers_figures():
+    """Rounded, but for SAN, whose figures are cut, and for Cascade with ACmix."""
+    rows = [row.strip("| ").split(" | ") for row in fidelity.detection_rows()[2:]]
+    assert len(rows) == 13
+    for _, system, _, _, paper, ours, *_ in rows:
+        figure = int(float(ours)) if "SAN" in system else round(float(ours))
+        assert figure == int(paper) - (system == "Cascade Mask R-CNN Swin-ACmix-T"), system
