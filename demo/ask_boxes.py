@@ -8,13 +8,15 @@ from pathlib import Path
 
 import tensorflow as tf
 
+LEAST = 0.5  # the lowest score that is printed
+
 
 def main(saved_model, *files):
     serve = tf.saved_model.load(saved_model).signatures["serving_default"]
     answer = serve(image=tf.constant([Path(file).read_bytes() for file in files]))
     for place, file in enumerate(files):
         for name, score, box in zip(*(answer[key][place].numpy() for key in ("names", "scores", "boxes")), strict=True):
-            if name:  # the other places are empty
+            if score > LEAST:  # places that are empty have 0
                 y1, x1, y2, x2 = box
                 print(f"{file}: {name.decode()} {score:.0%}, rows {y1:.0f} to {y2:.0f}, columns {x1:.0f} to {x2:.0f}")
 
