@@ -19,6 +19,10 @@ from tfvt.registry import get_variant
 
 SIZES = np.array([[64, 96], [50, 61]], "int32")
 CASCADE = "cascade_mask_rcnn_swin_tiny"
+not_on_jax = pytest.mark.skipif(
+    keras.backend.backend() == "jax", reason="JAX compiles each whole model and says here what other backends say"
+)
+NAMES = ["mask_rcnn_swin_tiny", pytest.param(CASCADE, marks=not_on_jax)]
 
 
 def test_the_contract():
@@ -40,7 +44,7 @@ def test_any_size():
     contracts.check_sizes("mask_rcnn_swin_tiny", [(65, 43)], **TINY)
 
 
-@pytest.mark.parametrize("name", ["mask_rcnn_swin_tiny", CASCADE])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_weight_learns_from_the_losses(name):
     """Of the sum that `mask_rcnn_losses` describes, with draws from all levels."""
     model = small(name, sampled_anchors=1000)
@@ -76,6 +80,7 @@ def test_the_truth_gives_losses_and_its_lack_gives_boxes():
     assert (other["proposals"] != with_truth["proposals"]).any()
 
 
+@not_on_jax
 def test_an_image_without_boxes_has_finite_losses():
     given = truth() | {"labels": np.full((2, 3), -1, "int32")}
     found = run(small(), {"image": images(), **given}, training=True)
@@ -86,6 +91,7 @@ def test_an_image_without_boxes_has_finite_losses():
     assert (losses["class"][1] > 0).all()
 
 
+@not_on_jax
 def test_an_image_learns_the_same_in_any_batch():
     model, given = small(), {"image": images(), **truth()}
     both, second = run(model, given), run(model, {key: value[1:] for key, value in given.items()})
@@ -93,7 +99,7 @@ def test_an_image_learns_the_same_in_any_batch():
         np.testing.assert_allclose(value, both[key][1:], atol=1e-3, err_msg=key)
 
 
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX compiles each operation and each loop of its own")
+@not_on_jax
 def test_blocks_that_are_computed_twice_give_the_same():
     model, given = small(), {"image": images(), **truth()}
     states = [ops.convert_to_numpy(variable) for variable in model.non_trainable_variables]
@@ -111,6 +117,7 @@ def test_a_part_of_the_truth_is_named():
         small()({"image": images(), "boxes": truth()["boxes"], "labels": truth()["labels"]})
 
 
+@not_on_jax
 def test_a_copy_learns_the_same():
     """Of its configuration, as engines copy a model for averages of its weights."""
     model = small()
@@ -121,7 +128,7 @@ def test_a_copy_learns_the_same():
             np.testing.assert_array_equal(actual, expected)
 
 
-@pytest.mark.parametrize("name", ["mask_rcnn_swin_tiny", CASCADE])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_detector_gives_what_the_model_gives(name, tmp_path):
     """Its boxes with its settings; of each the mask of its class; saved, the same."""
     model = small(name)
@@ -161,6 +168,7 @@ def in_each_stage(cascade, plain):
             layer.set_weights(plain.get_layer(name).get_weights())
 
 
+@not_on_jax
 @pytest.mark.parametrize("learns", [False, True])
 def test_stages_with_one_head_are_mask_rcnns(learns):
     """The first is a whole Mask R-CNN's; each later one has its heads on the boxes of the one before."""
@@ -207,6 +215,7 @@ def test_each_stage_is_stricter():
     assert get_variant(CASCADE).row["training_proposals"] == 2000
 
 
+@not_on_jax
 def test_torchvisions_values():
     """The background comes first and has a box and a mask too."""
     options = TORCHVISION | {"backbone": "resnet18", "backbone_options": TINY["backbone_options"]}

@@ -5,6 +5,7 @@ import pytest
 
 import tests.contracts as contracts
 import tfvt
+from tests.models.mask_rcnn_scenes import small
 from tests.models.test_detection import answers
 from tests.models.test_retinanet import TINY
 from tfvt.models.detection import DetectionSettings, detector
@@ -67,3 +68,29 @@ def test_boxes_of_an_onnx_export(tmp_path):
         np.testing.assert_array_equal(found["labels"], expected[size]["labels"])
         np.testing.assert_allclose(found["scores"], expected[size]["scores"], atol=1e-5)
         np.testing.assert_allclose(found["boxes"], expected[size]["boxes"], atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_masks_of_an_onnx_export(tmp_path):
+    """Both stages, suppression of proposals and of boxes, and masks; also of an image in which nothing is found."""
+    import keras
+    import onnxruntime
+
+    keras.utils.set_random_seed(0)
+    model = small(input_shape=(None, None, 3))
+    for layer in model.layers:  # scores far from each other
+        if layer.name.startswith(("head_class", "head_mask")):
+            rng = np.random.default_rng(0)
+            layer.set_weights([rng.normal(scale=0.3, size=weight.shape) for weight in layer.get_weights()])
+    whole = detector(model, DetectionSettings(candidates=50, score_threshold=0.2, max_detections=10))
+    given = {"image": contracts.random_images((2, 51, 66, 3)), "size": np.array([[51, 66], [30, 37]], "int32")}
+    expected = {key: np.asarray(value) for key, value in whole(given).items()}
+    whole.export(tmp_path / "detector.onnx", format="onnx", verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "detector.onnx", providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    found = dict(zip(names, session.run(None, given), strict=True))
+    assert (found["labels"][0] >= 0).sum() > 3
+    assert (found["labels"][1] == -1).all()
+    np.testing.assert_array_equal(found["labels"], expected["labels"])
+    for key, tolerance in (("scores", 1e-5), ("boxes", 1e-3), ("masks", 1e-4)):
+        np.testing.assert_allclose(found[key], expected[key], atol=tolerance)

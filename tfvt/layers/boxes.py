@@ -109,7 +109,7 @@ def assign_boxes(
             top = ops.max(overlap, axis=1, keepdims=True)
             # XLA may compute two equal overlaps with different last bits.
             kept = ops.logical_and(overlap >= top * (1 - 1e-5), top > 0)
-            indices = ops.arange(overlap.shape[0], dtype="int32")[:, None]
+            indices = ops.arange(ops.shape(overlap)[0], dtype="int32")[:, None]
             keeper = ops.max(ops.where(kept, indices, -1), axis=0)
             state = ops.where(keeper >= 0, 1, state)
             if reassign_best:

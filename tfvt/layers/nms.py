@@ -67,7 +67,9 @@ def class_nms(
         boxes = take_rows(boxes, sources)
     else:
         boxes = take_rows(ops.reshape(boxes, (-1, ops.shape(boxes)[1] * classes, 4)), pairs)
-    alive = scores > -float("inf")
+    alive = scores > score_threshold
+    # What takes no part has no infinite score: ONNX makes `where` with zeros a product.
+    scores = ops.maximum(scores, 0)
 
     def pick(step, alive, picks):
         place = ops.argmax(ops.cast(alive, "int32"), axis=1, keepdims=True)  # the first that is alive

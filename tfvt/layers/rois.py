@@ -67,7 +67,7 @@ class ProposalSamples(keras.layers.Layer):
         classes = ops.where(positive, ops.cast(take_rows(labels, matched), "int32") + self.first, self.background)
         targets = encode_boxes(take_rows(boxes, matched), proposals, self.std)
         targets = ops.where(positive[..., None], targets, 0.0)
-        return self._outputs(proposals, states, matched, classes, targets, rows < boxes.shape[1])
+        return self._outputs(proposals, states, matched, classes, targets, rows < ops.shape(boxes)[1])
 
     def _outputs(self, proposals, states, matched, classes, targets, true):
         numbers = {"states": states, "matched": matched, "classes": classes, "true": true}
