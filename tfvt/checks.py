@@ -34,6 +34,8 @@ RANGES = {
     ("max_pixels",): _integers(1, 2**40),
     ("iterations", "extra_levels"): _integers(0, 1000),
     ("weights", "weight", "beta"): (numbers.Real, 0, 1000, "a number of at least 0 and at most 1000"),
+    ("sampled_proposals",): _integers(4, 2**20),  # one positive among four
+    ("samples",): _integers(1, 64),
     ("candidates", "max_detections", "proposals", "sampled_anchors"): _integers(1, 2**20),
     ("prior",): (numbers.Real, 1e-6, 1 - 1e-6, "a number of at least 1e-6 and below 1"),
     ("threshold", "overlap", "overlaps", "fraction"): (numbers.Real, 0, 1, "a number of at least 0 and at most 1"),

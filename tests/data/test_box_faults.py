@@ -19,6 +19,7 @@ OUTSIDE, NO_AREA = "has a box that reaches out of its image", "has a box without
 INVERTED = "has a box whose end comes before its begin"
 WRONG_CLASS = "has a box of a class that is not from 0 to 2, as the manifest says"
 UNEQUAL = "has not as many corners, classes and masks as it has boxes"
+WRONG_AREA = "has an object whose area is not a number from 0"
 NO_MASKS = "has no masks of its objects"
 NOT_GREY, OTHER_SIZE = (
     "has an object's mask that is not a grey PNG",
@@ -43,6 +44,10 @@ CASES = {
     "no area": (lists((1, 2, 9, 2)), NO_AREA),
     "class above": (lists(GOOD, labels=[3]), WRONG_CLASS),
     "class below": (lists(GOOD, labels=[-1]), WRONG_CLASS),
+    "class of more than 32 bits": (lists(GOOD, labels=[2**32 + 1]), WRONG_CLASS),
+    "area of no number": (lists(GOOD, area=[float("nan")]), WRONG_AREA),
+    "endless area": (lists(GOOD, area=[float("inf")]), WRONG_AREA),
+    "negative area": (lists(GOOD, GOOD, area=[1.0, -1.0]), WRONG_AREA),
     "a corner too few": (lists(GOOD, GOOD) | {BOX_YMAX: [0.9]}, UNEQUAL),
     "no labels": (lists(GOOD) | {BOX_LABEL: []}, UNEQUAL),
     "crowds": (lists(GOOD, GOOD) | {BOX_CROWD: [1]}, UNEQUAL),

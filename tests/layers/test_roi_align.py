@@ -75,6 +75,14 @@ def test_the_level_of_a_box():
     np.testing.assert_array_equal(on_arrays(box_levels, levels=3)(squares)[0], [0, 0, 0, 0, 1, 1, 2, 2])
 
 
+def test_boxes_of_a_model_that_diverged():
+    """Training then ends by its loss, and not by an index outside the map."""
+    maps, given = pyramid(), boxes()[:, :3]
+    given[:, 0], given[:, 1, 2], given[:, 2, 0] = np.nan, np.inf, -np.inf
+    aligned = on_arrays(lambda boxes, *maps: roi_align(maps, STRIDES, boxes, 3))
+    np.testing.assert_array_equal(aligned(given, *maps), aligned(np.where(np.isfinite(given), given, 0), *maps))
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="its graphs can leave sizes open")
 def test_in_a_graph_for_maps_of_any_size():
     tf = pytest.importorskip("tensorflow")

@@ -227,6 +227,9 @@ def test_torchvisions_values():
 @pytest.mark.parametrize(("options", "message"), [
     ({"stage_weights": (1.0, 1.0)}, r"stage_weights=\(1.0, 1.0\): expected one for each of stage_overlaps=\(0.5,\)"),
     ({"stage_overlaps": (1.5,)}, "stage_overlaps=.*every value to be a number of at least 0 and at most 1"),
+    ({"stage_overlaps": (), "stage_weights": ()}, r"stage_overlaps=\(\): expected at least one stage"),
+    ({"samples": 0}, "samples=0: expected an integer of at least 1"),
+    ({"sampled_proposals": 3}, "sampled_proposals=3: expected an integer of at least 4"),
     ({"box_head": "wide"}, "box_head='wide': expected one of 'dense', 'convolution'"),
     ({"proposals": 0}, "proposals=0: expected an integer of at least 1"),
     ({"features": ("P6",)}, "features='P6': expected one of 'P2', 'P3', 'P4', 'P5'"),

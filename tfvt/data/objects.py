@@ -25,6 +25,7 @@ PNG_WIDTH, PNG_HEIGHT, PNG_COLOR = 16, 20, 25
 GREY = 0
 
 SOUND, OUTSIDE, INVERTED, NO_AREA, WRONG_CLASS, NOT_GREY, OTHER_SIZE, UNEQUAL, NO_MASKS, OTHER_KIND = range(10)
+WRONG_AREA = 10
 
 
 def fault_texts(num_classes: int) -> dict[int, str]:
@@ -33,6 +34,7 @@ def fault_texts(num_classes: int) -> dict[int, str]:
         OUTSIDE: "has a box that reaches out of its image",
         INVERTED: "has a box whose end comes before its begin",
         NO_AREA: "has a box without area",
+        WRONG_AREA: "has an object whose area is not a number from 0",
         WRONG_CLASS: f"has a box of a class that is not from 0 to {num_classes - 1}, as the manifest says",
         NOT_GREY: "has an object's mask that is not a grey PNG",
         OTHER_SIZE: "has an object's mask of another size than its image",
@@ -79,15 +81,17 @@ class Objects:
             is_equal &= (tf.size(values) == 0) | (tf.size(values) == sizes[0])
         crowd, area = optional
         corners = tf.stack([values[:count] for values in wanted[:4]], 1)
-        labels = tf.cast(wanted[4][:count], tf.int32) - label_offset
+        labels = wanted[4][:count] - label_offset  # int64: in 32 bits, large ones would become classes
         crowd = tf.pad(crowd[:count], [[0, tf.maximum(count - tf.size(crowd), 0)]]) > 0
-        fault = tf.where(tf.reduce_all((labels >= 0) & (labels < num_classes)), SOUND, WRONG_CLASS)
+        fault = tf.where(tf.reduce_all((area >= 0) & tf.math.is_finite(area)), SOUND, WRONG_AREA)
+        fault = tf.where(tf.reduce_all((labels >= 0) & (labels < num_classes)), fault, WRONG_CLASS)
         fault = _wrong_corners(corners, fault)
         fault = tf.where(is_equal, fault, UNEQUAL)
         if masks:
             fault = tf.where((tf.size(encoded) == 0) & (sizes[0] > 0), NO_MASKS, fault)
         is_other = (sizes[0] == 0) & ((features[MASK] != "") | (features[LABEL] >= 0))
         fault = tf.where(is_other, OTHER_KIND, fault)
+        labels = tf.cast(labels, tf.int32)
         return cls(tf.clip_by_value(corners, 0.0, 1.0), labels, crowd, area[:count], encoded[:count], fault)
 
     def boxes_of(self, size: tf.Tensor) -> tf.Tensor:

@@ -26,7 +26,7 @@ def roi_align(
     Args:
         maps: (B, h, w, C) each, the finest first.
         strides: of the maps, each twice the one before.
-        boxes: (B, N, 4), y1, x1, y2, x2 in pixels of the image.
+        boxes: (B, N, 4), y1, x1, y2, x2 in pixels of the image; a coordinate that is not finite counts as 0.
         size: cells of a box along a side.
         samples: points in a cell along a side, whose bilinear values are averaged. mmdetection takes as many as a cell
             has pixels, rounded up, which has no static shape: that differs for boxes of more than `samples` * `size`
@@ -38,6 +38,7 @@ def roi_align(
         (B, N, size, size, C).
     """
     boxes = ops.cast(ops.stop_gradient(boxes), "float32")
+    boxes = ops.where(ops.isfinite(boxes), boxes, 0.0)  # no number is no pixel's: TensorFlow would stop on CPUs
     sides = [ops.shape(x)[1:3] for x in maps]
     level = box_levels(boxes, len(maps))
     rows, columns = (_of_level([side[axis] for side in sides], level) for axis in range(2))

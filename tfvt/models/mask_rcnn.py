@@ -135,6 +135,8 @@ def mask_rcnn(
         A `tfvt.models.detection_model.DetectionModel`, see there, or what else is asked for.
     """
     image, maps = trunk.maps(input_shape, pixels, batch_norm)
+    if not options.stage_overlaps:
+        raise ValueError(f"stage_overlaps={options.stage_overlaps}: expected at least one stage")
     if len(options.stage_overlaps) != len(options.stage_weights):
         raise ValueError(
             f"stage_weights={options.stage_weights}: expected one for each of stage_overlaps={options.stage_overlaps}"
