@@ -97,6 +97,18 @@ def test_a_saved_detector_gives_the_same_boxes(tmp_path):
     assert (expected["labels"] >= 0).sum() > 5
 
 
+def test_a_pyramid_of_one_level():
+    """Such as a ViT's."""
+    model = tfvt.create_model(
+        "retinanet_resnet50", num_classes=3, input_shape=(64, 64, 3), **TINY | {"levels": ("P4",), "extra_levels": 0}
+    )
+    images = contracts.random_images((2, 64, 64, 3))
+    answers(model, images)
+    find = detector(model, DetectionSettings(score_threshold=0.0, max_detections=5))
+    found = find({"image": images, "size": np.full((2, 2), 64, "int32")})
+    assert (ops.convert_to_numpy(found["labels"]) >= 0).all()
+
+
 def test_a_model_without_boxes_is_refused():
     model = tfvt.create_model("resnet18", num_classes=3, input_shape=(32, 32, 3), width=8, depths=(1,))
     with pytest.raises(ValueError, match="resnet18 is no detection model with a head"):

@@ -49,7 +49,8 @@ def detector(model: keras.Model, settings: DetectionSettings | None = None) -> k
     if not isinstance(model.output, dict) or set(model.output) != {"class_logits", "box_deltas", "anchors"}:
         raise ValueError(f"{model.name} is no detection model with a head: it gives {model.output}")
     size = keras.Input((2,), dtype="int32", name="size")
-    maps, per_pixel = model.get_layer("decoder_class").input, model.get_layer("anchors").per_pixel
+    maps = keras.tree.flatten(model.get_layer("decoder_class").input)  # Keras gives a list of one as its entry
+    per_pixel = model.get_layer("anchors").per_pixel
     found = LevelDetections(per_pixel, **asdict(settings), name="detections")(maps, size, **model.output)
     return keras.Model({"image": model.inputs[0], "size": size}, found, name=f"{model.name}_detector")
 
