@@ -94,26 +94,33 @@ def smooth(error, beta):
     return np.where(error < beta, error**2 / (2 * beta), error - beta / 2).sum() if beta else error.sum()
 
 
-@pytest.mark.parametrize("beta", [0.0, 1 / 9])
-def test_losses_of_proposals(beta):
-    """With so many draws that every anchor of a state is drawn: without those in the padding, at crowds, in between."""
+@pytest.mark.parametrize(("beta", "least"), [(0.0, 0.3), (1 / 9, 0.0)])
+def test_losses_of_proposals(beta, least):
+    """With so many draws that every anchor of a state is drawn: without those in the padding, at crowds, in between.
+
+    All is four times as large, so that there is padding below a multiple of 32. A box of two pixels has no anchor that
+    overlaps it by 0.3.
+    """
+    sizes, anchors_, boxes = np.array([[96, 128], [63, 128]], "int32"), 4 * anchors(), 4 * BOXES
+    boxes[0, 2], labels = [40, 40, 42, 42], np.array([[1, 0, 0], [0, 1, 1]], "int32")
     logits, deltas = random(2, 60, 1), random(2, 60, 4, seed=1)
-    losses = on_arrays(ProposalLosses(120, 0.5, 0.5, 0.3, beta=beta))
-    found = losses(SIZES, logits, deltas, anchors(), BOXES, LABELS, CROWD, SEEDS)
+    losses = on_arrays(ProposalLosses(120, 0.5, 0.5, 0.3, beta=beta, least_best=least))
+    found = losses(sizes, logits, deltas, anchors_, boxes, labels, CROWD, SEEDS)
     for image in range(2):
-        real = [n for n in range(3) if LABELS[image, n] >= 0 and not CROWD[image, n]]
-        overlaps = np.array([[iou(BOXES[image, n], a) for a in anchors()[image]] for n in real])
+        real = [n for n in range(3) if labels[image, n] >= 0 and not CROWD[image, n]]
+        overlaps = np.array([[iou(boxes[image, n], a) for a in anchors_[image]] for n in real])
         expected = {"class": 0, "box": 0, "count": 0}
-        for a, anchor in enumerate(anchors()[image]):
-            if not ((anchor[:2] + anchor[2:]) / 2 < SIZES[image]).all():
+        for a, anchor in enumerate(anchors_[image]):
+            if not ((anchor[:2] + anchor[2:]) / 2 < [(96, 128), (64, 128)][image]).all():
                 continue
-            own = [n for n in range(len(real)) if overlaps[n, a] >= overlaps[n].max() * (1 - 1e-5)]
+            top = overlaps.max(1)
+            own = [n for n in range(len(real)) if top[n] >= max(least, 1e-9) and overlaps[n, a] >= top[n] * (1 - 1e-5)]
             crowded = False
-            for crowd in BOXES[image][CROWD[image]]:
+            for crowd in boxes[image][CROWD[image]]:
                 shared = np.clip(np.minimum(crowd[2:], anchor[2:]) - np.maximum(crowd[:2], anchor[:2]), 0, None)
                 crowded |= np.prod(shared) >= 0.5 * np.prod(anchor[2:] - anchor[:2])
             if own or overlaps[:, a].max() >= 0.5:
-                box = BOXES[image, real[own[-1] if own else overlaps[:, a].argmax()]]
+                box = boxes[image, real[own[-1] if own else overlaps[:, a].argmax()]]
                 expected["class"] += entropy(logits[image, a, 0], True)
                 expected["box"] += smooth(deltas[image, a] - encoded(box, anchor), beta)
                 expected["count"] += 1

@@ -94,6 +94,20 @@ def test_losses_are_mmdetections():
             np.testing.assert_allclose(ours[key][number], value, rtol=1e-4)
 
 
+def test_anchors_do_not_count_in_the_padding_that_an_image_alone_would_not_have():
+    """The image is 40 pixels high, alone padded to 64: what lies below adds nothing, what else there is stays."""
+    outputs, boxes, labels, crowd = scene(0)
+    anchors = outputs["anchors"]
+    inside = ((anchors[:, :2] + anchors[:, 2:]) / 2 < [64, 128]).all(1)
+    assert 5 < (~inside).sum() < 30
+    shown = {key: value[inside] for key, value in outputs.items()}
+    anchors[~inside, :] = anchors[~inside] + 200  # where no box is: these are the best of none
+    expected = losses_of(*shown.values(), boxes[:3], labels[:3], boxes[3:4])
+    ours = losses(*batch_of([(outputs, boxes, labels, crowd)]), size=np.array([[40, 97]], "int32"))
+    for key, value in expected.items():
+        np.testing.assert_allclose(float(ours[key][0]), value, rtol=1e-4)
+
+
 def test_an_image_without_boxes_has_negatives_alone():
     outputs, boxes, labels, crowd = batch_of([scene(0)])
     ours = losses(outputs, boxes * 0, np.full_like(labels, -1), crowd & False)

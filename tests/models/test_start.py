@@ -52,6 +52,18 @@ GOOGLE = {
 }
 DEIT = {r"patch_embedding/.*": torch, r".*kernel|.*positions?|.*/class_token": normal(0.02)}
 RESNET = {r"head/.*": torch, r".*_conv/kernel": lambda fan_in, fan_out: ("normal", (2 / fan_out) ** 0.5)} | NORMS
+NECK = {r"neck_.*kernel": glorot}
+RETINANET = {
+    r"(decoder|head)_(class|box)/conv\d?/kernel": normal(0.01),
+    r"head_class/conv/bias": constant(np.float32(np.log(0.01 / 0.99))),
+}
+TWO_STAGES = {
+    r"decoder_rpn.*kernel|head_class.*kernel": normal(0.01),
+    r"head_box.*kernel": normal(0.001),
+    r"decoder_box.*dense\d/kernel": glorot,
+    r"(decoder_box.*conv|decoder_mask|head_mask).*kernel": RESNET[r".*_conv/kernel"],
+}
+DETECTOR = {"backbone": "resnet18", "backbone_options": {"width": 8}, "pyramid_channels": 32}
 
 # Name, options, {pattern of a weight's path: where it starts}; the first that fits counts.
 RULES = [
@@ -67,6 +79,9 @@ RULES = [
     ("vit_tiny16", VIT | {"initialization": "deit"}, DEIT | NORMS | ZERO_BIASES),
     ("resnet18", {}, RESNET),
     ("acmix_resnet26", {}, {r".*/position_bias": constant(0)} | ACMIX | {r".*/attention/.*": torch} | RESNET),
+    ("retinanet_resnet50", DETECTOR, RETINANET | NECK | RESNET | ZERO_BIASES),
+    ("mask_rcnn_swin_tiny", DETECTOR, TWO_STAGES | NECK | RESNET | ZERO_BIASES),
+    ("cascade_mask_rcnn_swin_tiny", DETECTOR, TWO_STAGES | NECK | RESNET | ZERO_BIASES),
 ]
 
 

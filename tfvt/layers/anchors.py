@@ -14,6 +14,8 @@ from keras import ops
 from tfvt.layers.pyramid import level_number
 from tfvt.layers.registration import register_layer
 
+PADDED_TO = 32  # pixels: an image alone is padded until its sides are multiples of this
+
 
 @register_layer
 class Anchors(keras.layers.Layer):
@@ -78,3 +80,13 @@ class Anchors(keras.layers.Layer):
         sides = [side for shape in maps_shape for side in shape[1:3]]
         pixels = None if None in sides else sum(shape[1] * shape[2] for shape in maps_shape)
         return (image_shape[0], pixels and pixels * self.per_pixel, 4)
+
+
+def anchors_within(anchors: Any, sizes: Any) -> Any:
+    """Whether anchors (B, A, 4) also exist where each image, of `sizes` (B, 2), is padded alone: bool (B, A).
+
+    Their centres lie in the image padded to multiples of 32, as mmdetection's `valid_flags` have it.
+    """
+    sizes = (ops.cast(sizes, "int32") + PADDED_TO - 1) // PADDED_TO * PADDED_TO
+    centres = (anchors[..., :2] + anchors[..., 2:]) / 2
+    return ops.all(centres < ops.cast(sizes, centres.dtype)[:, None], axis=-1)

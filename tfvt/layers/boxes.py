@@ -79,6 +79,7 @@ def assign_boxes(
     keep_best: bool = True,
     crowd_overlap: float = 0.5,
     reassign_best: bool = True,
+    least_best: float = 0.0,
 ) -> tuple[Any, Any]:
     """The box that each anchor belongs to, and whether it counts.
 
@@ -93,6 +94,7 @@ def assign_boxes(
         crowd_overlap: an anchor with at least this share of its area in one crowd is not negative.
         reassign_best: an anchor that `keep_best` makes positive belongs to the box that it is the best for, in doubt to
             the last such box, as in mmdetection; False: to the box that it overlaps most, as in torchvision.
+        least_best: a box whose best anchors overlap it less keeps none of them by `keep_best`.
 
     Returns:
         matched: int32 (B, A), the index of the box; of the first in ties.
@@ -108,7 +110,7 @@ def assign_boxes(
         if keep_best:
             top = ops.max(overlap, axis=1, keepdims=True)
             # XLA may compute two equal overlaps with different last bits.
-            kept = ops.logical_and(overlap >= top * (1 - 1e-5), top > 0)
+            kept = ops.logical_and(overlap >= top * (1 - 1e-5), ops.logical_and(top > 0, top >= least_best))
             indices = ops.arange(ops.shape(overlap)[0], dtype="int32")[:, None]
             keeper = ops.max(ops.where(kept, indices, -1), axis=0)
             state = ops.where(keeper >= 0, 1, state)

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfvt.layers.anchors import anchors_within
 from tfvt.layers.boxes import assign_boxes, clip_boxes, decode_boxes, encode_boxes
 from tfvt.layers.losses import smooth_l1
 from tfvt.layers.nms import greedy_nms, take_rows, top_k
@@ -103,7 +104,7 @@ class ProposalLosses(keras.layers.Layer):
         number: of anchors that are drawn.
         positive_fraction: of positives among them at most.
         positive_overlap, negative_overlap: see `tfvt.layers.boxes.assign_boxes`; so is
-        reassign_best.
+        reassign_best, least_best.
         beta: of `smooth_l1`; 0 for L1.
 
     Shapes: true sizes of the images (B, 2), logits (B, A, 1), deltas and anchors (B, A, 4) [, boxes (B, N, 4), labels
@@ -119,20 +120,21 @@ class ProposalLosses(keras.layers.Layer):
         negative_overlap: float = 0.3,
         reassign_best: bool = True,
         beta: float = 0.0,
+        least_best: float = 0.3,
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"dtype": "float32"} | kwargs)
         self.number, self.positive_fraction, self.beta = number, positive_fraction, beta
         self.overlaps, self.reassign_best = (positive_overlap, negative_overlap), reassign_best
+        self.least_best = least_best
 
     def call(self, size, logits, deltas, anchors, boxes=None, labels=None, crowd=None, seed=None):
         if boxes is None:
             return dict.fromkeys(("class", "box", "count"), ops.zeros_like(size[:, 0], "float32"))
-        matched, state = assign_boxes(anchors, boxes, labels, crowd, *self.overlaps, reassign_best=self.reassign_best)
-        # Anchors in the padding, which an image alone would not have, do not count.
-        centres = (anchors[..., :2] + anchors[..., 2:]) / 2
-        inside = ops.all(centres < ops.cast(size, "float32")[:, None], axis=-1)
-        rows, drawn = sample(ops.where(inside, state, -1), seed, self.number, self.positive_fraction)
+        kept = {"reassign_best": self.reassign_best, "least_best": self.least_best}
+        matched, state = assign_boxes(anchors, boxes, labels, crowd, *self.overlaps, **kept)
+        state = ops.where(anchors_within(anchors, size), state, -1)
+        rows, drawn = sample(state, seed, self.number, self.positive_fraction)
         positive, counts = ops.cast(drawn == 1, "float32"), ops.cast(drawn >= 0, "float32")
         logits, deltas, anchors = (take_rows(x, rows) for x in (logits[..., 0], deltas, anchors))
         targets = encode_boxes(take_rows(boxes, take_rows(matched, rows)), anchors)

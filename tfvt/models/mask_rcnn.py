@@ -70,6 +70,7 @@ class MaskRCNNOptions(Options):
         aligned: RoIAlign takes pixels at half-pixel centres.
         background_first: the background is class 0, as in torchvision, where boxes and masks have that class too.
         reassign_best: see `tfvt.layers.boxes.assign_boxes`.
+        least_best: likewise, of the proposals' anchors.
         binary_masks: the truth of a mask is cut at one half.
         whole_anchors: anchors in whole pixels, see `tfvt.layers.Anchors`.
     """
@@ -90,6 +91,7 @@ class MaskRCNNOptions(Options):
     aligned: bool = True
     background_first: bool = False
     reassign_best: bool = True
+    least_best: float = 0.3
     binary_masks: bool = True
     whole_anchors: bool = False
 
@@ -103,6 +105,7 @@ TORCHVISION = {
     "aligned": False,
     "background_first": True,
     "reassign_best": False,
+    "least_best": 0.0,
     "binary_masks": False,
     "whole_anchors": True,
 }
@@ -235,7 +238,11 @@ class TwoStage:
             name="proposals",
         )(maps, self.size, *of_anchors)
         losses = ProposalLosses(
-            options.sampled_anchors, reassign_best=options.reassign_best, beta=options.rpn_beta, name="rpn_losses"
+            options.sampled_anchors,
+            reassign_best=options.reassign_best,
+            beta=options.rpn_beta,
+            least_best=options.least_best,
+            name="rpn_losses",
         )(self.size, *of_anchors, **self.truth)
         outputs = dict(zip(("rpn_logits", "rpn_deltas", "anchors"), of_anchors, strict=True))
         outputs |= {"rpn_class_loss": losses["class"], "rpn_box_loss": losses["box"], "rpn_count": losses["count"]}
@@ -332,9 +339,11 @@ class TwoStage:
             boxes, stage["proposals"], true_boxes=self.inputs["boxes"]
         )
         x = self.pooled(regions, 14, f"mask_pooling{suffix}")
-        start = {"kernel_initializer": he_start(), "activation": "relu"}
         for number in range(4):
+            # An initializer gives the same numbers whenever it is called: each layer has its own.
+            start = {"kernel_initializer": he_start(), "activation": "relu"}
             x = RoIConv2D(channels, 3, padding="same", name=f"{name}_conv{number + 1}", **start)(x)
+        start = {"kernel_initializer": he_start(), "activation": "relu"}
         x = RoIConv2DTranspose(channels, 2, strides=2, name=f"{name}_upsample", **start)(x)
         logits = RoIConv2D(
             self.box_classes, 1, kernel_initializer=he_start(), dtype="float32", name=f"head_mask{suffix}"

@@ -13,7 +13,7 @@ import keras
 from keras import ops
 
 from tfvt.layers import FPN, LevelOutputs, LevelTower
-from tfvt.layers.anchors import Anchors
+from tfvt.layers.anchors import Anchors, anchors_within
 from tfvt.layers.boxes import assign_boxes, decode_boxes, encode_boxes
 from tfvt.layers.losses import giou_loss, sigmoid_focal_loss, smooth_l1
 from tfvt.layers.nms import take_rows
@@ -144,6 +144,7 @@ def retinanet_losses(
     crowd: Any,
     box_loss: Literal["l1", "giou"] = "l1",
     reassign_best: bool = True,
+    size: Any = None,
 ) -> dict[str, Any]:
     """Sums over the anchors of each image. The losses are these sums, divided by the positives of the whole batch.
 
@@ -157,12 +158,16 @@ def retinanet_losses(
         crowd: (B, N) bool: what is many objects, and no box to learn.
         box_loss: "l1" of the deltas, or "giou" of the decoded boxes, as torchvision's second RetinaNet.
         reassign_best: see `tfvt.layers.boxes.assign_boxes`; False as torchvision.
+        size: (B, 2), of what each image holds: anchors in its padding do not count, see
+            `tfvt.layers.anchors.anchors_within`; None: all count, as torchvision.
 
     Returns:
         "class", focal loss, "box", and "positives", the number of positive anchors, each (B,) float32.
     """
     logits, deltas, anchors = (outputs[key] for key in ("class_logits", "box_deltas", "anchors"))
     matched, state = assign_boxes(anchors, boxes, labels, crowd, reassign_best=reassign_best)
+    if size is not None:
+        state = ops.where(anchors_within(anchors, size), state, -1)
     positive = state == 1
     own = ops.where(positive, take_rows(ops.cast(labels, "int32"), matched), -1)
     ones = own[..., None] == ops.arange(logits.shape[-1], dtype="int32")

@@ -139,7 +139,7 @@ class Detection(Task):
         if self.masks:
             sums = mask_rcnn_losses(outputs)
         else:
-            found = retinanet_losses(outputs, batch["boxes"], batch["labels"], batch["crowd"])
+            found = retinanet_losses(outputs, batch["boxes"], batch["labels"], batch["crowd"], size=batch["size"])
             sums = {name: (found[name], found["positives"]) for name in ("class", "box")}
         counts = batch.get("weight", ops.ones_like(batch["is_empty"], dtype="float32"))
         images = batch_total(ops.ones_like(counts))
