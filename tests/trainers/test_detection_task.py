@@ -208,8 +208,8 @@ def test_a_mask_rcnn_learns_boxes_and_masks_and_resumes(cascade, masks, tmp_path
     losses = {name: float(row[f"train_{name}"]) for name in names}
     assert float(row["train_loss"]) == pytest.approx(sum(losses.values()), rel=1e-4)
     stages = 1 + 0.5 + 0.25 if cascade else 1
-    chance = stages * np.log(2)  # every pixel at one half
-    assert 1.5 * chance > float(rows[0]["train_mask_loss"]) > losses["mask_loss"] > chance / 2
+    chance = stages * np.log(2)  # every pixel at one half; the first answers are surer than that
+    assert 3 * chance > float(rows[0]["train_mask_loss"]) > losses["mask_loss"] > chance / 2
     assert 0 < losses["class_loss"] < stages * np.log(5) * 1.2
     assert 0 <= float(row["validation_mask_ap50"]) <= 1
 
