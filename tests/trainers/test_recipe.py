@@ -172,8 +172,8 @@ def test_every_option_of_the_tables_is_a_key_and_in_the_help():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_recipe_in_configs_parses_and_its_head_says_where_it_is_from(path):
     recipe = parse_recipe(["--config", str(path), "--data.records", "somewhere"])
-    steps = recipe.duration(10).steps
-    rates = np.asarray(Schedule(recipe, 10)(np.arange(steps)))
+    steps = recipe.duration(100).steps
+    rates = np.asarray(Schedule(recipe, 100)(np.arange(steps)))
     assert rates.shape == (steps,)
     assert np.isfinite(rates).all()
     warmed_up = 0.01 if recipe.schedule.name == "poly" else 1e-6  # poly falls from the first step on
@@ -249,3 +249,19 @@ def test_the_advanced_recipe_of_vt_resnet34_is_the_network_of_table_8():
 
 def _config(name):
     return Path(configs.__file__).parent / f"{name}.yaml"
+
+
+@pytest.mark.parametrize(
+    ("model", "part", "key", "value", "says"),
+    [
+        ("retinanet_resnet50", "data.train", "max_long_side", "0", "max_long_side must be"),
+        ("retinanet_resnet50", "data.evaluation", "max_long_side", "0", "max_long_side must be"),
+        ("fpn_resnet50", "data.evaluation", "stride", "[900,900]", "stride must be"),
+        ("resnet18", "data.train", "image_size", "[0,0]", "image_size must be"),
+        ("resnet18", "data", "servers", "[here]", "servers"),
+    ],
+)
+def test_a_number_that_is_refused_is_named_with_its_part(model, part, key, value, says):
+    """Training and evaluation have keys of one name."""
+    with pytest.raises(UsageError, match=rf"^{part}: {says}" if part != "data" else "^data: no server|^data: "):
+        parse_recipe([f"--model.name={model}", "--data.records=x", f"--{part}.{key}={value}"])

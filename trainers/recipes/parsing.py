@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from tfvt.errors import UsageError
 from tfvt.files import write_whole
@@ -64,7 +64,23 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
         recipe = parser.instantiate(settings)
         return recipe_class(**{part.name: recipe[part.name] for part in dataclasses.fields(recipe_class)})
     except ValueError as error:  # of the preprocessing
-        raise UsageError(f"data: {error}") from error
+        raise UsageError(f"{_wrong_part(recipe_class, settings) or 'data'}: {error}") from error
+
+
+def _wrong_part(part_class: type, settings: Namespace, prefix: str = "") -> str | None:
+    """The first part of a recipe, such as `data.train`, whose values its class refuses."""
+    hints = typing.get_type_hints(part_class)
+    parts = [part.name for part in dataclasses.fields(part_class) if dataclasses.is_dataclass(hints[part.name])]
+    for name in parts:
+        if found := _wrong_part(hints[name], settings[name], f"{prefix}{name}."):
+            return found
+    if parts:  # it cannot be made of values alone
+        return None
+    try:
+        part_class(**vars(settings))
+    except ValueError:
+        return prefix.rstrip(".")
+    return None
 
 
 def write_recipe(recipe: Recipe, path: AnyPath) -> None:
