@@ -51,10 +51,13 @@ class DetectionModel(keras.Model):
     def __call__(self, inputs, *args, **kwargs):
         return super().__call__(self._all_inputs(inputs), *args, **kwargs)
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> dict[str, Any]:
+        """The answers, of whatever inputs there are."""
         return super().call(self._all_inputs(inputs), training=training, mask=mask)
 
-    def compute_output_spec(self, inputs, training=None, mask=None):
+    def compute_output_spec(
+        self, inputs: Any, training: bool | None = None, mask: Any = None
+    ) -> dict[str, keras.KerasTensor]:
         """Keras' shapes and types, whatever is missing."""
         given = self._all_inputs(inputs)
         return super().compute_output_spec({name: self.input[name] if x is None else x for name, x in given.items()})
