@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import tfvt
 from tests.checkpoints import vit_states
+from tests.checkpoints.test_mask_rcnn_checkpoints import STAGES, mmdetection_names, torchvision_names
 from tests.checkpoints.test_resnet_checkpoints import huggingface_state, torchvision_state
 from tests.checkpoints.test_san_pvt_checkpoints import authors_pvt, authors_san
 from tests.checkpoints.test_swin_checkpoints import TINY as TINY_SWIN
@@ -166,6 +167,12 @@ STATES = {
     "retinanet_by_torchvision": detector(torchvision_state(), "backbone.body.", LATER_TORCHVISION),
     "retinanet_pvt": detector(authors_pvt(), "backbone.", MMDETECTION),
     "retinanet_resnet": detector(torchvision_state(), "backbone.", MMDETECTION),
+    "mask_rcnn_before_0.13": detector(torchvision_state(), "backbone.body.", torchvision_names(False).values()),
+    "mask_rcnn_by_torchvision": detector(torchvision_state(), "backbone.body.", torchvision_names(True).values()),
+    "mask_rcnn_swin": detector(authors_swin(acmix=False), "backbone.", mmdetection_names().values()),
+    "mask_rcnn_resnet": detector(torchvision_state(), "backbone.", mmdetection_names().values()),
+    "cascade_swin": detector(authors_swin(acmix=False), "backbone.", mmdetection_names(STAGES).values()),
+    "cascade_resnet": detector(torchvision_state(), "backbone.", mmdetection_names(STAGES).values()),
     "google": vit_states.google(pre_logits=True),
     "big_vision": vit_states.google(big_vision=True),
     "vit_by_transformers": vit_states.huggingface() | {"vit.pooler.dense.bias": VECTOR},

@@ -21,11 +21,11 @@ _TORCHVISION_HEADS = (
     ),
     ("head.classification_head.cls_logits.*", "head_class/conv/*"),
     ("head.regression_head.bbox_reg.*", "head_box/conv/*", box_deltas),
+    ("backbone.fpn.extra_blocks.p{extra}.*", "neck_p{extra}_output/*"),
 )
 TORCHVISION_NECK = (
     ("backbone.fpn.inner_blocks.{level}(.0)?.*", "neck_p{level}_lateral/*"),
     ("backbone.fpn.layer_blocks.{level}(.0)?.*", "neck_p{level}_output/*"),
-    ("backbone.fpn.extra_blocks.p{extra}.*", "neck_p{extra}_output/*"),
 )
 NECK = (
     ("neck.lateral_convs.{level}.conv.*", "neck_p{level}_lateral/*"),
