@@ -195,7 +195,7 @@ def test_a_run_learns_resumes_and_is_scored_in_the_images_own_pixels(boxes, tmp_
     assert lines["unseen"] == ["-", "0"]
 
 
-@pytest.mark.parametrize("cascade", [False, True])
+@pytest.mark.parametrize("cascade", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_mask_rcnn_learns_boxes_and_masks_and_resumes(cascade, masks, tmp_path, capsys):
     name = "cascade_mask_rcnn_swin_tiny" if cascade else "mask_rcnn_swin_tiny"
     given = flags(masks, f"--model.name={name}", f"--model.options={json.dumps(TINY_MASKS)}", "--steps=7")

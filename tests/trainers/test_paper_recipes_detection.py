@@ -70,7 +70,11 @@ def test_rates_are_those_of_mmdetection(name, more, peak, epochs, drops):
     assert (recipe.data.train.short_sides, recipe.data.train.max_long_side) == (sides, 1333)
 
 
-@pytest.mark.parametrize("row", [pytest.param(r, marks=[pytest.mark.slow] * (len(r.flags) > 2)) for r in ROWS], ids=str)
+def is_large(row):
+    return len(row.flags) > 2 or "mask" in row.flags[1]
+
+
+@pytest.mark.parametrize("row", [pytest.param(r, marks=[pytest.mark.slow] * is_large(r)) for r in ROWS], ids=str)
 def test_a_row_builds_the_network_that_it_counts(row):
     recipe = parse(*row.flags)
     options = {key: value for key, value in recipe.model.options.items() if key != "synchronized_batch_norm"}
