@@ -9,13 +9,10 @@ import keras
 import numpy as np
 from keras import ops
 
-import tfvt
 from tfvt.data.detection import DetectionEvaluation, DetectionSamples, DetectionTraining
-from tfvt.data.detection_serving import DetectionServing
 from tfvt.data.detections import Detections
 from tfvt.data.instance_masks import opened, pasted, run_lengths
 from tfvt.data.records import RecordSet
-from tfvt.errors import UsageError
 from tfvt.models.detection_model import mask_rcnn_losses
 from tfvt.models.mask_rcnn import mask_rcnn
 from tfvt.models.retinanet import retinanet_losses
@@ -24,7 +21,8 @@ from tfvt.trainers.recipes.recipe import DataRecipe, Recipe
 
 from .average_precision import FIGURES, average_precision, pack_masks
 from .batch_total import batch_total
-from .task import Table, Task, open_split
+from .detection_serving import DetectionServing
+from .task import Table, Task, dense_model, open_split
 
 RPN_PARTS = ("rpn_class_loss", "rpn_box_loss")  # of a Mask R-CNN's first stage
 PARTS = ("class_loss", "box_loss")
@@ -105,25 +103,7 @@ class Detection(Task):
             UsageError: an option that the model does not take, weights that do not fit, or an evaluation with images of
                 a size that the model does not take.
         """
-        model, data = self.recipe.model, self.recipe.data
-        build = functools.partial(
-            tfvt.create_model,
-            model.name,
-            num_classes=self.train_records.num_classes,
-            weights=model.weights,
-            **model.options,
-        )
-        try:
-            try:
-                model = build(input_shape=(None, None, 3))
-            except ValueError as error:
-                if "input_shape" not in str(error):
-                    raise
-                model = build(input_shape=(*data.train.image_size, 3))
-            self.serving().check(model)
-        except (ValueError, OSError) as error:
-            raise UsageError(f"model: {error}") from error
-        return model
+        return dense_model(self.recipe, self.train_records.num_classes, self.serving())
 
     def inputs(self, batch: Mapping[str, Any]) -> Any:
         """Images; a Mask R-CNN draws its proposals with the truth."""

@@ -9,16 +9,14 @@ import keras
 import numpy as np
 from keras import ops
 
-import tfvt
 from tfvt.data.confusion import confusion_matrix, segmentation_figures
 from tfvt.data.label_maps import LabelMaps, coarse_model, padded
 from tfvt.data.records import VOID, RecordSet
 from tfvt.data.segmentation import SegmentationEvaluation, SegmentationSamples, SegmentationTraining
 from tfvt.data.segmentation_serving import SegmentationServing
-from tfvt.errors import UsageError
 from tfvt.trainers.recipes.recipe import DataRecipe, Recipe
 
-from .task import Table, Task, open_split
+from .task import Table, Task, dense_model, open_split
 
 SMALLEST = 1e-30  # of a probability, so that its logarithm is finite
 
@@ -84,25 +82,7 @@ class Segmentation(Task):
             UsageError: an option that the model does not take, weights that do not fit, or an evaluation with images of
                 a size that the model does not take.
         """
-        model, data = self.recipe.model, self.recipe.data
-        build = functools.partial(
-            tfvt.create_model,
-            model.name,
-            num_classes=self.train_records.num_classes,
-            weights=model.weights,
-            **model.options,
-        )
-        try:
-            try:
-                model = build(input_shape=(None, None, 3))
-            except ValueError as error:
-                if "input_shape" not in str(error):
-                    raise
-                model = build(input_shape=(*data.train.image_size, 3))
-            self.serving().check(model)
-        except (ValueError, OSError) as error:
-            raise UsageError(f"model: {error}") from error
-        return model
+        return dense_model(self.recipe, self.train_records.num_classes, self.serving())
 
     def loss(self, outputs: Any, batch: Mapping[str, Any], training: bool) -> Any:
         """Mean cross entropy (B,) of an image's pixels, of which void ones count 0; an auxiliary head adds its share.

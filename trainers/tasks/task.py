@@ -1,5 +1,6 @@
 """A task's interface to the loop, the engines and the commands. A registered model names its task."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -7,9 +8,11 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+import tfvt
 from tfvt.data.kinds import check_kind
 from tfvt.data.loading import Samples
 from tfvt.data.records import RecordSet, open_records
+from tfvt.errors import UsageError
 from tfvt.export import Serving
 from tfvt.trainers.recipes.recipe import DataRecipe, Recipe
 
@@ -132,6 +135,35 @@ def with_parts(losses: Any) -> dict[str, Any]:
     if not isinstance(losses, Mapping):
         return {"loss": losses}
     return {"loss": sum(losses.values()), **losses}
+
+
+def dense_model(recipe: Recipe, num_classes: int, serving: Serving) -> keras.Model:
+    """The recipe's model for images of any size, if its backbone is; otherwise for those of training.
+
+    Args:
+        recipe: of a task whose training images have the size `data.train.image_size`.
+        num_classes: of its records.
+        serving: the task's, which refuses a model that does not fit.
+
+    Raises:
+        UsageError: an option that the model does not take, weights that do not fit, or an evaluation with images of a
+            size that the model does not take.
+    """
+    model = recipe.model
+    build = functools.partial(
+        tfvt.create_model, model.name, num_classes=num_classes, weights=model.weights, **model.options
+    )
+    try:
+        try:
+            built = build(input_shape=(None, None, 3))
+        except ValueError as error:
+            if "input_shape" not in str(error):
+                raise
+            built = build(input_shape=(*recipe.data.train.image_size, 3))
+        serving.check(built)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"model: {error}") from error
+    return built
 
 
 def open_split(data: DataRecipe, split: str, kind: str = "classes") -> RecordSet:
