@@ -18,8 +18,7 @@ MAY_IMPORT_TENSORFLOW = ("tfvt/data/", "tfvt/export.py", "trainers/", "tfrecords
 LIBRARY_IMPORTS = {
     "tfvt/layers/": ("tfvt.layers", "tfvt.checks"),
     "tfvt/models/": ("tfvt.layers", "tfvt.models", "tfvt.registry", "tfvt.checks"),
-    # What serves boxes ends a model in them.
-    "tfvt/data/": ("tfvt.data", "tfvt.checks", "tfvt.errors", "tfvt.stores", "tfvt.models.detection"),
+    "tfvt/data/": ("tfvt.data", "tfvt.checks", "tfvt.errors", "tfvt.stores"),
 }
 
 WITHOUT_TENSORFLOW = """

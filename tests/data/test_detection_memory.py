@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tfvt.data.detection import DetectionEvaluation
-from tfvt.data.detection_serving import DetectionServing
+from tfvt.trainers.tasks.detection_serving import DetectionServing
 
 TRAIN = """
 import resource, sys

@@ -3,10 +3,10 @@
 from box_model import BOX_NAMES, box_model
 
 from tfvt.data.detection import DetectionEvaluation
-from tfvt.data.detection_serving import DetectionServing
 from tfvt.trainers.recipes.parsing import parse_recipe, write_recipe
 from tfvt.trainers.run.folder import Run
 from tfvt.trainers.run.model import write_model, write_serving
+from tfvt.trainers.tasks.detection_serving import DetectionServing
 
 CATEGORY_IDS = (1, 7, 90, 4)
 

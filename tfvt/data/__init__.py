@@ -3,7 +3,6 @@
 from tfvt.data.classification import ClassificationSamples, ClassificationServing
 from tfvt.data.confusion import confusion_matrix
 from tfvt.data.detection import DetectionEvaluation, DetectionSamples, DetectionTraining
-from tfvt.data.detection_serving import DetectionServing
 from tfvt.data.detections import Detections
 from tfvt.data.images import (
     EvalPreprocessing,
@@ -26,7 +25,6 @@ __all__ = [
     "ClassificationServing",
     "DetectionEvaluation",
     "DetectionSamples",
-    "DetectionServing",
     "DetectionTraining",
     "Detections",
     "EvalPreprocessing",

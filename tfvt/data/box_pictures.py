@@ -21,7 +21,7 @@ def boxes_png(image: np.ndarray, answer: Mapping[str, np.ndarray], class_names: 
 
     Args:
         image: pixels.
-        answer: as `tfvt.data.DetectionServing` gives it for this image.
+        answer: as a detector gives it for this image.
         class_names: in the order of the labels.
     """
     picture = to_look_at(image)

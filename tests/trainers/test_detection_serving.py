@@ -12,12 +12,12 @@ from keras import ops
 from PIL import Image
 from pycocotools import mask
 
-from tfvt.data import detection_serving
 from tfvt.data.detection import DetectionEvaluation
-from tfvt.data.detection_serving import DetectionServing
 from tfvt.data.detections import Detections
 from tfvt.export import export_saved_model
 from tfvt.trainers.recipes.plain import as_plain
+from tfvt.trainers.tasks import detection_serving
+from tfvt.trainers.tasks.detection_serving import DetectionServing
 
 EVALUATION = DetectionEvaluation(64, 96, 32, candidates=50, score_threshold=0.3, iou_threshold=0.5, max_detections=12)
 SERVING = DetectionServing(BOX_NAMES, EVALUATION, (1, 7, 90, 4))
