@@ -2,7 +2,7 @@
 
 Public is what has no leading underscore, in its own name and in its class's. Keras' own methods of layers, and `macs`
 beside them, follow Keras, which has no types: in a class of tfvt/layers these are `build`, `call`,
-`compute_output_shape`, `compute_output_spec`, `get_config` and `macs`, and no others.
+`compute_output_shape`, `get_config` and `macs`, and no others.
 """
 
 import ast
@@ -12,7 +12,7 @@ from tests.extending_page import sections
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for folder in ("tfvt", "trainers", "tfrecords_tools") for path in (ROOT / folder).rglob("*.py"))
-KERAS_METHODS = {"build", "call", "compute_output_shape", "compute_output_spec", "get_config", "macs"}
+KERAS_METHODS = {"build", "call", "compute_output_shape", "get_config", "macs"}
 
 
 def public_functions(module, is_layers):

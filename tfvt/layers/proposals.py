@@ -36,7 +36,8 @@ class TrueSizes(keras.layers.Layer):
         sides = ops.stack([ops.convert_to_tensor(side, "int32") for side in (height, width)])
         return ops.broadcast_to(sides, (batch, 2))
 
-    def compute_output_spec(self, image, size=None):
+    def compute_output_spec(self, image: keras.KerasTensor, size: keras.KerasTensor | None = None) -> keras.KerasTensor:
+        """Keras' shape and type."""
         return keras.KerasTensor((image.shape[0], 2), "int32")
 
 
@@ -91,7 +92,10 @@ class Proposals(keras.layers.Layer):
         scores, rows = top_k(scores, number)
         return {"boxes": take_rows(boxes, rows), "scores": ops.maximum(scores, -1.0)}
 
-    def compute_output_spec(self, maps, size, *args, **kwargs):
+    def compute_output_spec(
+        self, maps: list[keras.KerasTensor], size: keras.KerasTensor, *args: Any, **kwargs: Any
+    ) -> dict[str, keras.KerasTensor]:
+        """Keras' shapes and types."""
         shape = (size.shape[0], self.number if self.number == self.training_number else None)
         return {"boxes": keras.KerasTensor((*shape, 4), "float32"), "scores": keras.KerasTensor(shape, "float32")}
 
@@ -147,5 +151,6 @@ class ProposalLosses(keras.layers.Layer):
             "count": ops.sum(counts, axis=1),
         }
 
-    def compute_output_spec(self, size, *args, **kwargs):
+    def compute_output_spec(self, size: keras.KerasTensor, *args: Any, **kwargs: Any) -> dict[str, keras.KerasTensor]:
+        """Keras' shapes and types."""
         return {name: keras.KerasTensor(size.shape[:1], "float32") for name in ("class", "box", "count")}

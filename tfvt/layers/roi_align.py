@@ -119,6 +119,7 @@ class RoIAlign(keras.layers.Layer):
         strides = [2 ** level_number(level) for level in self.levels]
         return roi_align(maps, strides, boxes, self.size, self.samples, self.aligned)
 
-    def compute_output_spec(self, maps, boxes):
+    def compute_output_spec(self, maps: list[keras.KerasTensor], boxes: keras.KerasTensor) -> keras.KerasTensor:
+        """Keras' shape and type."""
         shape = (*boxes.shape[:2], self.size, self.size, maps[0].shape[-1])
         return keras.KerasTensor(shape, maps[0].dtype)

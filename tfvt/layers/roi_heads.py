@@ -92,7 +92,8 @@ class BoxLosses(keras.layers.Layer):
             "count": ops.sum(counts, axis=1),
         }
 
-    def compute_output_spec(self, logits, *args, **kwargs):
+    def compute_output_spec(self, logits: keras.KerasTensor, *args: Any, **kwargs: Any) -> dict[str, keras.KerasTensor]:
+        """Keras' shapes and types."""
         return {name: keras.KerasTensor(logits.shape[:1], "float32") for name in ("class", "box", "count")}
 
 
@@ -127,7 +128,8 @@ class MaskLosses(keras.layers.Layer):
         positive = ops.cast(states == 1, "float32")
         return {"mask": self.weight * ops.sum(entropy * positive, axis=1), "count": ops.sum(positive, axis=1)}
 
-    def compute_output_spec(self, logits, *args, **kwargs):
+    def compute_output_spec(self, logits: keras.KerasTensor, *args: Any, **kwargs: Any) -> dict[str, keras.KerasTensor]:
+        """Keras' shapes and types."""
         return {name: keras.KerasTensor(logits.shape[:1], "float32") for name in ("mask", "count")}
 
 

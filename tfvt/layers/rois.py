@@ -74,7 +74,10 @@ class ProposalSamples(keras.layers.Layer):
         numbers = {name: ops.cast(value, "int32") for name, value in numbers.items()}
         return numbers | {"proposals": proposals, "targets": targets}
 
-    def compute_output_spec(self, proposals, scores, **truth):
+    def compute_output_spec(
+        self, proposals: keras.KerasTensor, scores: keras.KerasTensor, **truth: Any
+    ) -> dict[str, keras.KerasTensor]:
+        """Keras' shapes and types."""
         shape = (proposals.shape[0], None)
         numbers = {name: keras.KerasTensor(shape, "int32") for name in ("states", "matched", "classes", "true")}
         return numbers | {name: keras.KerasTensor((*shape, 4), "float32") for name in ("proposals", "targets")}
@@ -126,7 +129,8 @@ class RoIDetections(keras.layers.Layer):
         found = class_nms(found, scores, **self.nms)
         return {name: found[name] for name in ("boxes", "scores", "labels")}
 
-    def compute_output_spec(self, size, *args, **kwargs):
+    def compute_output_spec(self, size: keras.KerasTensor, *args: Any, **kwargs: Any) -> dict[str, keras.KerasTensor]:
+        """Keras' shapes and types."""
         shape = (size.shape[0], self.nms["max_detections"])
         return {
             "boxes": keras.KerasTensor((*shape, 4), "float32"),
@@ -161,7 +165,10 @@ class RefinedProposals(keras.layers.Layer):
         left = ops.logical_and(states >= 0, true == 0)
         return {"boxes": clip_boxes(boxes, size), "scores": ops.where(left, 0.0, -1.0)}
 
-    def compute_output_spec(self, size, proposals, *args, **kwargs):
+    def compute_output_spec(
+        self, size: keras.KerasTensor, proposals: keras.KerasTensor, *args: Any, **kwargs: Any
+    ) -> dict[str, keras.KerasTensor]:
+        """Keras' shapes and types."""
         shape = proposals.shape[:2]
         return {"boxes": keras.KerasTensor((*shape, 4), "float32"), "scores": keras.KerasTensor(shape, "float32")}
 
@@ -183,7 +190,10 @@ class MaskRegions(keras.layers.Layer):
     def call(self, found, proposals, true_boxes=None):
         return found if true_boxes is None else proposals[:, : self.number]
 
-    def compute_output_spec(self, found, proposals, true_boxes=None):
+    def compute_output_spec(
+        self, found: keras.KerasTensor, proposals: keras.KerasTensor, true_boxes: keras.KerasTensor | None = None
+    ) -> keras.KerasTensor:
+        """Keras' shape and type."""
         return keras.KerasTensor((found.shape[0], None, 4), "float32")
 
 
