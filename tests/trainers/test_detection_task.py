@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 import threading
 
 import keras
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
+from resumed import check_resume
 from small_boxes import CLASS_NAMES, TINY, TINY_MASKS, write_small_boxes
 from small_records import write_small_records
 from test_segmentation import Threads
@@ -18,7 +18,6 @@ from tfvt.models.detection import DetectionSettings, detector
 from tfvt.trainers.cli import main
 from tfvt.trainers.engines.by_image import gather_arrays
 from tfvt.trainers.recipes.parsing import parse_recipe
-from tfvt.trainers.run.checkpoint import list_checkpoints, load_checkpoint
 from tfvt.trainers.tasks.average_precision import average_precision
 from tfvt.trainers.tasks.detection import Detection
 
@@ -165,7 +164,7 @@ def reference_figures(model, records):
 
 
 def test_a_run_learns_resumes_and_is_scored_in_the_images_own_pixels(boxes, tmp_path, capsys):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole = tmp_path / "whole"
     given = flags(boxes, "--steps=63", "--evaluate_every=30", "--ema_decay=0.8", "--checkpoints.every_steps=4")
     assert main(["train", *given, "--output", str(whole)]) == 0
     rows = metrics(whole)
@@ -176,12 +175,7 @@ def test_a_run_learns_resumes_and_is_scored_in_the_images_own_pixels(boxes, tmp_
     assert rows[-1]["train_skipped"] == "0"  # an image without objects is not damaged
     assert rows[-1]["validation_loss"] == rows[-1]["train_ap"] == ""
 
-    shutil.copytree(whole, parts)
-    list_checkpoints(parts / "checkpoints")[-1].unlink()
-    (parts / "final.keras").unlink()
-    assert main(["train", "--resume", "--output", str(parts)]) == 0
-    states = [load_checkpoint(list_checkpoints(run / "checkpoints")[-1]).arrays for run in (whole, parts)]
-    assert [a.tobytes() for a in states[0].values()] == [a.tobytes() for a in states[1].values()]
+    check_resume(whole, tmp_path / "parts")
 
     capsys.readouterr()
     assert main(["evaluate", str(whole)]) == 0
@@ -200,7 +194,7 @@ def test_a_mask_rcnn_learns_boxes_and_masks_and_resumes(cascade, masks, tmp_path
     name = "cascade_mask_rcnn_swin_tiny" if cascade else "mask_rcnn_swin_tiny"
     given = flags(masks, f"--model.name={name}", f"--model.options={json.dumps(TINY_MASKS)}", "--steps=7")
     given += ["--checkpoints.every_steps=3", "--evaluate_every=9"]
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole = tmp_path / "whole"
     assert main(["train", *given, "--output", str(whole)]) == 0
     rows = metrics(whole)
     row = rows[-1]
@@ -213,12 +207,7 @@ def test_a_mask_rcnn_learns_boxes_and_masks_and_resumes(cascade, masks, tmp_path
     assert 0 < losses["class_loss"] < stages * np.log(5) * 1.2
     assert 0 <= float(row["validation_mask_ap50"]) <= 1
 
-    shutil.copytree(whole, parts)
-    list_checkpoints(parts / "checkpoints")[-1].unlink()
-    (parts / "final.keras").unlink()
-    assert main(["train", "--resume", "--output", str(parts)]) == 0
-    states = [load_checkpoint(list_checkpoints(run / "checkpoints")[-1]).arrays for run in (whole, parts)]
-    assert [a.tobytes() for a in states[0].values()] == [a.tobytes() for a in states[1].values()]
+    check_resume(whole, tmp_path / "parts")
     capsys.readouterr()
     assert main(["evaluate", str(whole)]) == 0
     assert "of masks" in capsys.readouterr().out

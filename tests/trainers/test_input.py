@@ -236,5 +236,5 @@ def test_records_of_masks_are_refused_before_training(tmp_path, fails):
         f"--output={tmp_path / 'run'}",
     )
     assert f"{records} holds images with masks and without classes" in line
-    assert "choose a segmentation model (`tfvt models`)" in line
+    assert "or choose a model for what it holds (`tfvt models`)" in line
     assert not (tmp_path / "run").exists()

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 import threading
 
 import keras
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
+from resumed import check_resume
 from small_masks import CLASS_NAMES, TINY, write_small_masks
 from small_records import write_small_records
 
@@ -19,7 +19,6 @@ from tfvt.data.stream import StreamSettings, image_stream
 from tfvt.trainers.cli import main
 from tfvt.trainers.engines.by_image import ByImage, gather_exactly
 from tfvt.trainers.recipes.parsing import parse_recipe
-from tfvt.trainers.run.checkpoint import list_checkpoints, load_checkpoint
 from tfvt.trainers.tasks.segmentation import Segmentation
 
 RNG = np.random.default_rng(0)
@@ -103,19 +102,14 @@ def reference_figures(model, records):
 
 
 def test_a_run_learns_resumes_and_is_scored_at_the_masks_own_sizes(masks, tmp_path, capsys):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole = tmp_path / "whole"
     given = flags(masks, "--steps=38", "--evaluate_every=20", "--ema_decay=0.8", "--checkpoints.every_steps=3")
     assert main(["train", *given, "--output", str(whole)]) == 0
     rows = metrics(whole)
     assert [int(row["step"]) for row in rows][-2:] == [36, 38]  # the last epoch is a part of one
     assert float(rows[-1]["validation_miou"]) > 0.3  # all ground: 0.15
 
-    shutil.copytree(whole, parts)
-    list_checkpoints(parts / "checkpoints")[-1].unlink()
-    (parts / "final.keras").unlink()
-    assert main(["train", "--resume", "--output", str(parts)]) == 0
-    states = [load_checkpoint(list_checkpoints(run / "checkpoints")[-1]).arrays for run in (whole, parts)]
-    assert [a.tobytes() for a in states[0].values()] == [a.tobytes() for a in states[1].values()]
+    check_resume(whole, tmp_path / "parts")
 
     capsys.readouterr()
     assert main(["evaluate", str(whole)]) == 0
