@@ -268,8 +268,12 @@ def acmix_ablation_rows():
 
 def page():
     """The whole page as text."""
-    return f"""{INTRODUCTION}
-{lines(visual_transformer_rows())}
+    return f"{INTRODUCTION}\n{visual_transformers()}{CONTRADICTIONS}\n{acmix()}"
+
+
+def visual_transformers():
+    """Its tables as text."""
+    return f"""{lines(visual_transformer_rows())}
 ### Exactly
 
 {lines(exact_rows())}
@@ -293,8 +297,12 @@ folds W_Q into the keys. The counts do not show whether VT-FPN keeps the additio
 its norms. Here a batch norm follows every linear of its tokens, and none follows W_Q.
 
 {lines(vt_fpn_rows())}
-{CONTRADICTIONS}
-## ACmix
+"""
+
+
+def acmix():
+    """Its tables as text."""
+    return f"""## ACmix
 
 The table has the models of Figure 4 of ACmix (Pan et al., CVPR 2022). Parameters include norms here, as that paper
 counts them. The authors released ResNet and Swin, whose modules have the counts below. Most of the paper's parameter

@@ -6,6 +6,7 @@ package stands outside the environment's own packages (see the Makefile), becaus
 for a whole one.
 """
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -38,6 +39,6 @@ for name in ("nms", "qnms"):  # of the second one torchvision describes the shap
     OPERATORS.define(f"{name}(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor")
 OPERATORS.impl("nms", nms, "CPU")
 
-import torchvision.models.detection  # noqa: F401
-
+torchvision = importlib.import_module("torchvision")
+importlib.import_module("torchvision.models.detection")
 sys.modules["torchvision.ops.boxes"]._assert_has_ops = lambda: None
