@@ -104,6 +104,17 @@ def test_masks_are_half_transparent_with_a_rim():
     assert is_color(pixels, 3)[200:280, columns[0] - 1].all()
 
 
-def test_boxes_at_and_over_the_border_are_drawn():
-    """A detector clips them; a box of no area is a line."""
-    picture((30, 40), [(0, 0, 30, 40), (-5, -5, 50, 60), (29.9, 39.9, 30, 40), (10, 10, 10, 10)], [0, 1, 2, 299])
+@pytest.mark.parametrize(
+    ("box", "top", "bottom", "left", "right"),
+    [
+        ((0, 0, 480, 640), 0, 479, 0, 639),
+        ((-50, -50, 600, 800), 1, 19, 1, 94),  # its lines lie outside, its label does not
+        ((479, 639, 480, 640), 460, 478, 545, 639),
+        ((100, 150, 100, 150), 81, 103, 148, 244),  # a point
+    ],
+)
+def test_boxes_at_and_over_the_border_are_drawn(box, top, bottom, left, right):
+    """What has the colour of the class is the box with its label, which lies inside the picture."""
+    rows, columns = np.nonzero(is_color(picture((480, 640), [box], [3]), 3))
+    assert (rows.min(), rows.max()) == (top, bottom)
+    np.testing.assert_allclose((columns.min(), columns.max()), (left, right), atol=2)
