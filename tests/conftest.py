@@ -33,11 +33,11 @@ settings.load_profile("same_examples")
 # What needs TensorFlow itself; and what would say the same: pages, and a benchmark that always takes JAX.
 ONLY_ON_TENSORFLOW = [
     "data",
+    "export",
     "trainers",
     "tfrecords_tools",
     "test_accelerator.py",
     "test_demo.py",
-    "test_export.py",
     "test_fidelity.py",
     "test_readme.py",
     "test_segmentation_page.py",

@@ -74,7 +74,7 @@ def _predict(arguments: Sequence[str]) -> int:
 
 def _export(arguments: Sequence[str]) -> int:
     """A SavedModel on image bytes from a run: RUN [OUTPUT]"""
-    from .serve import export
+    from .export import export
 
     return export(arguments)
 

@@ -1,4 +1,4 @@
-"""`tfvt evaluate`, `report`, `predict` and `export`: the uses of a finished run's model.
+"""`tfvt evaluate`, `report` and `predict`: the uses of a finished run's model.
 
 Model, task and what serving needs come from the run's folder, so the user does not have to repeat them.
 """
@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfvt.data.stream import StreamSettings
 from tfvt.errors import UsageError
-from tfvt.export import MAX_PIXELS, Serving, export_saved_model
+from tfvt.export import Serving
 from tfvt.files import printable, write_whole
 from tfvt.stores import AnyPath, as_path
 from tfvt.tfrecords_tools.images import RejectedImageError, jpeg_damage, read_file, read_image
@@ -40,7 +40,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("--split", default=None, help="a split other than the recipe's validation split")
     parser.add_argument("--batch_size", type=int, default=None, help="a batch size other than the recipe's")
     call = parser.parse_args(list(arguments))
-    _, recipe, model, serving = _open(call.run, "tensorflow", "jax")
+    _, recipe, model, serving = open_finished(call.run, "tensorflow", "jax")
     data = recipe.data
     batch_size = data.batch_size if call.batch_size is None else call.batch_size
     if batch_size < 1:
@@ -74,7 +74,7 @@ def report(arguments: Sequence[str]) -> int:
     """Run `tfvt report ARGUMENTS` and return its exit status."""
     parser = LineParser(prog="tfvt report")
     parser.add_argument("run", type=as_path, help="folder of a finished run")
-    run, recipe, model, serving = _open(parser.parse_args(list(arguments)).run, "tensorflow", "jax")
+    run, recipe, model, serving = open_finished(parser.parse_args(list(arguments)).run, "tensorflow", "jax")
     task = task_class(recipe.model.name)(recipe)
     write_report(run, task, _evaluate(task, model, serving, recipe.data.batch_size))
     print(f"Report: {printable(run.report)}")
@@ -104,7 +104,7 @@ def predict(arguments: Sequence[str]) -> int:
     parser.add_argument("images", nargs="+", type=as_path, help="image files")
     parser.add_argument("--output", type=as_path, default=None, help="folder for pictures of the answers")
     call = parser.parse_args(list(arguments))
-    _, _, model, serving = _open(call.run, "tensorflow")
+    _, _, model, serving = open_finished(call.run, "tensorflow")
     answer_to = serving.answers(model)
     if call.output is not None:
         _check_pictures(call.images, call.output, serving)
@@ -148,29 +148,8 @@ def _check_pictures(images, output, serving):
             taken[str(picture.absolute())] = path
 
 
-def export(arguments: Sequence[str]) -> int:
-    """Run `tfvt export ARGUMENTS` and return its exit status."""
-    parser = LineParser(prog="tfvt export")
-    parser.add_argument("run", type=as_path, help="folder of a finished run")
-    parser.add_argument(
-        "output", nargs="?", type=as_path, default=None, help="folder to write; default RUN/saved_model"
-    )
-    parser.add_argument(
-        "--max_pixels", type=int, default=MAX_PIXELS, help=f"largest image that the model accepts, default {MAX_PIXELS}"
-    )
-    call = parser.parse_args(list(arguments))
-    run, _, model, serving = _open(call.run, "tensorflow")
-    output = call.output or run.saved_model
-    try:
-        export_saved_model(model, output, serving, max_pixels=call.max_pixels)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    print(f"SavedModel: {printable(output)}")
-    return 0
-
-
-def _open(folder: AnyPath, *backends: str) -> tuple[Run, Recipe, keras.Model, Serving]:
-    """A finished run: everything needed to use it."""
+def open_finished(folder: AnyPath, *backends: str) -> tuple[Run, Recipe, keras.Model, Serving]:
+    """A finished run: everything needed to use it on one of these backends."""
     check_backend(*backends)
     run = open_run(folder)
     model = read_model(run)
