@@ -100,6 +100,17 @@ def random_truth(images=4, slots=3, classes=4):
     return {"boxes": boxes, "labels": labels, "crowd": crowd, "is_empty": is_empty}
 
 
+def test_a_set_without_objects_has_no_average_precision(boxes):
+    row = {
+        "size": np.array([64, 96]), "true_boxes": np.zeros((0, 4)), "true_labels": np.zeros(0, int),
+        "true_crowd": np.zeros(0, bool), "true_area": np.zeros(0),
+        "boxes": np.array([[1.0, 2, 30, 40]]), "scores": np.array([0.9]), "labels": np.array([1]),
+    }  # fmt: skip
+    task = Detection(parse_recipe(flags(boxes)))
+    assert task.summary(task.figures({}, [row])) == "AP -, AP50 -, AP75 -"
+    assert task.table({}, [row]).rows == tuple((name, "-", "0") for name in CLASS_NAMES)
+
+
 @pytest.mark.parametrize("keep_empty", [False, True])
 def test_the_loss_is_divided_by_the_positives_of_the_whole_batch(boxes, keep_empty):
     """Image 2 has no object, image 3 is damaged: it counts nowhere."""

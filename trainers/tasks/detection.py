@@ -184,7 +184,7 @@ class Detection(Task):
         labels = np.concatenate([row["true_labels"][~row["true_crowd"]] for row in rows])
         objects = np.bincount(labels, minlength=len(precision))
         cells = tuple(
-            (name, "-" if np.isnan(share) else f"{share:.2%}", str(number))
+            (name, _percent(share), str(number))
             for name, share, number in zip(self.validation_records.class_names, precision, objects, strict=True)
         )
         note = "Average precision over overlaps of 0.5 to 0.95, and the number of true objects."
@@ -196,12 +196,18 @@ class Detection(Task):
             return ", ".join(
                 f"{name.removesuffix('_loss').replace('_', ' ')} {figures[name]:.4f}" for name in self.parts
             )
-        text = f"AP {figures['ap']:.2%}, AP50 {figures['ap50']:.2%}, AP75 {figures['ap75']:.2%}"
+        shares = {name: _percent(share) for name, share in figures.items()}
+        text = f"AP {shares['ap']}, AP50 {shares['ap50']}, AP75 {shares['ap75']}"
         if self.masks:
-            text += f", of masks {figures['mask_ap']:.2%}, {figures['mask_ap50']:.2%}, {figures['mask_ap75']:.2%}"
+            text += f", of masks {shares['mask_ap']}, {shares['mask_ap50']}, {shares['mask_ap75']}"
         return text
 
     def serving(self) -> DetectionServing:
         """Class names, the evaluation's settings, and the source's numbers of the classes."""
         records = self.train_records
         return DetectionServing(records.class_names, self.recipe.data.evaluation, records.category_ids)
+
+
+def _percent(share):
+    """For people; no share where there is nothing to find."""
+    return "-" if np.isnan(share) else f"{share:.2%}"
