@@ -11,6 +11,7 @@ from tfvt import layers, models
 from tfvt.analysis.profiling import Profile, profile
 from tfvt.checkpoints import LoadReport, load_checkpoint
 from tfvt.create import create_model
+from tfvt.folding import fuse
 from tfvt.registry import list_models
 
 __version__ = "0.1.0"
@@ -18,6 +19,7 @@ __all__ = [
     "LoadReport",
     "Profile",
     "create_model",
+    "fuse",
     "layers",
     "list_models",
     "load_checkpoint",

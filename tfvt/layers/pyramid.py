@@ -103,7 +103,7 @@ class AdaptivePooling(keras.layers.Layer):
 
 @register_layer
 class JoinedConvolution(keras.layers.Layer):
-    """A 3x3 convolution, without bias, of maps that are side by side at the size of the first.
+    """A 3x3 convolution of maps that are side by side at the size of the first.
 
     Equal to a bilinear `Upsample` of each other map, a concatenation and a convolution, and does none of the three for
     those maps: growth is linear, so that a map can be multiplied with the kernel at its own size first, and the
@@ -112,18 +112,21 @@ class JoinedConvolution(keras.layers.Layer):
 
     Args:
         filters: output channels.
+        use_bias: add a bias of shape (filters,).
 
     Shapes: list of maps [(B, H, W, C), (B, h, w, any), ...] -> (B, H, W, filters).
     """
 
-    def __init__(self, filters: int, **kwargs: Any) -> None:
+    def __init__(self, filters: int, use_bias: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.filters = filters
+        self.filters, self.use_bias = filters, use_bias
 
     def build(self, shapes):
         channels = sum(shape[-1] for shape in shapes)
         start = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
         self.kernel = self.add_weight(name="kernel", shape=(3, 3, channels, self.filters), initializer=start)
+        if self.use_bias:
+            self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
 
     def call(self, maps):
         ends = list(itertools.accumulate(x.shape[-1] for x in maps))
@@ -131,7 +134,7 @@ class JoinedConvolution(keras.layers.Layer):
         outputs = ops.conv(maps[0], kernels[0], padding="same")
         for x, kernel in zip(maps[1:], kernels[1:], strict=True):
             outputs = outputs + self._grown(x, kernel, ops.shape(outputs)[1:3])
-        return outputs
+        return outputs + self.bias if self.use_bias else outputs
 
     def _grown(self, x, kernel, size):
         """(B, *size, filters): the convolution of `x` at another size."""

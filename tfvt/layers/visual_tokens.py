@@ -19,7 +19,7 @@ from tfvt.layers.convolution import GroupedDense
 from tfvt.layers.registration import register_layer
 from tfvt.layers.regularization import DropPath
 
-Norm = Literal["batch", "layer", "none"]
+Norm = Literal["batch", "layer", "bias", "none"]
 GROUP_CHANNELS = 64  # a pixel-side convolution has one group per 64 channels
 
 
@@ -31,12 +31,12 @@ def pixel_groups(channels_in: int, channels_out: int) -> int:
 
 @register_layer
 class LinearNorm(keras.layers.Layer):
-    """A linear layer in groups, without bias, and its norm: every linear of a Visual Transformer.
+    """A linear layer in groups and its norm: every linear of a Visual Transformer.
 
     Args:
         units: output channels.
         groups: see `GroupedDense`.
-        norm: "batch", "layer" or "none".
+        norm: "batch", "layer" or "none"; "bias", what `tfvt.fuse` makes of a batch norm.
         norm_options: arguments of the norm layer, such as {"epsilon": 1e-5}.
 
     Shapes: (..., C) -> (..., units).
@@ -52,9 +52,9 @@ class LinearNorm(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.units, self.groups, self.norm, self.norm_options = units, groups, norm, norm_options or {}
-        self.linear = GroupedDense(units, groups, name="linear", dtype=self.dtype_policy)
+        self.linear = GroupedDense(units, groups, norm == "bias", name="linear", dtype=self.dtype_policy)
         self.normalize = None
-        if norm != "none":
+        if norm in ("batch", "layer"):
             layer = keras.layers.BatchNormalization if norm == "batch" else keras.layers.LayerNormalization
             self.normalize = layer(name="norm", dtype=self.dtype_policy, **self.norm_options)
 
