@@ -12,6 +12,7 @@ from tfvt.analysis.profiling import Profile, profile
 from tfvt.checkpoints import LoadReport, load_checkpoint
 from tfvt.create import create_model
 from tfvt.folding import fuse
+from tfvt.pretrained import save_pretrained
 from tfvt.registry import list_models
 
 __version__ = "0.1.0"
@@ -25,4 +26,5 @@ __all__ = [
     "load_checkpoint",
     "models",
     "profile",
+    "save_pretrained",
 ]

@@ -57,6 +57,42 @@ def whole_file(path: AnyPath | str, ending: str = "") -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def whole_folder(path: AnyPath | str) -> Iterator[Path]:
+    """Give a folder to write files to. It gets the name `path` when it is complete and on the disk.
+
+    `path` is new, or an empty folder. Where writing fails, it stays as it was. In a store, which has no folders, the
+    file that is first by its name is uploaded last: a reader without it finds nothing.
+
+    Raises:
+        FileExistsError: `path` is a file, or a folder with content.
+        WriteError: the disk is full, or the folder around it is not writable.
+    """
+    path = as_path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path} exists and is not empty: choose another folder, or remove it first")
+    if isinstance(path, StorePath):
+        with temporary_folder(path) as folder:
+            yield folder
+            for file in sorted(folder.iterdir(), reverse=True):
+                (path / file.name).upload(file)
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
+            written = Path(temporary) / "new"
+            written.mkdir()  # with the usual permissions, which a temporary folder does not have
+            yield written
+            for file in (*written.iterdir(), written):
+                fsync(file)
+            if path.exists():
+                path.rmdir()  # it is empty, and rename needs it gone
+            written.rename(path)
+    except OSError as error:
+        raise WriteError(error.errno, error.strerror or str(error), str(path)) from error
+    fsync(path.parent)
+
+
+@contextlib.contextmanager
 def named_later(path: AnyPath, temporary: AnyPath) -> Iterator[Path]:
     """Give a file to write to, which is named `path` when it is complete and on the disk; otherwise it goes.
 

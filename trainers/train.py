@@ -18,6 +18,7 @@ import keras
 import numpy as np
 from rich.console import Console
 
+from tfvt.checkpoints.folders import checkpoint_file
 from tfvt.data.service import check_answer
 from tfvt.errors import UsageError, complain, one_line
 from tfvt.stores import AnyPath, as_path
@@ -163,7 +164,7 @@ def _add_call_arguments(parser: argparse.ArgumentParser) -> None:
         "--init",
         type=as_path,
         metavar="RUN_OR_CHECKPOINT",
-        help="weights to start from: a run's folder, or a file of another source; the same as --model.weights",
+        help="weights to start from: a run's folder, or a file or folder of others; the same as --model.weights",
     )
     parser.add_argument(
         "--scale_to",
@@ -197,12 +198,18 @@ def _folder(text: str) -> AnyPath:
 
 
 def _initial_weights(source: AnyPath) -> AnyPath:
-    """The file that `--init` names: a checkpoint, or the trained model in a run's folder."""
+    """What `--init` names: a checkpoint, the trained model in a run's folder, or a folder of the hub."""
     if not source.is_dir():
         return source
-    if not Run(source).final_model.is_file():
-        raise UsageError(f"--init: {source} holds no trained model (no {Run(source).final_model.name} in it)")
-    return Run(source).final_model
+    if Run(source).final_model.is_file():
+        return Run(source).final_model
+    try:
+        checkpoint_file(source)
+    except IsADirectoryError:
+        raise UsageError(f"--init: {source} holds no trained model (no {Run(source).final_model.name} in it)") from None
+    except ValueError as error:
+        raise UsageError(f"--init: {error}") from error
+    return source
 
 
 def _train(loop: Loop, devices: Devices) -> int:

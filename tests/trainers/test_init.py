@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 from small_records import CLASS_NAMES, write_small_records
 
 import tfvt
@@ -102,8 +103,15 @@ def test_a_foreign_checkpoint_and_its_gelu(records, tmp_path, capsys):
 
 def test_what_init_refuses(records, pretrained, tmp_path, capsys):
     config = write_recipe(tmp_path, records, "vit", (64, 64))
+    for name in ("pickles", "bert"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "pickles" / "pytorch_model.bin").write_bytes(b"")
+    save_file({"bert": np.zeros(1)}, tmp_path / "bert" / "model.safetensors")
     for more, message in (
         (("--init", tmp_path), "holds no trained model (no final.keras in it)"),
+        (("--init", tmp_path / "pickles"), "--init: "),
+        (("--init", tmp_path / "pickles"), "pytorch_model.bin: tfvt reads safetensors alone from a folder"),
+        (("--init", tmp_path / "bert"), "bert/model.safetensors: cannot tell the source of a checkpoint"),
         (("--init", tmp_path / "none.npz"), "no checkpoint file"),
         (("--init", pretrained["vit"], "--resume"), "--init begins a run and --resume continues one"),
     ):

@@ -13,6 +13,7 @@ from tfvt.files import local_file
 from tfvt.stores import AnyPath, as_path
 
 Checkpoint = AnyPath | str | dict[str, np.ndarray]  # a path or "gs://...", or arrays by the source's names
+MAX_JSON = 2**24  # bytes; an index of ten thousand tensors has 1 MB
 
 
 def read_arrays(path_or_arrays: Checkpoint) -> dict[str, np.ndarray]:
@@ -20,11 +21,11 @@ def read_arrays(path_or_arrays: Checkpoint) -> dict[str, np.ndarray]:
 
     Args:
         path_or_arrays: a dict of arrays (returned as it is), or a path to `.npz`, `.safetensors`, `.pth` / `.pt` /
-            `.bin` (PyTorch, needs torch), `.keras`, or the prefix of a TensorFlow checkpoint (`ckpt-100`, beside
-            which `ckpt-100.index` lies; needs TensorFlow).
+            `.bin` (PyTorch, needs torch), `.keras`, `.safetensors.index.json` with the files that it names beside it,
+            or the prefix of a TensorFlow checkpoint (`ckpt-100`, beside which `ckpt-100.index` lies; needs TensorFlow).
 
     Raises:
-        FileNotFoundError, IsADirectoryError: no such file, or a folder.
+        FileNotFoundError, IsADirectoryError: no such file, or a folder (see `tfvt.checkpoints.folders`).
         ValueError: another kind of file, or one that is damaged (the message names it), or a dict whose keys are not
             all strings.
     """
@@ -45,8 +46,10 @@ def read_arrays(path_or_arrays: Checkpoint) -> dict[str, np.ndarray]:
     reader = readers.get(path.suffix)
     if as_path(f"{path}.index").is_file():
         reader = _read_tensorflow
+    elif path.name.endswith(".safetensors.index.json"):
+        reader = _read_shards
     elif path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: pass the checkpoint in it, such as {path / 'model.safetensors'}")
+        raise IsADirectoryError(f"{path} is a folder: pass the checkpoint in it")
     elif not path.is_file():
         raise FileNotFoundError(f"no checkpoint file {path}")
     elif reader is None:
@@ -54,7 +57,7 @@ def read_arrays(path_or_arrays: Checkpoint) -> dict[str, np.ndarray]:
     elif _start(path).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise ValueError(f"{path} is a web page and not a checkpoint: the download gave an error page, try again")
     try:
-        if reader is _read_tensorflow:
+        if reader in (_read_tensorflow, _read_shards):  # several files
             return reader(path)
         with local_file(path) as file:
             return reader(file)
@@ -76,12 +79,35 @@ def read_neighbour(source: Checkpoint, name: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except ValueError as error:
-        raise ValueError(f"{path}, beside the checkpoint, is not JSON: {error}") from error
+        raise ValueError(f"{path}, beside the checkpoint, {error}") from error
+
+
+def read_json(path: AnyPath) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        ValueError: the file holds something else, or more than `MAX_JSON` bytes; the message begins with a verb.
+    """
+    with path.open("rb") as file:
+        text = file.read(MAX_JSON + 1)
+    if len(text) > MAX_JSON:
+        raise ValueError(f"has more than {MAX_JSON} bytes: expected a small JSON object")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}, beside the checkpoint, holds no JSON object")
+        raise ValueError("holds no JSON object")
     return content
+
+
+def pixel_units(values: Any, where: str) -> tuple[float, ...]:
+    """Means or deviations per channel from 0..1 to 0..255; `where` is how the message calls a value that is none."""
+    if not isinstance(values, list | tuple) or not all(type(v) in (int, float) and abs(v) < 1e6 for v in values):
+        raise ValueError(f"{where}={values!r}: expected a number for each channel")
+    return tuple(round(255 * float(value), 6) for value in values)
 
 
 def keras_gelu(source: Checkpoint) -> str | None:
@@ -118,6 +144,31 @@ def _read_safetensors(path):
     from safetensors.numpy import load_file
 
     return load_file(path)
+
+
+def _read_shards(path):
+    """The tensors of an index {"weight_map": {tensor: file}}, each from its file beside the index."""
+    files = read_json(path).get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise ValueError("weight_map: expected an object of tensors and their files")
+    arrays = {}
+    for name in dict.fromkeys(map(str, files.values())):
+        if not re.fullmatch(r"[^/\\]+\.safetensors", name):
+            raise ValueError(f"weight_map has the file {name!r}: expected a .safetensors file beside the index")
+        shard = path.with_name(name)
+        if not shard.is_file():
+            raise ValueError(f"weight_map has the file {name}, which is missing")
+        with local_file(shard) as file:
+            try:
+                tensors = _read_safetensors(file)
+            except Exception as error:
+                raise ValueError(f"{name}: {error}") from error
+        wanted = [tensor for tensor, holder in files.items() if holder == name]
+        for tensor in wanted:
+            if tensor not in tensors:
+                raise ValueError(f"weight_map has {tensor!r} in {name}, which does not hold it")
+            arrays[tensor] = tensors[tensor]
+    return arrays
 
 
 def _read_torch(path):

@@ -3,7 +3,7 @@
 One model has two spellings: that of files (`save_pretrained`) and, from version 5, that of the live state dict.
 """
 
-from tfvt.checkpoints.files import Checkpoint, read_neighbour
+from tfvt.checkpoints.files import Checkpoint, pixel_units, read_neighbour
 from tfvt.checkpoints.formats import Format, Training
 from tfvt.checkpoints.layouts import token_and_patches
 from tfvt.checkpoints.renaming import Table, below
@@ -45,7 +45,7 @@ def training(source: Checkpoint) -> Training:
     config, pixels = (read_neighbour(source, name) for name in ("config.json", "preprocessor_config.json"))
     activation = config.get("hidden_act", "gelu")
     check_choice("hidden_act in config.json", activation, _GELUS)
-    mean, std = (tuple(255 * v for v in pixels.get(key, (0.5,) * 3)) for key in ("image_mean", "image_std"))
+    mean, std = (pixel_units(pixels.get(key, (0.5,) * 3), key) for key in ("image_mean", "image_std"))
     return Training(_GELUS[activation], config.get("layer_norm_eps"), (mean, std))
 
 

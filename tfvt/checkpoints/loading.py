@@ -9,7 +9,8 @@ import keras
 import numpy as np
 
 from tfvt.checkpoints import acmix, detection, google_npz, huggingface, pvt, resnet, san, segmentation, swin, tfm, timm
-from tfvt.checkpoints.files import Checkpoint, keras_gelu, read_arrays
+from tfvt.checkpoints.files import Checkpoint, keras_gelu, read_arrays, read_neighbour
+from tfvt.checkpoints.folders import CONFIG, VERSION, checkpoint_file, folder_source
 from tfvt.checkpoints.formats import Format, Training
 from tfvt.checkpoints.layouts import as_is
 from tfvt.checkpoints.positions import KERNELS, fit_positions
@@ -23,7 +24,7 @@ OWN = Format(
     anchor=r"\w+(/\w+)+",
     first_weight="",
     table=Table(((r"(?P<path>[^\n]+)", "{path}"),), layout=as_is),
-    training=lambda source: Training(gelu=keras_gelu(source)),
+    training=lambda source: Training(gelu=_own_gelu(source)),
     ignored=r".*seed_generator_state",
 )
 MODULES = (acmix, san, swin, pvt, detection, segmentation, resnet, huggingface, timm, tfm, google_npz)
@@ -38,6 +39,15 @@ HEAD_INPUTS = r"norm/\w+|stage4_positions/token(_position)?"
 SOURCES = ("auto", *dict.fromkeys(source for candidate in FORMATS for source in candidate.sources))
 
 logger = logging.getLogger("tfvt")
+
+
+def _own_gelu(source):
+    """The form of GELU that a `.keras` file has, or a folder of `tfvt.save_pretrained`; None if it does not say."""
+    if isinstance(source, dict) or not str(source).endswith(".safetensors"):
+        return keras_gelu(source)
+    config = read_neighbour(source, CONFIG)
+    options = config.get("model_args") if VERSION in config else None
+    return options.get("gelu", "erf") if isinstance(options, dict) else None
 
 
 @dataclass(frozen=True)
@@ -82,15 +92,16 @@ def load_checkpoint(
 
     Args:
         model: a `keras.Model` of this package, or a layer that is built, such as one `ACmix`.
-        path_or_arrays: a path (see `tfvt.checkpoints.files.read_arrays`) or a dict of arrays under the
-            source's names, in the source's layouts.
+        path_or_arrays: a path (see `tfvt.checkpoints.files.read_arrays`), a folder with config.json and
+            model.safetensors of transformers, timm or `tfvt.save_pretrained` (also in parts, and a model's folder in
+            the hub's cache), or a dict of arrays under the source's names, in the source's layouts.
         source: "torchvision", "timm" (DeiT too), "huggingface", "google" (`.npz` of vit_jax and big_vision), "tfm"
             (TensorFlow official models), "acmix" (the authors' ACmix-ResNet, or one layer of it), "swin" (the
             authors' Swin or ACmix-Swin, or one block of it), "san" (the authors' SAN, patchwise, or one attention
             layer of it), "pvt" (the authors' PVT), "mmsegmentation" (UPerNet over Swin, semantic FPN over PVT),
             "mmdetection" (RetinaNet over PVT or ResNet, Mask R-CNN and its cascade over Swin or ResNet; "torchvision"
             has RetinaNets and Mask R-CNNs too) or "tfvt" (a `.keras` file of this package, or arrays under the paths
-            of the model's weights); "auto" recognises the source by the names.
+            of the model's weights); "auto" recognises the source by the names, that of a folder by config.json.
         strict: False lets other tensors than those named above be unused or fresh.
         resample: kernel for position embeddings, one of `tfvt.checkpoints.positions.KERNELS`; "source": the one
             that the source's own family uses ("bilinear" for our own files).
@@ -101,10 +112,11 @@ def load_checkpoint(
             shapes where they differ.
     """
     check_choice("resample", resample, ("source", *KERNELS))
-    arrays = read_arrays(path_or_arrays)
-    found = _find_format(source, arrays)
+    file = checkpoint_file(path_or_arrays)
+    arrays = read_arrays(file)
+    found = _find_format(source, arrays) if file is path_or_arrays else _find_in_folder(source, arrays, file)
     arrays = {name: array for name, array in arrays.items() if not re.fullmatch(found.ignored, name)}
-    training = found.training(path_or_arrays)
+    training = found.training(file)
     weights = _weights_by_path(model)
     _check_family(model, weights, found, training)
     converted = found.table.convert(arrays)
@@ -144,6 +156,16 @@ def _find_format(source, arrays):
         )
     family = " or ".join(dict.fromkeys(candidate.family for candidate in FORMATS if source in candidate.sources))
     raise ValueError(f"source={source!r}, but the checkpoint has no {family} under that source's names: it has {names}")
+
+
+def _find_in_folder(source, arrays, file):
+    """`_find_format` for a file whose folder says its source."""
+    said, key = folder_source(file) if source == "auto" else (source, "")
+    try:
+        return _find_format(said, arrays)
+    except ValueError as error:
+        key = f", {key} in {CONFIG}" if key else ""
+        raise ValueError(f"{file}{key}: {error}") from error
 
 
 def _check_family(model, weights, found, training):

@@ -1,6 +1,9 @@
 """ViT weights under the names of timm and of DeiT, with PyTorch's layouts and one matrix for queries, keys, values."""
 
-from tfvt.checkpoints.files import Checkpoint, read_neighbour
+from collections.abc import Mapping
+from typing import Any
+
+from tfvt.checkpoints.files import Checkpoint, pixel_units, read_neighbour
 from tfvt.checkpoints.formats import Format, Training
 from tfvt.checkpoints.layouts import token_and_patches
 from tfvt.checkpoints.renaming import Table, below
@@ -26,11 +29,22 @@ VIT = (
 
 def training(source: Checkpoint) -> Training:
     """Pixel statistics from timm's `config.json` beside the file; DeiT's and timm's own ViTs have different ones."""
-    pixels = read_neighbour(source, "config.json").get("pretrained_cfg", {})
-    statistics = None
-    if {"mean", "std"} <= set(pixels):
-        statistics = tuple(tuple(255 * v for v in pixels[key]) for key in ("mean", "std"))
-    return Training("erf", 1e-6, statistics)
+    return Training("erf", 1e-6, pixel_statistics(read_neighbour(source, "config.json")))
+
+
+def pixel_statistics(config: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """(mean, standard deviation) in pixel units of timm's `config.json`; None if it has none.
+
+    Raises:
+        ValueError: they are no numbers; the message names the key.
+    """
+    pixels = config.get("pretrained_cfg", config)  # before timm 0.9, its entries stood in the file itself
+    if not isinstance(pixels, dict):
+        raise ValueError(f"pretrained_cfg={pixels!r}: expected a JSON object")
+    if not {"mean", "std"} <= set(pixels):
+        return None
+    mean, std = (pixel_units(pixels[key], f"pretrained_cfg.{key}") for key in ("mean", "std"))
+    return mean, std
 
 
 FORMATS = (
