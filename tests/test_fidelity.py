@@ -3,12 +3,21 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from benchmarks import fidelity, fidelity_detection
 
+PAGE = (Path(__file__).parent.parent / "docs" / "fidelity.md").read_text(encoding="utf-8")
+OLD = "docs/fidelity.md is old: run `make fidelity` and read the difference"
 
+
+def test_the_tables_of_visual_transformers_are_up_to_date():
+    assert fidelity.visual_transformers() in PAGE, OLD
+
+
+@pytest.mark.slow
 def test_the_page_is_up_to_date():
-    written = (Path(__file__).parent.parent / "docs" / "fidelity.md").read_text(encoding="utf-8")
-    assert fidelity.page() == written, "docs/fidelity.md is old: run `make fidelity` and read the difference"
+    assert fidelity.page() == PAGE, OLD
 
 
 def test_the_formulas_of_acmix_round_to_the_papers_figures():
@@ -46,6 +55,7 @@ def test_necks_and_heads_are_those_of_the_published_set_ups():
     assert fidelity_detection.mask_head_macs() == 52_985_856_000
 
 
+@pytest.mark.slow
 def test_the_rules_give_the_papers_figures():
     rows = [row.strip("| ").split(" | ") for row in fidelity.detection_rows()[2:]]
     assert len(rows) == 13
