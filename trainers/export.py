@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 from tfvt.errors import UsageError
 from tfvt.export import MAX_PIXELS, export_saved_model
+from tfvt.export.card import write_card
 from tfvt.files import printable
 from tfvt.stores import as_path
 
 from .errors import LineParser
+from .run.card import run_card
 from .serve import open_finished
 
 
@@ -22,11 +24,13 @@ def export(arguments: Sequence[str]) -> int:
         "--max_pixels", type=int, default=MAX_PIXELS, help=f"largest image that the model accepts, default {MAX_PIXELS}"
     )
     call = parser.parse_args(list(arguments))
-    run, _, model, serving = open_finished(call.run, "tensorflow")
+    run, recipe, model, serving = open_finished(call.run, "tensorflow")
     output = call.output or run.saved_model
     try:
         export_saved_model(model, output, serving, max_pixels=call.max_pixels)
     except ValueError as error:
         raise UsageError(str(error)) from error
     print(f"SavedModel: {printable(output)}")
+    card = write_card(output, "savedmodel", run_card(run, recipe, model, serving))
+    print(f"Card: {printable(card) if card else 'none, since its names are taken'}")
     return 0

@@ -54,6 +54,8 @@ def test_predict_writes_pictures_and_one_file_of_results(run, tmp_path, capsys):
     assert lines[0].startswith(f"{images[0]}: {BOX_NAMES[CATEGORY_IDS.index(best['category_id'])]} {best['score']:.0%}")
 
     assert main(["export", str(run), str(tmp_path / "served")]) == 0
+    card = (tmp_path / "served" / "README.md").read_text()
+    assert all(line in card.splitlines() for line in ("pipeline_tag: object-detection", "| Image size | any |"))
     served = tf.saved_model.load(str(tmp_path / "served")).signatures["serving_default"]
     answer = served(image=tf.constant([files["000000000139.png"]]))
     count = int((answer["labels"] >= 0).numpy().sum())

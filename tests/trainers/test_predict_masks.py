@@ -66,6 +66,8 @@ def test_predict_writes_label_map_and_overlay(run, tmp_path, capsys):
     assert overlay[12 + 11, 480 + 12 + 8].tolist() == palette()[largest].tolist()
 
     assert main(["export", str(run), str(tmp_path / "served")]) == 0
+    card = (tmp_path / "served" / "README.md").read_text()
+    assert all(line in card.splitlines() for line in ("pipeline_tag: image-segmentation", "| Image size | any |"))
     served = tf.saved_model.load(str(tmp_path / "served")).signatures["serving_default"]
     answer = served(image=tf.constant([files["china.png"]]))
     np.testing.assert_array_equal(answer["label_map"][0], label_map)
