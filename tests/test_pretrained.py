@@ -6,11 +6,13 @@ import os
 import keras
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 import tfvt
 from tests.checkpoints import vit_states
 from tests.checkpoints.test_resnet_checkpoints import DEPTHS, WIDTH, torchvision_state
+from tfvt.errors import WriteError
 from tfvt.models.vit import Block
 
 RESNET = {"depths": DEPTHS, "width": WIDTH}
@@ -58,7 +60,7 @@ def test_what_is_saved_is_read(tmp_path, kind):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "model.keras", "new"]
 
 
-def test_what_the_folder_holds(tmp_path):
+def test_what_the_folder_holds(tmp_path, caplog):
     """The keys that users of timm know; a second one is never written over the first."""
     model = tfvt.create_model("vit_tiny16", num_classes=2, input_shape=(32, 64, 3), **VIT)
     folder = tfvt.save_pretrained(model, tmp_path / "vit", model_args=VIT, class_names=["cat", "köter"])
@@ -88,6 +90,10 @@ def test_what_the_folder_holds(tmp_path):
     other = tfvt.create_model("vit_tiny16", num_classes=2, input_shape=(32, 64, 3), gelu="tanh", **VIT)
     with pytest.raises(ValueError, match=r"build the model with gelu='erf'"):
         tfvt.load_checkpoint(other, folder)
+    other = tfvt.create_model("vit_tiny16", num_classes=2, input_shape=(32, 64, 3), pixel_std=(9, 9, 9), **VIT)
+    with caplog.at_level("WARNING", logger="tfvt"):
+        tfvt.load_checkpoint(other, folder)
+    assert "normalises pixels by other statistics" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
@@ -99,6 +105,29 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         tfvt.save_pretrained(model, tmp_path / "file" / "below", model_args=VIT)
     assert str(tmp_path / "file" / "below") in str(raised.value)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("stopped", "seen"),
+    [
+        (SafetensorError("I/O error: No space left on device (os error 28)"), WriteError),
+        (PermissionError(13, "Permission denied", "x"), WriteError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_what_stops_while_it_writes_leaves_nothing(tmp_path, monkeypatch, stopped, seen):
+    model = tfvt.create_model("vit_tiny16", num_classes=2, input_shape=(32, 64, 3), **VIT)
+
+    def save(tensors, file):
+        assert not (tmp_path / "vit").exists()  # a killed process leaves no folder of this name
+        file.write_bytes(b"half")
+        raise stopped
+
+    monkeypatch.setattr("safetensors.numpy.save_file", save)
+    with pytest.raises(seen) as raised:
+        tfvt.save_pretrained(model, tmp_path / "vit", model_args=VIT)
+    assert isinstance(stopped, KeyboardInterrupt) or raised.value.filename == str(tmp_path / "vit")
+    assert list(tmp_path.iterdir()) == []
 
 
 def timm_folder(folder, config=(), state=None):

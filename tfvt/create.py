@@ -48,12 +48,10 @@ def create_model(
         raise ValueError(
             "tfvt models are channels-last (B, H, W, C): call keras.config.set_image_data_format('channels_last')"
         )
-    given = {"num_classes": num_classes, "input_shape": input_shape, "features": features, "weights": weights}
-    given = {key: value for key, value in given.items() if value is not None} | overrides
-    if not include_top:
-        given["include_top"] = False
     if name.startswith(LOCAL_DIR):
-        return _from_folder(name.removeprefix(LOCAL_DIR), given)
+        given = {"num_classes": num_classes, "input_shape": input_shape, "features": features, "weights": weights}
+        given = {key: value for key, value in given.items() if value is not None} | overrides
+        return _from_folder(name.removeprefix(LOCAL_DIR), given if include_top else given | {"include_top": False})
     variant = get_variant(name)
     check_options(name, overrides)
     arguments = dict(variant.row)

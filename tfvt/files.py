@@ -87,8 +87,12 @@ def whole_folder(path: AnyPath | str) -> Iterator[Path]:
             if path.exists():
                 path.rmdir()  # it is empty, and rename needs it gone
             written.rename(path)
-    except OSError as error:
-        raise WriteError(error.errno, error.strerror or str(error), str(path)) from error
+    except Exception as error:  # libraries raise their own
+        if disk_is_full(error):
+            raise WriteError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        if isinstance(error, OSError):
+            raise WriteError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
     fsync(path.parent)
 
 

@@ -24,7 +24,7 @@ OWN = Format(
     anchor=r"\w+(/\w+)+",
     first_weight="",
     table=Table(((r"(?P<path>[^\n]+)", "{path}"),), layout=as_is),
-    training=lambda source: Training(gelu=_own_gelu(source)),
+    training=lambda source: _own_training(source),
     ignored=r".*seed_generator_state",
 )
 MODULES = (acmix, san, swin, pvt, detection, segmentation, resnet, huggingface, timm, tfm, google_npz)
@@ -41,13 +41,16 @@ SOURCES = ("auto", *dict.fromkeys(source for candidate in FORMATS for source in 
 logger = logging.getLogger("tfvt")
 
 
-def _own_gelu(source):
-    """The form of GELU that a `.keras` file has, or a folder of `tfvt.save_pretrained`; None if it does not say."""
+def _own_training(source):
+    """What a `.keras` file or a folder of `tfvt.save_pretrained` says."""
     if isinstance(source, dict) or not str(source).endswith(".safetensors"):
-        return keras_gelu(source)
+        return Training(gelu=keras_gelu(source))
     config = read_neighbour(source, CONFIG)
-    options = config.get("model_args") if VERSION in config else None
-    return options.get("gelu", "erf") if isinstance(options, dict) else None
+    if VERSION not in config:
+        return Training()
+    options = config.get("model_args")
+    gelu = options.get("gelu", "erf") if isinstance(options, dict) else None
+    return Training(gelu=gelu, pixel_statistics=timm.pixel_statistics(config))
 
 
 @dataclass(frozen=True)
@@ -278,7 +281,8 @@ def _log(model, report, found, training):
             epsilon,
             training.layer_norm_epsilon,
         )
-    if found is not OWN and "normalize" in [layer.name for layer in getattr(model, "layers", [])]:
+    known = found is not OWN or training.pixel_statistics
+    if known and "normalize" in [layer.name for layer in getattr(model, "layers", [])]:
         _log_pixels(model, training.pixel_statistics)
 
 
