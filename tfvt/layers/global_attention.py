@@ -12,6 +12,7 @@ from tfvt.layers.local_attention import check_divisor
 from tfvt.layers.map_attention import MapAttention
 from tfvt.layers.patches import pad_to_multiple, padded_shape
 from tfvt.layers.registration import register_layer
+from tfvt.layers.visual_tokens import pixel_list
 
 
 @register_layer
@@ -85,7 +86,7 @@ class GlobalAttention(MapAttention):
 
     def attend(self, query: Any, key: Any, value: Any, token: Any = None) -> Any:
         shape = ops.shape(query)
-        query, key, value = (ops.reshape(x, (shape[0], -1, self.filters)) for x in (query, key, value))  # (B, P, C)
+        query, key, value = (pixel_list(x) for x in (query, key, value))  # (B, P, C)
         if token is not None:
             of_token = (self.query(token), *ops.split(self.key_value(token), 2, axis=-1))  # (B, 1, C) each
             query, key, value = (

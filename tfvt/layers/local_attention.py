@@ -33,7 +33,7 @@ def local_attention(query: Any, key: Any, value: Any, num_heads: int, kernel_siz
     tile = -(-kernel_size // strides)  # the smallest whose keys end inside the next block
     batch, height, width, _ = ops.shape(query)
     channels = query.shape[-1]
-    grid = (-(-height // tile), -(-width // tile))
+    grid = tuple((side + tile - 1) // tile for side in (height, width))  # not -(-side // tile): ONNX rounds to zero
     query = cut_blocks(query * (channels // num_heads) ** -0.5, grid, tile, 0, num_heads)
     key, value = (cut_blocks(x, grid, tile * strides, kernel_size - strides, num_heads) for x in (key, value))
     logits = ops.matmul(query, ops.swapaxes(key, -1, -2))  # (B * blocks, heads, queries, keys of a block)
@@ -55,36 +55,39 @@ def cut_blocks(x: Any, grid: tuple[Any, Any], step: int, halo: int, num_heads: i
     beyond = 1 if halo else 0  # blocks whose first pixels are the last halo
     total = ((rows + beyond) * step, (columns + beyond) * step)
     x = ops.pad(x, [[0, 0], [0, total[0] - height], [0, total[1] - width], [0, 0]])
-    x = ops.reshape(x, (batch, rows + beyond, step, total[1], channels))
-    if halo:
-        x = _join_halo(x, rows, halo, axis=1)  # (B, rows, side, total width, C)
-    x = ops.reshape(x, (batch, rows, side, columns + beyond, step, channels))
-    if halo:
-        x = _join_halo(x, columns, halo, axis=3)  # (B, rows, side, columns, side, C)
-    x = ops.reshape(x, (batch, rows, side, columns, side, num_heads, channels // num_heads))
-    x = ops.transpose(x, (0, 1, 3, 5, 2, 4, 6))  # (B, rows, columns, num_heads, side, side, d)
-    return ops.reshape(x, (-1, num_heads, side * side, channels // num_heads))
+    if halo:  # LiteRT slices up to four axes
+        x = ops.reshape(x, (batch, rows + 1, step * total[1], channels))
+        x = _join_halo(x, rows, halo * total[1])  # (B, rows, side * total width, C)
+        x = ops.reshape(x, (batch * rows * side, columns + 1, step * channels))
+        x = _join_halo(x, columns, halo * channels)  # (B * rows * side, columns, side * C)
+    # Two transposes of four axes: LiteRT has none of seven.
+    x = ops.reshape(x, (batch * rows, side, columns, side * channels))
+    x = ops.transpose(x, (0, 2, 1, 3))  # (B * rows, columns, side, side * C)
+    x = ops.reshape(x, (-1, side * side, num_heads, channels // num_heads))
+    return ops.transpose(x, (0, 2, 1, 3))  # (B * blocks, num_heads, pixels, d)
 
 
 def join_blocks(x: Any, batch: Any, grid: tuple[Any, Any], step: int) -> Any:
     """What `cut_blocks` without a halo cut: (B * blocks, num_heads, pixels, d) -> (B, H, W, num_heads * d)."""
     num_heads, width = x.shape[1], x.shape[3]
-    x = ops.reshape(x, (batch, *grid, num_heads, step, step, width))  # (B, rows, columns, num_heads, step, step, d)
-    x = ops.transpose(x, (0, 1, 4, 2, 5, 3, 6))  # (B, rows, step, columns, step, num_heads, d)
-    return ops.reshape(x, (batch, grid[0] * step, grid[1] * step, num_heads * width))
+    (rows, columns), channels = grid, num_heads * width
+    x = ops.transpose(x, (0, 2, 1, 3))  # (B * blocks, pixels, num_heads, d)
+    x = ops.reshape(x, (batch * rows, columns, step, step * channels))
+    x = ops.transpose(x, (0, 2, 1, 3))  # (B * rows, step, columns, step * C)
+    return ops.reshape(x, (batch, rows * step, columns * step, channels))
 
 
-def _join_halo(x, blocks, halo, axis):
-    """`blocks` + 1 blocks along `axis`, their pixels along the next: all but the last, each with its halo."""
-    own, _ = split_at(x, blocks, axis)
-    _, following = split_at(x, 1, axis)
-    first_pixels, _ = split_at(following, halo, axis + 1)
-    return ops.concatenate([own, first_pixels], axis=axis + 1)
+def _join_halo(x, blocks, halo):
+    """`blocks` + 1 blocks along axis 1, their contents along the next: all but the last, each with its halo."""
+    own, _ = split_at(x, blocks, 1)
+    _, following = split_at(x, 1, 1)
+    first, _ = split_at(following, halo, 2)
+    return ops.concatenate([own, first], axis=2)
 
 
 def split_at(x: Any, position: Any, axis: int) -> Sequence[Any]:
     """`x` before and from `position` along `axis`."""
-    if x.shape[axis] is not None:
+    if x.shape[axis] is not None and isinstance(position, int):
         # On TensorFlow the gradient of a slice takes 10 times as long as that of a split, which needs a known size.
         return ops.split(x, [position], axis=axis)
     before = (slice(None),) * axis

@@ -12,10 +12,15 @@ from tfvt.layers.registration import register_layer
 
 def pad_to_multiple(x: Any, multiple: int) -> Any:
     """`x` (B, H, W, C) with zeros at the bottom and at the right, so that `multiple` divides H and W."""
-    height, width = ops.shape(x)[1:3]
-    if x.shape[1] is not None and x.shape[2] is not None and height % multiple == width % multiple == 0:
+    batch, height, width, _ = ops.shape(x)
+    # Not `-height % multiple`: ONNX divides towards zero.
+    rows, columns = (_divided(side, multiple) * multiple for side in (height, width))
+    is_known = x.shape[1] is not None and x.shape[2] is not None
+    if is_known and (rows, columns) == (height, width):
         return x
-    return ops.pad(x, [[0, 0], [0, -height % multiple], [0, -width % multiple], [0, 0]])
+    x = ops.pad(x, [[0, 0], [0, rows - height], [0, columns - width], [0, 0]])
+    # LiteRT forgets the channels of a map that is padded by sizes it does not know.
+    return x if is_known else ops.reshape(x, (batch, rows, columns, x.shape[-1]))
 
 
 def padded_shape(shape: Sequence[int | None], multiple: int) -> tuple[int | None, ...]:
@@ -25,7 +30,7 @@ def padded_shape(shape: Sequence[int | None], multiple: int) -> tuple[int | None
 
 
 def _divided(size, divisor):
-    return None if size is None else -(-size // divisor)
+    return None if size is None else (size + divisor - 1) // divisor
 
 
 @register_layer

@@ -93,7 +93,7 @@ class AdaptivePooling(keras.layers.Layer):
     def _weights(self, size):
         """(grid, size): the weight of each of `size` pixels in each bin."""
         number, pixel = ops.arange(self.grid)[:, None], ops.arange(size)[None]
-        first, end = number * size // self.grid, -((number + 1) * -size // self.grid)
+        first, end = number * size // self.grid, ((number + 1) * size + self.grid - 1) // self.grid
         inside = ops.cast(ops.logical_and(pixel >= first, pixel < end), "float32")
         return inside / ops.cast(end - first, "float32")
 

@@ -84,7 +84,8 @@ class VisualTokenLayer(keras.layers.Layer):
 
 def pixel_list(x: Any) -> Any:
     """(B, H, W, C) -> (B, H * W, C)."""
-    return ops.reshape(x, (ops.shape(x)[0], -1, x.shape[-1]))
+    batch, height, width, _ = ops.shape(x)
+    return ops.reshape(x, (batch, height * width, x.shape[-1]))  # not -1, which ONNX may take for 1 later
 
 
 def num_pixels(x: Any) -> int:

@@ -61,12 +61,12 @@ class WindowAttention(MapAttention):
     def arrange(self, x: Any) -> Any:
         x = pad_to_multiple(x, self.window_size)
         shift = self._shift(x)
-        return x if _is_zero(shift) else ops.roll(x, (-shift, -shift), axis=(1, 2))
+        return x if _is_zero(shift) else _rolled(x, shift, shift)
 
     def restore(self, y: Any, x: Any) -> Any:
         shift = self._shift(y)
         if not _is_zero(shift):
-            y = ops.roll(y, (shift, shift), axis=(1, 2))
+            y = _rolled(y, *(side - shift for side in ops.shape(y)[1:3]))
         for axis, size in ((1, ops.shape(x)[1]), (2, ops.shape(x)[2])):
             if y.shape[axis] is None or y.shape[axis] != size:
                 y, _ = split_at(y, size, axis)
@@ -129,6 +129,14 @@ class WindowAttention(MapAttention):
             return 0
         rows, columns = (-(-size // self.window_size) for size in x.shape[1:3])
         return 2 * rows * columns * self.window_size**4 * self.filters
+
+
+def _rolled(x, rows, columns):
+    """`x` with its first rows and columns at the end. LiteRT has no cyclic shift."""
+    for axis, count in ((1, rows), (2, columns)):
+        first, rest = split_at(x, count, axis)
+        x = ops.concatenate([rest, first], axis=axis)
+    return x
 
 
 def _is_zero(shift):
