@@ -292,7 +292,7 @@ def test_contract(name, pixels, tokens):
 
 
 def test_errors_name_the_argument():
-    with pytest.raises(ValueError, match="norm='group': expected one of 'batch', 'layer', 'none'"):
+    with pytest.raises(ValueError, match="norm='group': expected one of 'batch', 'layer', 'bias', 'none'"):
         layers.LinearNorm(4, norm="group")
     with pytest.raises(ValueError, match="num_tokens=7: only 6 tokens come in"):
         layers.RecurrentTokenizer(7, CT)(np.zeros((1, 2, 2, 64), "float32"), np.zeros((1, 6, CT), "float32"))
