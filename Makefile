@@ -38,7 +38,7 @@ test-jax: $(VENV)/.test  ## run the backend-neutral tests on JAX
 test-torch: $(VENV)/.torch  ## run the backend-neutral tests on PyTorch
 	KERAS_BACKEND=torch $(PYTEST)
 
-test-all: $(VENV)/.test  ## also run the slow tests and every registry name through every contract
+test-all: $(VENV)/.export  ## also run the slow tests and every registry name through every contract
 	$(PYTEST) -m 'not parity and not distributed'
 
 test-distributed: $(VENV)/.test  ## train with several devices, processes and engines, and kill some of them
@@ -85,6 +85,11 @@ $(VENV)/.demo: $(INPUTS) | $(BIN)/uv
 $(VENV)/.test: $(INPUTS) | $(BIN)/uv
 	@echo "Installing tfvt with what the tests need into $(VENV) (TensorFlow and JAX are large) ..."
 	@$(UV) -e '.[dev,jax,detection]'
+	@touch $@
+
+$(VENV)/.export: $(VENV)/.test
+	@echo "Installing the runtimes that tfvt exports to into $(VENV) ..."
+	@$(UV) -e '.[export]'
 	@touch $@
 
 # This uses pip: its configuration may name a build of PyTorch for this machine's processor. uv does not read that.

@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 # What `make test-parity` installs and `make test` does not.
 PARITY = {"apache_beam", "official", "onnx", "onnxruntime", "tensorflow_datasets", "tensorflow_hub", "timm", "torch"}
-PARITY |= {"keras_hub", "tf2onnx", "transformers"}
+PARITY |= {"ai_edge_litert", "keras_hub", "openvino", "tf2onnx", "transformers"}
 
 
 def dependencies():

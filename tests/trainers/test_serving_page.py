@@ -11,16 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_records import CLASS_NAMES, tinted_image
+from small_records import tinted_image
 
 from tfvt.export import MAX_PIXELS
 from tfvt.trainers.cli import main
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
-ASK, CHECK, ONNX = (
-    textwrap.dedent(code) for code in re.findall(r"^ *```python\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE)
-)
+ASK, CHECK = (textwrap.dedent(code) for code in re.findall(r"^ *```python\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE))
 
 
 @pytest.fixture
@@ -71,13 +69,3 @@ def test_the_check_of_uploads_finds_half_a_jpeg_that_the_model_answers(workplace
 def test_the_limit_is_that_of_the_code():
     assert f"by default {MAX_PIXELS:,}, which is 8192 x 8192" in PAGE
     assert f"the limit is {MAX_PIXELS}`" in PAGE
-
-
-@pytest.mark.parity
-@pytest.mark.filterwarnings("ignore")  # tf2onnx gives many
-def test_the_onnx_lines_run_as_printed(workplace):
-    import onnx
-
-    exec(ONNX, {})
-    (output,) = onnx.load("digits.onnx").graph.output
-    assert output.type.tensor_type.shape.dim[1].dim_value == len(CLASS_NAMES)

@@ -70,6 +70,11 @@ class SegmentationServing(Serving):
                 f"the model was built for images of {size}: evaluate with mode slide and a window of that size"
             )
 
+    def network(self, model: keras.Model) -> keras.Model:
+        """The model without its auxiliary head: "logits" (B, H, W, C)."""
+        logits = model.output["logits"] if isinstance(model.output, Mapping) else model.output
+        return keras.Model(model.inputs, {"logits": logits}, name=model.name)
+
     def decode(self, encoded: tf.Tensor) -> tf.Tensor:
         """uint8 (H, W, 3) of an encoded image, a scalar string; EXIF rotation is ignored."""
         return decode_window(encoded, lambda height, width: (0, 0, height, width))[0]

@@ -46,6 +46,13 @@ class Serving(Protocol):
     def check(self, model: keras.Model) -> None:
         """Raise a ValueError if the model does not match this object."""
 
+    def network(self, model: keras.Model) -> keras.Model:
+        """What other runtimes than TensorFlow run of the model: from pixels, 0..255, to tensors by name.
+
+        By default the model itself, whose output is called "logits".
+        """
+        return keras.Model(model.inputs, {"logits": model.output}, name=model.name)
+
     def decode(self, encoded: tf.Tensor) -> tf.Tensor:
         """The pixels (H, W, 3), 0..255, of an encoded image, a scalar string; graph code."""
 

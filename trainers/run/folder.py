@@ -61,10 +61,14 @@ class Run:
     def saved_model(self) -> AnyPath:
         return self.folder / "saved_model"
 
+    @property
+    def exported(self) -> AnyPath:
+        return self.folder / "exported"
+
     def contents(self) -> list[AnyPath]:
         """The files that a run has written here, without its lock."""
         files = (self.recipe, self.serving, self.metrics, self.diverged, self.final_model, self.report)
-        folders = (self.tensorboard, self.checkpoints, self.saved_model)
+        folders = (self.tensorboard, self.checkpoints, self.saved_model, self.exported)
         return [path for path in files + folders if path.exists() or path.is_symlink()]
 
 

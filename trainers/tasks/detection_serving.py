@@ -80,6 +80,10 @@ class DetectionServing(Serving):
         )
         return detector(model, settings)
 
+    def network(self, model: keras.Model) -> keras.Model:
+        """The detector."""
+        return self.detector(model)
+
     def decode(self, encoded: tf.Tensor) -> tf.Tensor:
         """uint8 (H, W, 3) of an encoded image, a scalar string; EXIF rotation is ignored."""
         return decode_window(encoded, lambda height, width: (0, 0, height, width))[0]

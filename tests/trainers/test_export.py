@@ -1,0 +1,43 @@
+"""`tfvt export --format`: where files go, and what it refuses. tests/export has what is in them."""
+
+import importlib.util
+import shutil
+
+import keras
+import pytest
+
+from tfvt.trainers.cli import main
+
+
+@pytest.fixture
+def run(finished_run, tmp_path):
+    return shutil.copytree(finished_run, tmp_path / "run")
+
+
+def test_a_keras_file_in_the_runs_folder(run, capsys):
+    assert main(["export", str(run), "--format", "keras"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"Keras: {run}/exported/model.keras", f"Card: {run}/exported/README.md"]
+    assert keras.models.load_model(run / "exported" / "model.keras", compile=False).output_shape == (None, 6)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--format", "onnx", "--max_pixels", "9"], "--max_pixels is for savedmodel, which decodes images; onnx takes"),
+        (["--format", "tflite"], "argument --format: invalid choice: 'tflite'"),
+        (["--quantize", "int8"], "--quantize int8 is not offered for savedmodel and a convolutional net: leave it out"),
+        (["--format", "onnx", "--quantize", "float16"], "convolutional net: choose int8, or leave it out"),
+    ],
+)
+def test_what_is_refused_leaves_nothing(words, line, run, fails):
+    assert line in fails("export", run, *words)
+    assert not (run / "exported").exists()
+
+
+def test_a_taken_output_and_a_missing_package_are_one_line(run, fails, monkeypatch):
+    taken = run / "serving.json"
+    assert f"{taken} exists: choose another output" in fails("export", run, taken, "--format", "onnx")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    line = fails("export", run, "--format", "litert")
+    assert line.endswith("ai_edge_litert is not installed: pip install 'tfvt[export]'")
