@@ -103,5 +103,6 @@ $(VENV)/.torch: $(VENV)/.test
 $(VENV)/.parity: $(VENV)/.torch
 	@echo "Installing official models, TFDS, Apache Beam, transformers, torchvision and ONNX into $(VENV) ..."
 	@$(UV) -e '.[parity,official,tfds,beam,export]'
+	@$(UV) --no-deps tensorflow-serving-api==2.21.0  # it asks for TensorFlow 2.21, and its messages need none
 	@$(PIP) --quiet --no-deps --upgrade --target $(VENV)/torchvision torchvision==0.28.0
 	@touch $@

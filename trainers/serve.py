@@ -11,12 +11,21 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from tfvt.data import exif
 from tfvt.data.stream import StreamSettings
 from tfvt.errors import UsageError
 from tfvt.export import Serving
 from tfvt.files import printable, write_whole
+from tfvt.folding import fuse
 from tfvt.stores import AnyPath, as_path
-from tfvt.tfrecords_tools.images import RejectedImageError, jpeg_damage, read_file, read_image
+from tfvt.tfrecords_tools.images import (
+    RejectedImageError,
+    jpeg_damage,
+    open_image,
+    orientation,
+    read_file,
+    read_image,
+)
 
 from .engines import check_backend, make_evaluator
 from .errors import LineParser
@@ -105,7 +114,7 @@ def predict(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", type=as_path, default=None, help="folder for pictures of the answers")
     call = parser.parse_args(list(arguments))
     _, _, model, serving = open_finished(call.run, "tensorflow")
-    answer_to = serving.answers(model)
+    answer_to = serving.answers(fuse(model))  # what `tfvt export` writes
     if call.output is not None:
         _check_pictures(call.images, call.output, serving)
         call.output.mkdir(parents=True, exist_ok=True)
@@ -163,7 +172,7 @@ def open_finished(folder: AnyPath, *backends: str) -> tuple[Run, Recipe, keras.M
 
 
 def _read(path: AnyPath) -> bytes:
-    """An image file as conversion reads it: upright, CMYK as RGB. Evaluation saw such pixels.
+    """An image file as conversion reads it: CMYK as RGB, and upright, where the model itself does not turn it.
 
     Raises:
         RejectedImageError: conversion would leave the file out, or `tfvt records verify` would name its image.
@@ -171,10 +180,18 @@ def _read(path: AnyPath) -> bytes:
     data = read_file(path)
     # Formats that conversion takes only with --jpeg; JPEG and PNG stay as they are.
     encoded = read_image(data, jpeg=not data.startswith((b"\xff\xd8", b"\x89PNG"))).encoded
+    if encoded is not data and data.startswith(b"\xff\xd8") and _turned_by_the_model(data):
+        return data  # as a served model sees it; `read_image` has checked it
     damage, may_be_harmless = jpeg_damage(encoded) or (None, True)
     if not may_be_harmless:
         raise RejectedImageError(f"JPEG {damage}")
     return encoded
+
+
+def _turned_by_the_model(jpeg):
+    """Whether nothing but its orientation, which a served model reads as well, had a JPEG encoded again."""
+    image = open_image(jpeg)
+    return image.mode != "CMYK" and int(exif.orientation(tf.constant(jpeg))) == orientation(image)
 
 
 def _reason(error: RejectedImageError | tf.errors.OpError) -> str:

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from mask_model import MASK_NAMES, mask_model
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tfvt.data import segmentation_serving
 from tfvt.data.segmentation import SegmentationEvaluation
 from tfvt.data.segmentation_serving import SegmentationServing
 from tfvt.export import export_saved_model
+from tfvt.folding import fuse
 from tfvt.trainers.recipes.plain import as_plain
 
 WHOLE = SegmentationEvaluation(scale=(96, 64), size_multiple=32)
@@ -28,7 +29,7 @@ def encoded(height, width, file_format="PNG", seed=0, mode="RGB"):
 
 @pytest.fixture(scope="module")
 def model():
-    return mask_model()
+    return fuse(mask_model())  # as it is written
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,30 @@ def test_label_maps_are_those_of_the_library_bit_for_bit(name, evaluation, model
     np.testing.assert_array_equal(alone["label_map"][0], label_map[1, :101, :33])
 
 
+def test_decoded_images_have_the_label_maps_of_their_files(served):
+    signatures = served["whole"].signatures
+    file = encoded(75, 110)
+    pixels = np.asarray(Image.open(io.BytesIO(file)))
+    expected = signatures["serving_default"](image=tf.constant([file, file]))
+    actual = signatures["image"](image=tf.constant(np.stack([pixels, pixels])))
+    for name in ("label_map", "size"):
+        np.testing.assert_array_equal(actual[name], expected[name])
+    assert [name.decode() for name in signatures["class_names"]()["class_names"].numpy()] == list(MASK_NAMES)
+
+
+def test_a_turned_photograph_has_its_label_map_upright(served):
+    upright, exif = Image.open(io.BytesIO(encoded(75, 110))), Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    stored = upright.transpose(Image.Transpose.ROTATE_90)
+    stored.save(file, "JPEG", quality=95, subsampling="4:4:4", exif=exif)
+    turned = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(file.getvalue()))))
+    answer = served["whole"].signatures["serving_default"](image=tf.constant([file.getvalue()]))
+    expected = served["whole"].signatures["image"](image=tf.constant(turned[None]))
+    assert answer["size"].numpy().tolist() == [[75, 110]]
+    np.testing.assert_array_equal(answer["label_map"], expected["label_map"])
+
+
 def test_probabilities_are_a_signature_of_their_own(model, served):
     answer = served["whole"].signatures["probabilities"](image=tf.constant(IMAGES[:2]))
     probabilities = answer["probabilities"].numpy()
@@ -83,6 +108,8 @@ def test_the_signatures_are_those_of_the_page(served):
     }
     assert described == {
         "serving_default": {"label_map": ("uint8", [None, None, None]), "size": ("int32", [None, 2])},
+        "image": {"label_map": ("uint8", [None, None, None]), "size": ("int32", [None, 2])},
+        "class_names": {"class_names": ("string", [len(MASK_NAMES)])},
         "probabilities": {
             "probabilities": ("float32", [None, None, None, len(MASK_NAMES)]),
             "size": ("int32", [None, 2]),

@@ -10,13 +10,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 
 import tests.contracts as contracts
 import tfvt
 from tfvt.data.classification import ClassificationServing
 from tfvt.data.images import EvalPreprocessing, decode_and_center_crop
 from tfvt.export import export_saved_model
+from tfvt.export.warm_up import write_warm_up
 
 PREPROCESSING = EvalPreprocessing(image_size=(64, 64), crop_ratio=0.875)
 NAMES = ("cat", "dog", "žába")
@@ -118,15 +119,106 @@ def test_every_weight_is_written_once(files, tmp_path):
     assert weights < sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) < 1.2 * weights
 
 
-def test_the_signature_is_that_of_the_page(tmp_path):
-    path = export_saved_model(small_model(), tmp_path / "served", SERVING)
-    serve = tf.saved_model.load(path).signatures["serving_default"]
-    assert serve.structured_input_signature[1] == {"image": tf.TensorSpec((None,), tf.string, name="image")}
-    assert {name: (spec.dtype, spec.shape.as_list()) for name, spec in serve.structured_outputs.items()} == {
-        "label": (tf.int64, [None]),
-        "name": (tf.string, [None]),
-        "probabilities": (tf.float32, [None, 3]),
+@pytest.fixture(scope="module")
+def model():
+    """Trained, as far as its norms go."""
+    model, rng = small_model(), np.random.default_rng(0)
+    for weight in model.weights:
+        if weight.path.endswith(("gamma", "beta", "moving_mean", "moving_variance")):
+            weight.assign(rng.uniform(0.3, 2, weight.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    return export_saved_model(model, tmp_path_factory.mktemp("export") / "served", SERVING)
+
+
+@pytest.fixture(scope="module")
+def signatures(folder):
+    return tf.saved_model.load(folder).signatures
+
+
+def test_the_signatures_are_those_of_the_page(signatures):
+    answer = {"label": (tf.int64, [None]), "name": (tf.string, [None]), "probabilities": (tf.float32, [None, 3])}
+    files = {"image": tf.TensorSpec((None,), tf.string, name="image")}
+    pixels = {"image": tf.TensorSpec((None, None, None, 3), tf.uint8, name="image")}
+    assert {
+        name: (
+            signature.structured_input_signature[1],
+            {key: (spec.dtype, spec.shape.as_list()) for key, spec in signature.structured_outputs.items()},
+        )
+        for name, signature in signatures.items()
+    } == {
+        "serving_default": (files, answer),
+        "image": (pixels, answer),
+        "features": (files, {"features": (tf.float32, [None, 8])}),
+        "class_names": ({}, {"class_names": (tf.string, [3])}),
     }
+
+
+def test_decoded_images_have_the_answer_of_their_files(signatures):
+    sent = [encoded("RGB", (80, 60), "PNG", seed) for seed in range(3)]
+    expected = signatures["serving_default"](image=tf.constant(sent))
+    images = np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in sent])
+    for name, value in signatures["image"](image=tf.constant(images)).items():
+        np.testing.assert_array_equal(value, expected[name])
+    for wrong in (images[:0], images[:, :0]):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="the request holds no image"):
+            signatures["image"](image=tf.constant(wrong))
+
+
+def test_the_client_reads_features_and_class_names(model, folder, signatures):
+    file = encoded("RGB", (80, 60), "PNG", 0)
+    pixels = decode_and_center_crop(tf.constant(file), PREPROCESSING)[None]
+    expected = keras.Model(model.input, model.get_layer("pool").output)(pixels)
+    features = signatures["features"](image=tf.constant([file]))["features"]
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+    expected = keras.ops.softmax(model(pixels))  # of the model whose norms are not folded
+    np.testing.assert_allclose(
+        signatures["serving_default"](image=tf.constant([file]))["probabilities"], expected, atol=1e-5
+    )
+    assert [name.decode() for name in signatures["class_names"]()["class_names"].numpy()] == list(NAMES)
+    assert json.loads((folder / "assets.extra" / "class_names.json").read_text("utf-8")) == list(NAMES)
+
+
+def test_the_written_model_has_no_norms(folder):
+    variables = [name for name, _ in tf.train.list_variables(str(folder / "variables" / "variables"))]
+    graph = tf.saved_model.load(folder).signatures["serving_default"].graph
+    functions = graph.as_graph_def().library.function
+    operations = {node.op for node in graph.as_graph_def().node} | {n.op for f in functions for n in f.node_def}
+    assert "Conv2D" in operations
+    assert not {op for op in operations if "BatchNorm" in op}
+    assert len([name for name in variables if name.startswith("weights/")]) == 8  # three kernels, a head; and biases
+
+
+@pytest.mark.parametrize("value", range(1, 9))
+def test_a_turned_photograph_has_the_answer_of_the_upright_one(value, signatures):
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = value
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+    Image.fromarray(coarse).resize((90, 60)).save(file, "JPEG", quality=95, subsampling="4:4:4", exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(file.getvalue())))
+    assert upright.size == ((60, 90) if value >= 5 else (90, 60))
+    expected = signatures["image"](image=tf.constant(np.asarray(upright)[None]))["probabilities"]
+    answer = signatures["serving_default"](image=tf.constant([file.getvalue()]))["probabilities"]
+    np.testing.assert_allclose(answer, expected, atol=1e-6)
+    flat = signatures["image"](image=tf.constant(np.asarray(upright.transpose(Image.Transpose.ROTATE_180))[None]))
+    assert np.abs(flat["probabilities"] - expected).max() > 1e-4  # the turn matters
+
+
+def test_warm_up_requests_are_to_every_signature_that_takes_images(folder):
+    file = folder / "assets.extra" / "tf_serving_warmup_requests"
+    logs = [record.numpy() for record in tf.data.TFRecordDataset(str(file))]
+    for log, name in zip(logs, (b"serving_default", b"image", b"features"), strict=True):
+        assert b"\x1a" + bytes([len(name)]) + name in log  # ModelSpec.signature_name
+
+
+def test_warm_up_requests_stay_below_the_limit_of_pixels(tmp_path):
+    write_warm_up(tmp_path / "requests", {"image": tf.uint8}, max_pixels=100)
+    (log,) = (record.numpy() for record in tf.data.TFRecordDataset(str(tmp_path / "requests")))
+    assert len(log) < 3 * 100 + 60
 
 
 def test_preprocessing_is_the_runs_own(files, tmp_path):
@@ -171,14 +263,16 @@ def test_what_is_no_image_is_an_error(tmp_path):
 
 def test_one_image_above_the_limit_fails_the_request_before_anything_is_decoded(tmp_path):
     path = export_saved_model(small_model(), tmp_path / "served", SERVING, max_pixels=60 * 80)
-    serve = tf.saved_model.load(path)
-    serve = serve.signatures["serving_default"]
+    signatures = tf.saved_model.load(path).signatures
+    serve = signatures["serving_default"]
     whole, larger = encoded("RGB", (80, 60), "PNG", seed=0), encoded("RGB", (81, 60), "PNG", seed=0)
     assert serve(image=tf.constant([whole, whole]))["label"].shape == (2,)
     cut_off = whole[:100]  # which is not decodable either
     with pytest.raises(tf.errors.InvalidArgumentError) as error:
         serve(image=tf.constant([cut_off, larger]))
     assert "[image 1 of the request has 81 x 60 pixels: the limit is 4800]" in error.value.message
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"images of\] \[4860\] \[pixels: the limit is 4800"):
+        signatures["image"](image=tf.zeros((1, 60, 81, 3), tf.uint8))
 
 
 PEAK = """

@@ -9,12 +9,13 @@ import pytest
 import tensorflow as tf
 from box_model import BOX_NAMES, box_model, mask_model_of_boxes
 from keras import ops
-from PIL import Image
+from PIL import Image, ImageOps
 from pycocotools import mask
 
 from tfvt.data.detection import DetectionEvaluation
 from tfvt.data.detections import Detections
 from tfvt.export import export_saved_model
+from tfvt.folding import fuse
 from tfvt.trainers.recipes.plain import as_plain
 from tfvt.trainers.tasks import detection_serving
 from tfvt.trainers.tasks.detection_serving import DetectionServing
@@ -35,13 +36,18 @@ IMAGES = [encoded(75, 110), encoded(201, 33, "JPEG", 1), encoded(64, 64, "PNG", 
 
 @pytest.fixture(scope="module")
 def model():
-    return box_model()
+    return fuse(box_model())  # as it is written
 
 
 @pytest.fixture(scope="module")
-def served(model, tmp_path_factory):
+def signatures(model, tmp_path_factory):
     path = export_saved_model(model, tmp_path_factory.mktemp("served") / "model", SERVING, max_pixels=20_000)
-    return tf.saved_model.load(path).signatures["serving_default"]
+    return tf.saved_model.load(path).signatures
+
+
+@pytest.fixture(scope="module")
+def served(signatures):
+    return signatures["serving_default"]
 
 
 def test_answers_are_those_of_the_library_bit_for_bit(model, served):
@@ -72,6 +78,22 @@ def test_answers_are_those_of_the_library_bit_for_bit(model, served):
     assert max(counts) > 2
     alone = served(image=tf.constant(IMAGES[1:2]))
     np.testing.assert_array_equal(alone["boxes"][0], answer["boxes"][1])
+
+
+def test_decoded_and_turned_images_have_the_boxes_of_the_upright_one(signatures):
+    upright, exif = Image.open(io.BytesIO(encoded(75, 110))), Image.Exif()
+    exif[0x0112] = 8
+    file = io.BytesIO()
+    stored = upright.transpose(Image.Transpose.ROTATE_270)
+    stored.save(file, "JPEG", quality=95, subsampling="4:4:4", exif=exif)
+    pixels = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(file.getvalue()))))
+    expected = signatures["image"](image=tf.constant(pixels[None]))
+    answer = signatures["serving_default"](image=tf.constant([file.getvalue()]))
+    assert answer["size"].numpy().tolist() == [[75, 110]]
+    assert (expected["labels"].numpy() >= 0).any()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(answer[name], value)
+    assert [name.decode() for name in signatures["class_names"]()["class_names"].numpy()] == list(BOX_NAMES)
 
 
 def test_boxes_come_from_the_resized_image_back_to_its_own_pixels():
@@ -143,9 +165,12 @@ def test_a_model_with_masks_gives_them_everywhere(model, tmp_path, monkeypatch):
 
 
 def test_a_mask_rcnn_is_served(tmp_path):
-    model = mask_model_of_boxes()
+    model = fuse(mask_model_of_boxes())
     serving = DetectionServing(BOX_NAMES, DetectionEvaluation(64, 96, max_detections=9))
     path = export_saved_model(model, tmp_path / "served", serving)
+    weights = sum(weight.numpy().nbytes for weight in model.weights)
+    written = sum(file.stat().st_size for file in (path / "variables").iterdir())
+    assert weights < written < 1.1 * weights  # every weight once
     answer = tf.saved_model.load(path).signatures["serving_default"](image=tf.constant(IMAGES[:2]))
     assert answer["masks"].shape == (2, 9, 28, 28)
     answers = serving.answers(model)
@@ -155,7 +180,7 @@ def test_a_mask_rcnn_is_served(tmp_path):
         count = len(expected["labels"])
         assert count > 2
         for name, value in expected.items():
-            np.testing.assert_array_equal(answer[name][number, :count], value)
+            np.testing.assert_allclose(answer[name][number, :count], value, rtol=1e-5, atol=1e-5)
         results = serving.results("1", pixels.numpy(), expected)
         assert max(mask.area(result["segmentation"]) for result in results) > 20
     with pytest.raises(ValueError, match="3 class names for a model with 4 classes"):

@@ -237,6 +237,33 @@ def jpeg(image, **options):
     return file.getvalue()
 
 
+def png(image):
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def test_predict_and_the_served_model_agree_on_a_phones_photographs(finished_run, tmp_path, capsys):
+    ends = [Image.open(io.BytesIO(tinted_image(label, np.random.default_rng(5)))) for label in (0, 1)]
+    stored = Image.new("RGB", (80, 40))
+    for place, end in enumerate(ends):
+        stored.paste(end, (40 * place, 0))
+    files = []
+    for value in range(1, 9):
+        exif, file = Image.Exif(), io.BytesIO()
+        exif[0x0112] = value
+        stored.save(file, "JPEG", exif=exif)  # with chroma subsampling, as phones do
+        files.append(file.getvalue())
+        (tmp_path / f"{value}.jpg").write_bytes(files[-1])
+    assert main(["predict", str(finished_run), *(str(tmp_path / f"{value}.jpg") for value in range(1, 9))]) == 0
+    lines = [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert len(set(lines)) > 2
+    assert main(["export", str(finished_run), str(tmp_path / "served")]) == 0
+    answer = tf.saved_model.load(str(tmp_path / "served")).signatures["serving_default"](image=tf.constant(files))
+    for line, name, shares in zip(lines, answer["name"].numpy(), answer["probabilities"].numpy(), strict=True):
+        assert line.startswith(f"{name.decode()} {shares.max():.2%}")
+
+
 def test_predict_sees_the_pixels_that_conversion_writes(finished_run, tmp_path, capsys):
     # Another class at each end, so that a picture on its side has another answer.
     ends = [Image.open(io.BytesIO(tinted_image(label, np.random.default_rng(5)))) for label in (0, 1)]
@@ -246,7 +273,7 @@ def test_predict_sees_the_pixels_that_conversion_writes(finished_run, tmp_path, 
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise by a quarter
     rotated, cmyk = jpeg(stored, exif=exif), jpeg(stored.convert("CMYK"))
-    upright = jpeg(Image.open(io.BytesIO(rotated)).transpose(Image.Transpose.ROTATE_270))
+    upright = png(Image.open(io.BytesIO(rotated)).transpose(Image.Transpose.ROTATE_270))
     rgb = jpeg(Image.open(io.BytesIO(cmyk)).convert("RGB"))
     files = {"rotated": rotated, "upright": upright, "stored": jpeg(stored), "cmyk": cmyk, "rgb": rgb}
     for name, content in files.items():

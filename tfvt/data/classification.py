@@ -1,6 +1,6 @@
 """Classification: records become images with labels, and logits become class names."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -8,7 +8,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfvt.data.images import EvalPreprocessing, TrainPreprocessing, decode_and_augment, decode_and_center_crop
+from tfvt.data.images import (
+    EvalPreprocessing,
+    TrainPreprocessing,
+    center_crop,
+    decode_and_augment,
+    decode_and_center_crop,
+)
 from tfvt.data.mixing import Mixing, mix_batch
 from tfvt.data.order import HostShare
 from tfvt.data.records import ENCODED, LABEL, UNLABELLED, RecordSet
@@ -134,9 +140,9 @@ class ClassificationServing(OneSizeServing):
         if len(self.class_names) != model.output_shape[-1]:
             raise ValueError(f"{len(self.class_names)} class names for a model with {model.output_shape[-1]} classes")
 
-    def decode(self, encoded: tf.Tensor) -> tf.Tensor:
-        """The evaluation's crop, float32 (H, W, 3), of an encoded image, a scalar string."""
-        return decode_and_center_crop(encoded, self.preprocessing)
+    def pixels(self, read: Callable) -> tf.Tensor:
+        """The evaluation's crop, float32 (H, W, 3)."""
+        return center_crop(read, self.preprocessing)
 
     def answer(self, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
         """From logits (B, classes): "label" int64 (B,) from 0, "name" string (B,), "probabilities" (B, classes)."""

@@ -41,6 +41,26 @@ def checked_images(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
         return tf.identity(encoded)
 
 
+def checked_pixels(images: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    """The same images, decoded ones of one size, after a check of their number and size.
+
+    Args:
+        images: uint8 (B, H, W, 3).
+        max_pixels: the most pixels, height times width, that an image may have.
+
+    Raises:
+        tf.errors.InvalidArgumentError: there is no image or pixel, or there are more pixels.
+    """
+    shape = tf.shape(images, tf.int64)
+    pixels = shape[1] * shape[2]
+    checks = [
+        tf.debugging.Assert(shape[0] * pixels > 0, ["the request holds no image"]),
+        tf.debugging.Assert(pixels <= max_pixels, ["images of", pixels, f"pixels: the limit is {max_pixels}"]),
+    ]
+    with tf.control_dependencies(checks):
+        return tf.identity(images)
+
+
 def _problems(encoded, max_pixels):
     """What is wrong with each image: string (B,), empty where nothing is."""
     head = _head(encoded)

@@ -195,12 +195,7 @@ def _augment_bytes(image, seed, preprocessing):
 
 
 def decode_and_center_crop(encoded: tf.Tensor, preprocessing: EvalPreprocessing) -> tf.Tensor:
-    """Centre crop of one encoded image: deterministic, for evaluation and serving.
-
-    This is how published numbers are measured: resize the image so that it just covers `image_size / crop_ratio`
-    (rounded down), the other side rounded down too, with the antialiasing of Pillow; then cut out the centre. The code
-    decodes and resizes only the part of the source that the crop shows. It ignores EXIF rotation, which conversion
-    has applied to records, and drops transparency.
+    """Centre crop of one encoded image, see `center_crop`. EXIF rotation is ignored: conversion has applied it.
 
     Args:
         encoded: scalar string tensor, a JPEG (also grey or CMYK), PNG, GIF (first frame), BMP or WebP file.
@@ -211,6 +206,23 @@ def decode_and_center_crop(encoded: tf.Tensor, preprocessing: EvalPreprocessing)
 
     Raises:
         tf.errors.InvalidArgumentError: the bytes are not an image, or are a JPEG that ends early.
+    """
+    return center_crop(lambda window: decode_window(encoded, window), preprocessing)
+
+
+def center_crop(read: Callable, preprocessing: EvalPreprocessing) -> tf.Tensor:
+    """Centre crop of one image: deterministic, for evaluation and serving.
+
+    This is how published numbers are measured: resize the image so that it just covers `image_size / crop_ratio`
+    (rounded down), the other side rounded down too, with the antialiasing of Pillow; then cut out the centre. The code
+    reads and resizes only the part of the source that the crop shows.
+
+    Args:
+        read: gives the part of the image that a window shows: `decode_window` of its bytes, or `pixel_window` of it.
+        preprocessing: what to do.
+
+    Returns:
+        float32 (H, W, 3), 0..255.
     """
     target = tf.constant(preprocessing.image_size)
     kernel, reach = _KERNELS[preprocessing.interpolation]
@@ -233,7 +245,7 @@ def decode_and_center_crop(encoded: tf.Tensor, preprocessing: EvalPreprocessing)
         begin = tf.round(tf.cast(resized - target, tf.float32) / 2)
         return begin, tf.cast(size, tf.float32) / tf.cast(resized, tf.float32)
 
-    image, origin, size = decode_window(encoded, window)
+    image, origin, size = read(window)
     begin, per_pixel = crop_of(size)
     origin = tf.cast(origin, tf.float32)
     if preprocessing.interpolation == "nearest":
@@ -272,15 +284,17 @@ def decode_window(encoded: tf.Tensor, window: Callable) -> tuple[tf.Tensor, tf.T
         image = tf.io.decode_and_crop_jpeg(encoded, crop, channels=3, dct_method="INTEGER_ACCURATE")
         return image, crop[:2], tf.stack([height, width])
 
-    def other():
-        image = _decode_other(encoded)
-        height, width, _ = tf.unstack(tf.shape(image))
-        y, x, crop_height, crop_width = window(height, width)
-        return image[y : y + crop_height, x : x + crop_width, :3], tf.stack([y, x]), tf.stack([height, width])
-
-    image, origin, size = tf.cond(tf.io.is_jpeg(encoded), jpeg, other)
+    image, origin, size = tf.cond(tf.io.is_jpeg(encoded), jpeg, lambda: pixel_window(_decode_other(encoded), window))
     image.set_shape((None, None, 3))
     return image, origin, size
+
+
+def pixel_window(image: tf.Tensor, window: Callable) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """As `decode_window`, of an image that is decoded: uint8 (H, W, 3), or with further channels, which are dropped."""
+    height, width, _ = tf.unstack(tf.shape(image))
+    y, x, high, wide = window(height, width)
+    part = tf.ensure_shape(image[y : y + high, x : x + wide, :3], (None, None, 3))
+    return part, tf.stack([y, x]), tf.stack([height, width])
 
 
 def part_window(whole: tf.Tensor, per_pixel: tf.Tensor, begin: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, ...]:

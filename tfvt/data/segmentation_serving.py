@@ -9,7 +9,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfvt.data.headers import checked_images
-from tfvt.data.images import decode_window
 from tfvt.data.label_maps import LabelMaps, coarse_model, padded
 from tfvt.data.mask_pictures import class_shares, label_map_png, overlay_png
 from tfvt.data.records import VOID
@@ -75,9 +74,9 @@ class SegmentationServing(Serving):
         logits = model.output["logits"] if isinstance(model.output, Mapping) else model.output
         return keras.Model(model.inputs, {"logits": logits}, name=model.name)
 
-    def decode(self, encoded: tf.Tensor) -> tf.Tensor:
-        """uint8 (H, W, 3) of an encoded image, a scalar string; EXIF rotation is ignored."""
-        return decode_window(encoded, lambda height, width: (0, 0, height, width))[0]
+    def pixels(self, read: Callable) -> tf.Tensor:
+        """The whole image, uint8 (H, W, 3)."""
+        return read(lambda height, width: (0, 0, height, width))[0]
 
     def label_maps(self, model: keras.Model) -> LabelMaps:
         """`LabelMaps` of a model, whose part before the last upsampling is compiled once for all sizes."""
@@ -100,8 +99,8 @@ class SegmentationServing(Serving):
         """
         maps, classes = self.label_maps(model), len(self.class_names)
 
-        def labels(encoded):
-            found, size = self._each(encoded, maps, (), tf.constant(VOID, tf.uint8))
+        def labels(images):
+            found, size = self._each(images, maps, (), tf.constant(VOID, tf.uint8))
             return {"label_map": found, "size": size}
 
         def probabilities(encoded):
@@ -111,14 +110,14 @@ class SegmentationServing(Serving):
 
         return {"serving_default": labels, "probabilities": probabilities}
 
-    def _each(self, encoded, answer, trailing, fill):
+    def _each(self, images, answer, trailing, fill):
         """answer(image) -> (H, W, *trailing) of all images as one (B, H, W, *trailing), and their sizes (B, 2)."""
-        count, shape = tf.size(encoded), (None, None, *trailing)
+        count, shape = tf.shape(images)[0], (None, None, *trailing)
         answers = tf.TensorArray(fill.dtype, count, infer_shape=False, element_shape=shape)
         sizes = tf.TensorArray(tf.int32, count, element_shape=(2,))
 
         def add(number, answers, sizes):
-            found = tf.ensure_shape(answer(self.decode(encoded[number])), shape)
+            found = tf.ensure_shape(answer(self.decode(images[number])), shape)
             return number + 1, answers.write(number, found), sizes.write(number, tf.shape(found)[:2])
 
         _, answers, sizes = tf.while_loop(

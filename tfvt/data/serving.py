@@ -7,6 +7,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfvt.data.exif import decode_upright
+from tfvt.data.images import pixel_window
+
 
 def read_class_names(content: Mapping[str, Any]) -> tuple[str, ...]:
     """The "class_names" of what JSON holds of a `Serving`.
@@ -53,8 +56,21 @@ class Serving(Protocol):
         """
         return keras.Model(model.inputs, {"logits": model.output}, name=model.name)
 
-    def decode(self, encoded: tf.Tensor) -> tf.Tensor:
-        """The pixels (H, W, 3), 0..255, of an encoded image, a scalar string; graph code."""
+    def pixels(self, read: Callable) -> tf.Tensor:
+        """What `answers` takes of an image: pixels (H, W, 3), 0..255; graph code.
+
+        Args:
+            read: gives the part of the image that a window shows, as `tfvt.data.images.decode_window` of its bytes.
+        """
+
+    def decode(self, image: tf.Tensor) -> tf.Tensor:
+        """The `pixels` of an image: of a file, a scalar string, upright as its EXIF header says; or of uint8 (H, W, 3).
+
+        Raises:
+            tf.errors.InvalidArgumentError: the bytes are not an image, or are a JPEG that ends early.
+        """
+        read = decode_upright if image.dtype == tf.string else pixel_window
+        return self.pixels(lambda window: read(image, window))
 
     def answers(self, model: keras.Model) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
         """A function from the pixels of one image to its answer by name."""
@@ -62,7 +78,8 @@ class Serving(Protocol):
     def signatures(self, model: keras.Model) -> dict[str, Callable[[tf.Tensor], dict[str, tf.Tensor]]]:
         """What clients may ask for, by name, one of them "serving_default"; graph code.
 
-        Each is a function from encoded images, string (B,), which `tfvt.data.headers` has checked, to their answers.
+        Each is a function from images that `tfvt.data.headers` has checked to their answers. The images are files,
+        string (B,); for "serving_default" also uint8 (B, H, W, 3).
         """
 
     def describe(self, answer: Mapping[str, np.ndarray]) -> str:
@@ -98,7 +115,9 @@ class OneSizeServing(Serving, Protocol):
         return answer
 
     def signatures(self, model: keras.Model) -> dict[str, Callable[[tf.Tensor], dict[str, tf.Tensor]]]:
-        """`answer` as "serving_default".
+        """`answer` as "serving_default", and, of a model with a layer "head", "features": float32 (B, C).
+
+        These are what the head reads, the embedding of an image.
 
         Raises:
             ValueError: the model takes images of another size.
@@ -107,13 +126,18 @@ class OneSizeServing(Serving, Protocol):
         if any(side not in (None, expected) for side, expected in zip(size, self.image_size, strict=True)):
             raise ValueError(f"the model takes images of {size}, preprocessing.image_size is {self.image_size}")
 
-        def serve(encoded):
-            pixels = tf.map_fn(
+        def pixels(images):
+            return tf.map_fn(
                 self.decode,
-                encoded,
+                images,
                 fn_output_signature=tf.TensorSpec((*self.image_size, 3), tf.float32),
                 parallel_iterations=1,  # n would decode n images at once
             )
-            return self.answer(model(pixels, training=False))
 
-        return {"serving_default": serve}
+        signatures = {"serving_default": lambda images: self.answer(model(pixels(images), training=False))}
+        if any(layer.name == "head" for layer in model.layers):
+            embed = keras.Model(model.input, model.get_layer("head").input)
+            signatures["features"] = lambda images: {
+                "features": tf.cast(embed(pixels(images), training=False), tf.float32)
+            }
+        return signatures

@@ -1,5 +1,6 @@
 """A trained model as a SavedModel that takes image files, to serve in production."""
 
+import json
 import os
 import re
 import tempfile
@@ -9,9 +10,12 @@ import keras
 import tensorflow as tf
 
 from tfvt.checks import check_numbers
-from tfvt.data.headers import checked_images
+from tfvt.data.headers import checked_images, checked_pixels
 from tfvt.data.serving import Serving
+from tfvt.export.warm_up import FILE as WARM_UP
+from tfvt.export.warm_up import write_warm_up
 from tfvt.files import fsync, temporary_folder
+from tfvt.folding import fuse
 from tfvt.stores import AnyPath, StorePath, as_path
 
 MAX_PIXELS = 2**26  # 8192 x 8192, as large as a phone's photographs; one such image takes up to 0.75 GB to decode
@@ -29,6 +33,17 @@ def export_saved_model(
     - `name`: string (B,), its name.
     - `probabilities`: float32 (B, num_classes).
 
+    Further signatures:
+
+    - `image`: the same answer of images that the client decoded, `image` uint8 (B, H, W, 3).
+    - `features`, of a classifier: `features` float32 (B, C), what its layer "head" reads.
+    - `class_names`: takes nothing, gives `class_names` string (num_classes,).
+    - what else `serving.signatures` has.
+
+    Beside the model, `assets.extra` holds `class_names.json`, a list, and `tf_serving_warmup_requests`, a request to
+    each signature that takes images, which TensorFlow Serving sends itself before it answers clients.
+
+    Batch norms are folded (`tfvt.fuse`), every weight is written once, and JPEGs are turned as their EXIF header says.
     The SavedModel contains decoding and the evaluation crop, so a server prepares images exactly as the evaluation
     did. Images that `tfvt.data.headers.checked_images` refuses, and bytes that do not decode, raise
     InvalidArgumentError for the whole request. docs/serving.md says which damage stays unnoticed.
@@ -51,29 +66,48 @@ def export_saved_model(
     directory = as_path(directory)
     _check(model, directory, serving)
     check_numbers({"max_pixels": max_pixels})
-
-    def signature(answer):
-        images = tf.TensorSpec((None,), tf.string, name="image")
-        return tf.function(lambda image: answer(checked_images(image, max_pixels)), input_signature=[images])
-
-    signatures = {name: signature(answer) for name, answer in serving.signatures(model).items()}
+    fused = fuse(model)
+    takes = {"serving_default": tf.string, "image": tf.uint8}
+    answers = serving.signatures(fused)
+    answers["image"] = answers["serving_default"]
+    takes |= {name: tf.string for name in answers if name not in takes}
+    signatures = {name: _signature(answers[name], dtype, max_pixels) for name, dtype in takes.items()}
+    names = list(serving.class_names)
+    if names:
+        signatures["class_names"] = tf.function(lambda: {"class_names": tf.constant(names)}, input_signature=[])
     module = tf.Module()  # Keras' own export would write every weight twice
-    module.weights = [variable.value for variable in model.variables]
-    _write(module, signatures, directory)
+    module.weights = [variable.value for variable in fused.variables]
+
+    def write(folder):
+        tf.saved_model.save(module, str(folder), signatures=signatures)
+        extra = folder / "assets.extra"  # as TensorFlow Serving calls it
+        extra.mkdir()
+        write_warm_up(extra / WARM_UP, takes, max_pixels)
+        if names:
+            (extra / "class_names.json").write_text(json.dumps(names, ensure_ascii=False), "utf-8")
+
+    _write(write, directory)
     return directory
 
 
-def _write(module, signatures, directory):
-    """Save a module in `directory`, which appears complete or not at all."""
+def _signature(answer, dtype, max_pixels):
+    """`answer` as a function of images of a request, after a check of them."""
+    shape, check = ((None,), checked_images) if dtype == tf.string else ((None, None, None, 3), checked_pixels)
+    images = tf.TensorSpec(shape, dtype, name="image")
+    return tf.function(lambda image: answer(check(image, max_pixels)), input_signature=[images])
+
+
+def _write(write, directory):
+    """Have a model written into `directory`, which appears complete or not at all."""
     if isinstance(directory, StorePath):
         with temporary_folder(directory) as temporary:
-            _save(module, signatures, temporary, directory)
+            _save(write, temporary, directory)
             _upload(temporary, directory)
         return
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as temporary:
         written = Path(temporary) / "saved_model"
-        _save(module, signatures, written, directory)
+        _save(write, written, directory)
         for path in (*written.rglob("*"), written):
             fsync(path)
         if directory.exists():
@@ -82,11 +116,12 @@ def _write(module, signatures, directory):
     fsync(directory.parent)
 
 
-def _save(module, signatures, written, directory):
+def _save(write, folder, directory):
     try:
-        tf.saved_model.save(module, str(written), signatures=signatures)
-    except tf.errors.OpError as error:
-        reason = re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", error.message)  # without the names of TensorFlow's nodes
+        write(folder)
+    except (tf.errors.OpError, OSError) as error:
+        text = error.message if isinstance(error, tf.errors.OpError) else str(error.strerror or error)
+        reason = re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", text)  # without the names of TensorFlow's nodes
         raise OSError(f"{directory} cannot be written: {reason}") from error
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfvt.data.box_pictures import boxes_png
 from tfvt.data.detection import DetectionEvaluation
 from tfvt.data.detections import Detections
-from tfvt.data.images import decode_window, is_integer
+from tfvt.data.images import is_integer
 from tfvt.data.instance_masks import pasted, run_lengths
 from tfvt.data.serving import Serving, read_class_names
 from tfvt.models.detection import DetectionSettings, detector
@@ -84,9 +84,9 @@ class DetectionServing(Serving):
         """The detector."""
         return self.detector(model)
 
-    def decode(self, encoded: tf.Tensor) -> tf.Tensor:
-        """uint8 (H, W, 3) of an encoded image, a scalar string; EXIF rotation is ignored."""
-        return decode_window(encoded, lambda height, width: (0, 0, height, width))[0]
+    def pixels(self, read: Callable) -> tf.Tensor:
+        """The whole image, uint8 (H, W, 3)."""
+        return read(lambda height, width: (0, 0, height, width))[0]
 
     def detections(self, model: keras.Model) -> Detections:
         """`Detections` of a model, which is compiled once for all sizes."""
@@ -121,13 +121,13 @@ class DetectionServing(Serving):
         specs = {name: tf.TensorSpec(value.shape[1:], value.dtype) for name, value in outputs.items()}
         specs["size"] = tf.TensorSpec((2,), tf.int32)
 
-        def one(encoded):
-            image = self.decode(encoded)
+        def one(image):
+            image = self.decode(image)
             return found(image) | {"size": tf.shape(image)[:2]}
 
-        def serve(encoded):
+        def serve(images):
             # One after the other, each in its own size: no answer depends on what else a request holds.
-            answer = tf.map_fn(one, encoded, fn_output_signature=specs, parallel_iterations=1)
+            answer = tf.map_fn(one, images, fn_output_signature=specs, parallel_iterations=1)
             labels = answer["labels"]
             return answer | {"names": tf.gather(names, tf.where(labels < 0, len(self.class_names), labels))}
 
