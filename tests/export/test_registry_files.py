@@ -30,7 +30,7 @@ def test_a_name_in_a_format(name, file_format, tmp_path):
     model = contracts.create(name, num_classes=5, input_shape=shape, **shallow(name))
     if get_variant(name).task == "detection":
         model = whole_detector(model)
-    if "san" in name and file_format == "litert":
+    if ("san" in name or "mask_rcnn" in name) and file_format == "litert":  # slices of five axes
         with pytest.raises(ValueError, match=r"^LiteRT has no builtin operation for the \w+ of layer"):
             check_file(model, file_format, tmp_path, [shape[:2]])
         return
