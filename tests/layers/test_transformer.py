@@ -70,6 +70,25 @@ def test_attention(x, context, pooled):
         np.testing.assert_allclose(actual[b], attend(x[b], inputs[-1][b], w), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+def test_attention_weights_are_those_of_the_call(x, context, pooled):
+    inputs = (x, context) if pooled else (x,)
+    layer = layers.TransformerEncoderLayer(HEADS, 7, name="t")
+    w = randomize(layer, *inputs)
+    (weights,) = contracts.arrays(layer.attention_weights(*inputs))
+    assert weights.shape == (B, HEADS, L, K if pooled else L)
+    kernel, bias = w["attention/qkv_kernel"], w["attention/qkv_bias"]
+    for b in range(B):
+        q, kv = (
+            layer_norm(t[b].astype("float64"), w["attention_norm/gamma"], w["attention_norm/beta"])
+            for t in (x, inputs[-1])
+        )
+        query, key = q @ kernel[:, :C] + bias[:C], kv @ kernel[:, C : 2 * C] + bias[C : 2 * C]
+        for h, part in enumerate(np.split(np.arange(C), HEADS)):
+            expected = softmax(query[:, part] @ key[:, part].T / math.sqrt(C // HEADS))
+            np.testing.assert_allclose(weights[b, h], expected, atol=1e-5)
+
+
 def test_attention_to_itself_as_the_context_is_self_attention(x):
     layer = layers.MultiHeadAttention(HEADS)
     np.testing.assert_allclose(*(contracts.arrays(layer(*inputs))[0] for inputs in ((x,), (x, x))), atol=1e-5)

@@ -76,6 +76,7 @@ def test_recurrent_tokenizer_is_equation_2(pixels, tokens, scale, renewed):
 def test_token_transformer_is_equations_3_and_4(tokens, num_heads, scale):
     layer = layers.TokenTransformer(16, 24, num_heads, scale, norm="none", name="t")
     (actual,) = run(layer, tokens)
+    (weights,) = contracts.arrays(layer.attention_weights(keras.ops.convert_to_tensor(tokens)))
     w = weights_of(layer)
     for b in range(B):
         t = tokens[b].astype("float64")
@@ -84,6 +85,7 @@ def test_token_transformer_is_equations_3_and_4(tokens, num_heads, scale):
         for head in range(num_heads):
             k, v = (slice(head * n // num_heads, (head + 1) * n // num_heads) for n in (16, CT))
             logits = rows[:, k] @ columns[:, k].T * ((16 / num_heads) ** -0.5 if scale else 1)
+            np.testing.assert_allclose(weights[b, head], softmax(logits, axis=1), atol=1e-5)
             heads.append(softmax(logits, axis=1) @ t[:, v])
         t = t + np.concatenate(heads, axis=-1)
         hidden = np.maximum(grouped(t, w["mlp_in/linear/kernel"]), 0)

@@ -46,9 +46,20 @@ def multi_head_attention(
     return _attend(*(_split_heads(x, num_heads) for x in (query, key, value)), scale, dropout)
 
 
+def attention_weights(query: Any, key: Any, num_heads: int = 1, scale: bool = True) -> Any:
+    """The weights (B, num_heads, Q, K) by which `multi_head_attention` adds up the values; they sum to 1 over K."""
+    scale = (query.shape[-1] // num_heads) ** -0.5 if scale else 1.0
+    return _weights(_split_heads(query, num_heads), _split_heads(key, num_heads), scale)
+
+
+def _weights(query, key, scale):
+    """(B, num_heads, Q, K), from the heads of query and key, (B, num_heads, L, D) each."""
+    return softmax(ops.matmul(query * scale, ops.swapaxes(key, -1, -2)))
+
+
 def _attend(query, key, value, scale, dropout):
     """(B, num_heads, L, D) each -> (B, L, num_heads * D), by two batched matmuls."""
-    weights = softmax(ops.matmul(query * scale, ops.swapaxes(key, -1, -2)))  # (B, num_heads, Q, K)
+    weights = _weights(query, key, scale)
     if dropout is not None:
         weights = dropout(weights)
     return _join_heads(ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3)))  # of (B, Q, num_heads, D)
@@ -129,6 +140,11 @@ class MultiHeadAttention(keras.layers.Layer):
             query = self._project(x, 0, 1)  # (B, L, C)
             key, value = ops.split(self._project(context, 1, 3), 2, axis=-1)  # (B, K, C) each
         return self.out(multi_head_attention(query, key, value, self.num_heads, dropout=dropout))
+
+    def attention_weights(self, x: Any, context: Any = None) -> Any:
+        """Of each token of `x` to each of the context, or of `x` itself: (B, num_heads, L, K), sums 1 over K."""
+        query, key = self._project(x, 0, 1), self._project(x if context is None else context, 1, 2)
+        return attention_weights(query, key, self.num_heads)
 
     def _project(self, x, first, last):
         """`x` times the thirds `first` to `last` of the matrix (0: queries, 1: keys, 2: values)."""

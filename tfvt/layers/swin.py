@@ -95,6 +95,11 @@ class SwinBlock(keras.layers.Layer):
         hidden = self.dropout(gelu(self.mlp_in(self.mlp_norm(x))), training=training)
         return x + self._residual(self.mlp_out(hidden), training)
 
+    def attention_weights(self, x: Any) -> Any:
+        """What the block's window attention weighs when it is called, see `WindowAttention`; also inside an ACmix."""
+        attention = self.mix.attention_path if self.mixer == "acmix" else self.mix
+        return attention.attention_weights(self.mixer_norm(x))
+
     def _residual(self, branch, training):
         return self.drop_path(self.dropout(branch, training=training), training=training)
 

@@ -100,6 +100,12 @@ class TransformerEncoderLayer(keras.layers.Layer):
         hidden = self.mlp_in(self.mlp_norm(x))
         return x + self._residual(self.mlp_out(self.dropout(hidden, training=training)), training)
 
+    def attention_weights(self, x: Any, context: Any = None) -> Any:
+        """What the layer's attention weighs when it is called: (B, num_heads, L, K), see `MultiHeadAttention`."""
+        return self.attention.attention_weights(
+            self.attention_norm(x), None if context is None else self.attention_norm(context)
+        )
+
     def _residual(self, branch, training):
         return self.drop_path(self.dropout(branch, training=training), training=training)
 

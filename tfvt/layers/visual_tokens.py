@@ -14,7 +14,7 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from tfvt.layers.attention import attention_macs, multi_head_attention
+from tfvt.layers.attention import attention_macs, attention_weights, multi_head_attention
 from tfvt.layers.convolution import GroupedDense
 from tfvt.layers.registration import register_layer
 from tfvt.layers.regularization import DropPath
@@ -141,6 +141,11 @@ class TokenTransformer(VisualTokenLayer):
         tokens = tokens + self.drop_path(attended, training=training)
         hidden = ops.relu(self.mlp_in(tokens, training=training))
         return tokens + self.drop_path(self.mlp_out(hidden, training=training), training=training)
+
+    def attention_weights(self, tokens: Any) -> Any:
+        """W of eq. (3), in inference: of each token to each, (B, num_heads, L, L), sums 1 over the last axis."""
+        query, key = self.query(tokens, training=False), self.key(tokens, training=False)
+        return attention_weights(query, key, self.num_heads, self.scale_logits)
 
     def macs(self, tokens):
         return attention_macs(tokens.shape[1], tokens.shape[1], self.key_dim, tokens.shape[-1])

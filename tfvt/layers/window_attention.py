@@ -76,22 +76,45 @@ class WindowAttention(MapAttention):
         return tuple(ops.split(self.qkv(x), 3, axis=-1))  # (B, H, W, C) each
 
     def attend(self, query: Any, key: Any, value: Any) -> Any:
+        batch, grid = ops.shape(query)[0], self._grid(query)
+        weights = self._weights(query, key)
+        value = cut_blocks(value, grid, self.window_size, 0, self.num_heads)
+        return self.out(join_blocks(ops.matmul(weights, value), batch, grid, self.window_size))
+
+    def attention_weights(self, x: Any) -> Any:
+        """Of each pixel of a window to each: (B, rows, columns, num_heads, pixels, pixels), sums 1 over the last axis.
+
+        The windows are those of `arrange(x)`, which is padded and, if `shift_of(H, W)` is not 0, shifted by that.
+        """
+        x = self.arrange(x)
+        query, key, _ = self.project(x)
+        pixels = self.window_size**2
+        return ops.reshape(self._weights(query, key), (-1, *self._grid(x), self.num_heads, pixels, pixels))
+
+    def _grid(self, x):
+        """(rows, columns) of windows."""
+        _, height, width, _ = ops.shape(x)
+        return height // self.window_size, width // self.window_size
+
+    def _weights(self, query, key):
+        """(B * windows, heads, pixels, pixels), from maps that are arranged."""
         batch, height, width, _ = ops.shape(query)
-        size, grid = self.window_size, (height // self.window_size, width // self.window_size)
-        query, key, value = (cut_blocks(x, grid, size, 0, self.num_heads) for x in (query, key, value))
+        size, grid = self.window_size, self._grid(query)
+        query, key = (cut_blocks(x, grid, size, 0, self.num_heads) for x in (query, key))
         logits = ops.matmul(query * query.shape[-1] ** -0.5, ops.swapaxes(key, -1, -2))  # (..., heads, pixels, pixels)
-        bias = ops.cast(self._bias(height, width, self._shift_of(height, width)), logits.dtype)
+        bias = ops.cast(self._bias(height, width, self.shift_of(height, width)), logits.dtype)
         if bias.shape[0] == 1:
             logits = logits + bias
         else:  # one bias for each window of an image
             windows = (batch, grid[0] * grid[1], self.num_heads, size**2, size**2)
             logits = ops.reshape(ops.reshape(logits, windows) + bias, (-1, *windows[2:]))
-        return self.out(join_blocks(ops.matmul(softmax(logits), value), batch, grid, size))
+        return softmax(logits)
 
     def _shift(self, x):
-        return self._shift_of(*ops.shape(x)[1:3])
+        return self.shift_of(*ops.shape(x)[1:3])
 
-    def _shift_of(self, height, width):
+    def shift_of(self, height: Any, width: Any) -> Any:
+        """Pixels of the cyclic shift of an arranged map of that size, up and to the left."""
         if self.shift_size == 0 or (isinstance(height, int) and isinstance(width, int)):
             return self.shift_size if self.shift_size and min(height, width) > self.window_size else 0
         return ops.where(ops.minimum(height, width) > self.window_size, self.shift_size, 0)
