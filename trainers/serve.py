@@ -121,7 +121,7 @@ def predict(arguments: Sequence[str]) -> int:
     status, results = 0, []
     for path in call.images:
         try:
-            image = serving.decode(tf.constant(_read(path)))
+            image = serving.decode(tf.constant(read_encoded(path)))
         except (RejectedImageError, tf.errors.InvalidArgumentError) as error:
             print(f"{printable(path)}: rejected: {_reason(error)}")
             status = 1
@@ -171,7 +171,7 @@ def open_finished(folder: AnyPath, *backends: str) -> tuple[Run, Recipe, keras.M
     return run, recipe, model, serving
 
 
-def _read(path: AnyPath) -> bytes:
+def read_encoded(path: AnyPath) -> bytes:
     """An image file as conversion reads it: CMYK as RGB, and upright, where the model itself does not turn it.
 
     Raises:

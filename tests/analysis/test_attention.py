@@ -3,13 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from PIL import Image
 
 import tests.contracts as contracts
 import tfvt
 from tfvt.analysis import (
     attention_entropy,
-    draw_token_attention,
     foreground_attention,
     foreground_sums,
     token_attention,
@@ -181,29 +179,3 @@ def test_share_on_the_foreground():
     np.testing.assert_allclose(foreground_attention(attention, foreground), [[0.5, 0, foreground.mean()]])
     with pytest.raises(ValueError, match=r"foreground \(0, 8, 8\) does not match attention"):
         foreground_attention(attention, foreground[:0])
-
-
-def test_the_picture_shows_the_attention(tmp_path):
-    images = np.full((2, 16, 16, 3), 128.0)
-    attention = np.zeros((2, 4, 4, 3))
-    attention[0, 1, 1, 0] = 1.0
-    draw_token_attention(images, attention, tmp_path / "tokens.png", titles=["one", "two"])
-    pixels = np.asarray(Image.open(tmp_path / "tokens.png").convert("RGB")).astype(int)
-    red = (pixels[..., 0] > 180) & (pixels[..., 2] < 100)
-    assert 20 < red.sum() < 0.02 * red.size  # one spot, in one of the six maps
-    rows, columns = np.nonzero(red)
-    assert rows.max() < pixels.shape[0] / 2
-    assert columns.min() > pixels.shape[1] / 4
-    assert columns.max() < pixels.shape[1] / 2
-
-
-def test_rows_are_as_high_as_their_images(tmp_path):
-    sizes = []
-    for height in (16, 32):
-        path = tmp_path / f"{height}.png"
-        draw_token_attention(np.zeros((6, height, 32, 3)), np.ones((6, 2, 2, 3)), path)
-        with Image.open(path) as picture:
-            sizes.append(picture.size)
-    (width, flat), (same_width, square) = sizes
-    assert width == same_width
-    assert 0.5 * square < flat < 0.6 * square

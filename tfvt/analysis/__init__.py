@@ -12,7 +12,15 @@ from tfvt.analysis.attention import (
 )
 from tfvt.analysis.gradients import ClassGradients, class_gradients, visualize_classes
 from tfvt.analysis.layer_attention import LayerAttention, layer_attention, localness, rollout
-from tfvt.analysis.pictures import draw_token_attention
+from tfvt.analysis.pictures import (
+    MapRow,
+    draw_class_images,
+    draw_foreground_ratios,
+    draw_localness,
+    draw_maps,
+    draw_token_attention,
+    draw_training_curves,
+)
 from tfvt.analysis.profiling import Profile, profile
 from tfvt.analysis.rates import PathRates, draw_path_rates, path_rates
 
@@ -20,13 +28,19 @@ __all__ = [
     "ClassGradients",
     "ForegroundSums",
     "LayerAttention",
+    "MapRow",
     "PathRates",
     "Profile",
     "TokenMaps",
     "attention_entropy",
     "class_gradients",
+    "draw_class_images",
+    "draw_foreground_ratios",
+    "draw_localness",
+    "draw_maps",
     "draw_path_rates",
     "draw_token_attention",
+    "draw_training_curves",
     "foreground_attention",
     "foreground_sums",
     "layer_attention",

@@ -1,11 +1,13 @@
 """What ACmix layers prefer: the rates of attention and convolution over depth (Pan et al., CVPR 2022, section 5.5)."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from tfvt.analysis.pictures import COLORS
 from tfvt.layers import ACmix
 
 
@@ -73,11 +75,11 @@ def draw_path_rates(runs: dict[str, PathRates], path: Path | str) -> None:
     axes = figure.subplots(len(models), 3, squeeze=False)
     titles = ("$|\\alpha|$, attention", "$|\\beta|$, convolution", "$\\log|\\alpha/\\beta|$")
     for row, model in zip(axes, models, strict=True):
-        for legend, rates in runs.items():
+        for (legend, rates), color in zip(runs.items(), itertools.cycle(COLORS), strict=False):
             if rates.model == model:
                 depth = np.arange(1, len(rates.layers) + 1)
                 for axis, values in zip(row, (np.abs(rates.alpha), np.abs(rates.beta), rates.log_ratio), strict=True):
-                    axis.plot(depth, values, marker="o", markersize=4, label=legend)
+                    axis.plot(depth, values, marker="o", markersize=4, color=color, label=legend)
         for axis, title in zip(row, titles, strict=True):
             axis.set(title=title, xlabel="ACmix layer, from image to head")
             axis.xaxis.get_major_locator().set_params(integer=True)
