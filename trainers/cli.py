@@ -80,7 +80,7 @@ def _export(arguments: Sequence[str]) -> int:
 
 
 def _visualize(arguments: Sequence[str]) -> int:
-    """Pictures of what runs have learned: rates RUN..."""
+    """Pictures of what models have learned: tokens | attention | saliency | ... | gallery"""
     from .visualize import visualize
 
     return visualize(arguments)

@@ -76,7 +76,7 @@ def test_the_picture_has_the_form_that_its_name_says(name, start, runs, tmp_path
 
 def test_the_page_trains_what_it_draws():
     page = (ROOT / "docs" / "visualize.md").read_text(encoding="utf-8")
-    trained = re.findall(r"^tfvt train --config (\S+) --output (\S+)(?: --seed (\d))?$", page, re.MULTILINE)
+    trained = re.findall(r"^tfvt train --config (\S+_acmix_\S+) --output (\S+)(?: --seed (\d))?$", page, re.MULTILINE)
     drawn = re.search(r"^tfvt visualize rates (.*) --output rates.png$", page, re.MULTILINE)[1]
     assert drawn.split() == [output for _, output, _ in trained]
     for config, _, seed in trained:

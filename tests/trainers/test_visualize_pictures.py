@@ -4,20 +4,25 @@ import base64
 import csv
 import io
 import re
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
+from small_masks import write_small_masks
 
 import tfvt
 from tfvt.analysis import attention_entropy, token_attention
 from tfvt.data.classification import ClassificationServing
 from tfvt.data.images import EvalPreprocessing
+from tfvt.data.records import ENCODED, MASK, feature_spec
 from tfvt.trainers.cli import main
 from tfvt.trainers.run.folder import Run
 from tfvt.trainers.run.model import write_model, write_serving
 
+ROOT = Path(__file__).parents[2]
 VT = {"width": 8, "depths": (1, 1), "num_modules": 2, "num_tokens": 3, "token_dim": 32, "output_channels": 64}
 SWIN = {"depths": (1, 2), "width": 16, "head_dim": 8, "window_size": 4, "input_shape": (32, 32, 3)}
 
@@ -26,10 +31,13 @@ SWIN = {"depths": (1, 2), "width": 16, "head_dim": 8, "window_size": 4, "input_s
 def folder(tmp_path_factory):
     """Two models as files, a run, images; all small."""
     folder = tmp_path_factory.mktemp("visualize")
-    tokens = tfvt.create_model("vt_resnet18", input_shape=(None, None, 3), num_classes=3, **VT)
+    tokens = tfvt.create_model("vt_resnet18", input_shape=(None, None, 3), num_classes=6, **VT)
     swin = tfvt.create_model("acmix_swin_tiny", num_classes=3, **SWIN)
     plain = tfvt.create_model("resnet18", width=8, depths=(1,), input_shape=(32, 32, 3), num_classes=3)
-    for name, model in {"tokens": tokens, "swin": swin, "plain": plain}.items():
+    vit = tfvt.create_model(
+        "vit_tiny16", blocks=[{"layers": 2, "hidden_dim": 64}], input_shape=(32, 32, 3), num_classes=6
+    )
+    for name, model in {"tokens": tokens, "swin": swin, "plain": plain, "vit": vit}.items():
         model.save(folder / f"{name}.keras")
     run = Run(folder / "run")
     run.folder.mkdir()
@@ -79,6 +87,52 @@ def test_tokens_of_any_size_and_their_entropy(call, folder):
     assert Image.open("u.png").height > 1.5 * Image.open("t.png").height
 
 
+def test_attention_on_the_foreground_over_records(call, folder, tmp_path):
+    records = write_small_masks(tmp_path / "masks", train=1, validation=3)
+    words = ("--images", "one.png", "--records", records, "--background", "0", "4", "--first", "2")
+    status, printed, _ = call("tokens", "tokens.keras", *words)
+    assert status == 0
+    model, sums = keras.models.load_model(folder / "tokens.keras", compile=False), np.zeros((4, 3))
+    for example in tf.data.TFRecordDataset(str(records / "validation-00000-of-00001")).take(2):
+        features = tf.io.parse_single_example(example, feature_spec([ENCODED, MASK]))
+        image, mask = (tf.io.decode_png(features[name]).numpy() for name in (ENCODED, MASK))
+        maps = token_attention(model, image[None].astype("float32"))["vt1_tokenizer"][0]
+        for row, column in np.ndindex(maps.shape[:2]):
+            cell = mask[8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
+            for number, inside in enumerate((np.isin(cell, (1, 2, 3)).mean(), np.isin(cell, (0, 4)).mean())):
+                sums[number] += maps[row, column] * inside
+                sums[2 + number] += inside / maps[..., 0].size
+    expected = (sums[0].sum() / sums[2, 0]) / (sums[1].sum() / sums[3, 0])
+    row = re.search(r"^vt1 +(\S+)% +(\S+)% +(\S+) \((\S+)%\)", printed, re.MULTILINE)
+    shares = 100 * np.array([sums[0].sum() / sums[:2].sum(), sums[2, 0] / sums[2:, 0].sum()])
+    np.testing.assert_allclose([float(value) for value in row.groups()[:2]], shares, atol=0.06)
+    np.testing.assert_allclose(
+        [float(value) for value in row.groups()[2:]], [expected, 100 * expected - 100], atol=0.06
+    )
+    status, _, line = call("tokens", "tokens.keras", *words[:4], "--background", "0", "1", "2", "3", "4")
+    assert (status, "show no foreground (--background says which classes are)" in line) == (2, True)
+
+
+def test_the_commands_of_the_page_run(call, folder, tmp_path):
+    """With small models in place of the page's runs: a name of a run says of which kind."""
+    page = (ROOT / "docs" / "visualize.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^tfvt visualize ((?!rates).*)$", page, re.MULTILINE)
+    masks = write_small_masks(tmp_path / "masks", train=1, validation=2)
+    kinds = {"runs/demo/run": "tokens.keras", "runs/demo_segmentation/vt_fpn": "tokens.keras", "runs/vit": "vit.keras"}
+    for command in commands:
+        picture, *words = command.split()
+        if picture == "curves":
+            words = ["run" if word.startswith("runs/") else word for word in words]
+        else:
+            words = [kinds.get(word, str(masks) if word.endswith("/records") else word) for word in words]
+            words += [] if picture == "classes" else ["--images", "grey.png"]
+        assert call(picture, *words, *(["--steps", "1"] if picture in ("classes", "gallery") else []))[0] == 0, command
+    written = {path.name for path in tmp_path.glob("*.png")} | {path.name for path in tmp_path.glob("**/gallery.html")}
+    assert written == {
+        re.search(r"--output (\S+)", c)[1].rpartition("/")[2].replace("gallery", "gallery.html") for c in commands
+    }
+
+
 def test_attention_and_localness_of_a_run(call):
     assert call("attention", "run", "--images", "one.png", "--place", "0", "1")[1] == "picture: attention.png\n"
     status, printed, _ = call("localness", "run", "swin.keras", "--images", "one.png", "grey.png")
@@ -91,10 +145,10 @@ def test_attention_and_localness_of_a_run(call):
 
 def test_saliency_of_two_models_and_class_images(call):
     assert call("saliency", "run", "plain.keras", "--images", "one.png", "grey.png", "--output", "s.svg")[0] == 0
-    drawn = open("s.svg").read()
+    drawn = Path("s.svg").read_text()
     assert "<svg" in drawn
     assert call("classes", "run", "--classes", "1", "2", "--steps", "2", "--output", "c.pdf")[0] == 0
-    assert open("c.pdf", "rb").read(4) == b"%PDF"
+    assert Path("c.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_curves_of_a_run_that_has_not_ended(call, folder, tmp_path):
@@ -118,7 +172,7 @@ def test_curves_of_a_run_that_has_not_ended(call, folder, tmp_path):
 def test_the_gallery_has_all_that_applies(call):
     status, printed, _ = call("gallery", "run", "--images", "one.png", "--steps", "2")
     assert (status, printed) == (0, "6 pictures, 2 that do not apply: gallery/gallery.html\n")
-    page = open("gallery/gallery.html", encoding="utf-8").read()
+    page = Path("gallery/gallery.html").read_text(encoding="utf-8")
     pictures = re.findall(r'<img alt="([^"]+)" src="data:image/png;base64,([^"]+)"', page)
     assert len(pictures) == 6
     for text, content in pictures:
@@ -130,7 +184,7 @@ def test_the_gallery_has_all_that_applies(call):
     assert not re.search(r'(src|href)="(?!data:|#)', page), "the page needs another file"
     assert len(re.findall(r'id="([^"]+)"', page)) == len(set(re.findall(r'id="([^"]+)"', page)))
     assert call("gallery", "plain.keras", "--images", "grey.png", "--steps", "1", "--output", "other")[0] == 0
-    assert "curves: a file has no run" in open("other/gallery.html", encoding="utf-8").read()
+    assert "curves: a file has no run" in Path("other/gallery.html").read_text(encoding="utf-8")
 
 
 def test_help_lists_every_picture(capsys):
