@@ -76,7 +76,9 @@ def test_the_picture_has_the_form_that_its_name_says(name, start, runs, tmp_path
 
 def test_the_page_trains_what_it_draws():
     page = (ROOT / "docs" / "visualize.md").read_text(encoding="utf-8")
-    trained = re.findall(r"^tfvt train --config (\S+_acmix_\S+) --output (\S+)(?: --seed (\d))?$", page, re.MULTILINE)
+    trained = re.findall(
+        r"^tfvt train --config (digits_acmix_\S+) --output (\S+)(?: --seed (\d))?$", page, re.MULTILINE
+    )
     drawn = re.search(r"^tfvt visualize rates (.*) --output rates.png$", page, re.MULTILINE)[1]
     assert drawn.split() == [output for _, output, _ in trained]
     for config, _, seed in trained:
@@ -90,7 +92,7 @@ def test_mistakes_are_named(runs, tmp_path, capsys):
     fixed = write_run(tmp_path / "fixed", tfvt.create_model("acmix_swin_tiny", combine="sum", **SWIN))
     for arguments, message in (
         ((), "the following arguments are required: PICTURE"),
-        (("attention",), "invalid choice: 'attention'"),
+        (("pictures",), "invalid choice: 'pictures'"),
         (("rates",), "the following arguments are required: RUN"),
         (("rates", tmp_path / "none"), f"{tmp_path}/none holds no run"),
         (("rates", runs[0], plain), f"{plain}: resnet18 has no ACmix layer"),

@@ -300,4 +300,5 @@ def rates(source: Source) -> View:
 
 
 def _short(source):
-    return source.name.rstrip("/").rpartition("/")[2]
+    """The last two parts of the model's path, which fit above a picture."""
+    return "/".join(source.name.rstrip("/").split("/")[-2:])
