@@ -75,7 +75,7 @@ def test_the_picture_has_the_form_that_its_name_says(name, start, runs, tmp_path
 
 
 def test_the_page_trains_what_it_draws():
-    page = (ROOT / "docs" / "visualize.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "visualize_rates.md").read_text(encoding="utf-8")
     trained = re.findall(
         r"^tfvt train --config (digits_acmix_\S+) --output (\S+)(?: --seed (\d))?$", page, re.MULTILINE
     )

@@ -119,7 +119,12 @@ def test_the_commands_of_the_page_run(call, folder, tmp_path):
     page = (ROOT / "docs" / "visualize.md").read_text(encoding="utf-8")
     commands = re.findall(r"^tfvt visualize ((?!rates).*)$", page, re.MULTILINE)
     masks = write_small_masks(tmp_path / "masks", train=1, validation=2)
-    kinds = {"runs/demo/run": "tokens.keras", "runs/demo_segmentation/vt_fpn": "tokens.keras", "runs/vit": "vit.keras"}
+    kinds = {
+        "runs/demo/run": "tokens.keras",
+        "runs/demo_segmentation/vt_fpn": "tokens.keras",
+        "runs/vit": "vit.keras",
+        "runs/funnel_vit": "vit.keras",
+    }
     for command in commands:
         picture, *words = command.split()
         if picture == "curves":

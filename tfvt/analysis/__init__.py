@@ -11,7 +11,7 @@ from tfvt.analysis.attention import (
     uniform_entropy,
 )
 from tfvt.analysis.gradients import ClassGradients, class_gradients, visualize_classes
-from tfvt.analysis.layer_attention import LayerAttention, layer_attention, localness, rollout
+from tfvt.analysis.layer_maps import LayerAttention, layer_attention, localness, rollout
 from tfvt.analysis.pictures import (
     MapRow,
     draw_class_images,

@@ -8,7 +8,7 @@ import tests.contracts as contracts
 import tfvt
 from tests.layers.test_acmix import randomize
 from tfvt.analysis import layer_attention, localness, rollout
-from tfvt.analysis.layer_attention import PatchAttention, WindowedAttention
+from tfvt.analysis.layer_maps import PatchAttention, WindowedAttention
 from tfvt.layers import WindowAttention
 from tfvt.models.vit import Block
 
