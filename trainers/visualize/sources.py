@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfvt.data.classification import ClassificationServing
-from tfvt.data.images import EvalPreprocessing, decode_and_center_crop, decode_window
+from tfvt.data.exif import decode_upright
+from tfvt.data.images import EvalPreprocessing, center_crop
 from tfvt.data.records import ENCODED, feature_spec, open_records
 from tfvt.errors import UsageError, one_line
 from tfvt.export import Serving
@@ -57,8 +58,8 @@ class Source:
         size = self.model.inputs[0].shape[1:3]
         if None not in size:
             whole = EvalPreprocessing(image_size=size, crop_ratio=1.0)
-            return decode_and_center_crop(tf.constant(encoded), whole).numpy()
-        image = decode_window(tf.constant(encoded), lambda height, width: (0, 0, height, width))[0].numpy()
+            return center_crop(lambda window: decode_upright(tf.constant(encoded), window), whole).numpy()
+        image = decode_upright(tf.constant(encoded), lambda height, width: (0, 0, height, width))[0].numpy()
         return resized(image, [max(1, round(n * min(1, LARGEST / max(image.shape[:2])))) for n in image.shape[:2]])
 
 
