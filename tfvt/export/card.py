@@ -20,6 +20,7 @@ PIPELINE_TAGS = {
     "segmentation": "image-segmentation",
     "detection": "object-detection",
 }
+OTHER_TASK = "other"  # the hub's word for what it does not know: tasks that users add
 METRIC_TYPES = {"top1": "accuracy", "miou": "mean_iou"}  # the hub's words; others keep ours
 MAX_CLASSES = 50  # that the card names
 LIMITS = (
@@ -134,7 +135,7 @@ def _front(card, form):
     front = {
         "license": "unknown",
         "library_name": "keras",
-        "pipeline_tag": PIPELINE_TAGS[card.task],
+        "pipeline_tag": PIPELINE_TAGS.get(card.task, OTHER_TASK),
         "tags": ["tfvt", card.name, form],
     }
     metrics = [
@@ -144,7 +145,7 @@ def _front(card, form):
     if metrics:
         front["metrics"] = [metric["type"] for metric in metrics]
         result = {
-            "task": {"type": PIPELINE_TAGS[card.task]},
+            "task": {"type": PIPELINE_TAGS.get(card.task, OTHER_TASK)},
             "dataset": {"name": card.records, "type": card.records, "split": card.split},
             "metrics": metrics,
         }
