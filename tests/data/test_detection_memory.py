@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.memory import OWN_PEAK
 from tfvt.data.detection import DetectionEvaluation
 from tfvt.trainers.tasks.detection_serving import DetectionServing
 
 TRAIN = """
-import resource, sys
+import sys
 import numpy as np
 import tensorflow as tf
 from box_records import box_record, objects_of, one_bit
@@ -28,14 +29,14 @@ for count in (1, 100):
     dataset = tf.data.Dataset.from_tensors(features).map(lambda features: samples.decode(features, tf.constant([1, 2])))
     sample = next(dataset.as_numpy_iterator())
     assert sample["masks"][:count].all() and (sample["labels"] >= 0).sum() == count
-    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+    peaks.append(own_peak())
 print(peaks[1] - peaks[0])
 """
 
 
 def test_masks_of_a_training_sample_are_decoded_one_by_one():
     path = [str(Path(__file__).parent), *sys.path]
-    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {path!r}\n{TRAIN}"]
+    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {path!r}\n{OWN_PEAK}{TRAIN}"]
     result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
     assert float(result.stdout) < 0.15, "GB more than one mask takes"
 

@@ -6,8 +6,10 @@ import sys
 
 import pytest
 
+from tests.memory import OWN_PEAK
+
 MEASURE = """
-import json, resource, sys
+import json, sys
 import numpy as np
 import tensorflow as tf
 from tfvt.data.label_maps import LabelMaps
@@ -20,7 +22,7 @@ if sys.argv[2] == "graph":
     maps = tf.function(maps, input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)], autograph=False)
 labels = maps(image).numpy()
 assert labels.shape == (4000, 6000) and len(np.unique(labels)) > 5
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+print(own_peak())
 """
 SLIDE = {"mode": "slide"}
 ALL_SCALES = {"scales": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75], "flip": True}
@@ -40,6 +42,6 @@ ALL_SCALES = {"scales": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75], "flip": True}
     ids=str,
 )
 def test_a_large_image_stays_below_3_gigabytes(settings, runs):
-    command = [sys.executable, "-c", MEASURE, json.dumps(settings), runs]
+    command = [sys.executable, "-c", OWN_PEAK + MEASURE, json.dumps(settings), runs]
     peak = float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     assert peak < 3
