@@ -95,7 +95,8 @@ class _Folding:
                 for linear, other in zip(before, after, strict=True):
                     _fold(linear.linear, linear.normalize, other.linear)
                 for variable, other in zip(_others(layer, before), _others(copy, after), strict=True):
-                    other.assign(variable)
+                    # Keras gives JAX's arrays away in each call of a model: none is shared.
+                    other.assign(np.array(keras.ops.convert_to_numpy(variable)))
 
 
 def _input_again(tensor):
