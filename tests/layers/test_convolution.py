@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tests.contracts as contracts
-from tfvt.layers import GroupedDense
+from tfvt.layers import GroupedDense, convolution
 from tfvt.layers.convolution import grouped_conv2d
 
 
@@ -125,8 +125,11 @@ def test_grouped_convolution_equals_the_sum_over_windows(height, width, groups, 
 
 
 @pytest.mark.parametrize("strides", [1, 2])
-def test_gradients_of_a_grouped_convolution(strides):
+@pytest.mark.parametrize("missing", [False, True])
+def test_gradients_of_a_grouped_convolution(strides, missing, monkeypatch):
     """Linear in input and kernel: the gradient's product with a direction is the convolution of that direction."""
+    if missing:  # as on a processor for which TensorFlow leaves oneDNN off
+        monkeypatch.setattr(convolution, "_has_gradient", lambda dtype: False)
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(2, 7, 6, 12)), rng.normal(size=(3, 3, 4, 6))
 
