@@ -41,29 +41,25 @@ def _parser() -> LineParser:
         "file with layers of tfvt. `tfvt visualize PICTURE --help` says more; docs/visualize.md shows each.",
     )
     pictures = parser.add_subparsers(dest="picture", required=True, metavar="PICTURE", title="pictures")
+    _add_attention(pictures)
+    _add_gradients(pictures)
+    _add_runs(pictures)
+    command = _command(
+        pictures,
+        "gallery",
+        _gallery,
+        f"all pictures that apply to one model, in one {GALLERY}",
+        f"Write {GALLERY}: every picture above that applies to the model, with captions and numbers, on one page that "
+        "needs no other file. It says what does not apply, and why.",
+    )
+    _add_images(command, 2)
+    command.add_argument("--steps", type=int, default=60, help="of gradient ascent on classes; default 60")
+    return parser
 
-    def add(name: str, draw: Callable, what: str, description: str, many: str | None = None) -> argparse.ArgumentParser:
-        command = pictures.add_parser(name, help=what, description=description)
-        command.set_defaults(draw=draw)
-        if many:
-            command.add_argument("models", nargs="+", type=as_path, metavar=many, help=_MODELS[many])
-        else:
-            command.add_argument("model", type=as_path, metavar="MODEL", help=_MODELS["MODEL"])
-        default = "gallery" if name == "gallery" else f"{name}.png"
-        kind = f"folder for {GALLERY}" if name == "gallery" else "picture to write, .png, .svg or .pdf"
-        command.add_argument("--output", type=as_path, default=as_path(default), help=f"{kind}; default {default}")
-        return command
 
-    def add_images(command: argparse.ArgumentParser, count: int) -> None:
-        command.add_argument("--images", nargs="+", type=as_path, default=[], help="image files to show the model")
-        command.add_argument(
-            "--count",
-            type=int,
-            default=count,
-            help=f"without --images: the first COUNT validation images of the (first) run; default {count}",
-        )
-
-    command = add(
+def _add_attention(pictures) -> None:
+    command = _command(
+        pictures,
         "tokens",
         _tokens,
         "where visual tokens look, entropy, attention on the foreground",
@@ -71,44 +67,49 @@ def _parser() -> LineParser:
         "(A) and through the tokens that it attends to (Â), and print its entropy. With --records, also print how much "
         "more attention a foreground pixel gets than a background pixel, over images with masks.",
     )
-    add_images(command, 2)
+    _add_images(command, 2)
     command.add_argument("--records", default=None, help="records with masks (`tfvt records convert --layout`)")
     command.add_argument("--split", default="validation", help="of those records; default validation")
     command.add_argument("--first", type=int, default=None, help="only the first FIRST records; default all")
     command.add_argument(
         "--background", nargs="+", type=int, default=[0], metavar="CLASS", help="classes of the background; default 0"
     )
-    command = add(
+    command = _command(
+        pictures,
         "attention",
         _attention,
         "attention of each layer and its rollout (ViT, Funnel-ViT, Swin)",
         "Draw what the class token (of a Swin: the middle pixel) looks at in each layer, and the rollout through all.",
     )
-    add_images(command, 2)
+    _add_images(command, 2)
     command.add_argument(
         "--place", nargs=2, type=float, default=None, metavar=("DOWN", "RIGHT"), help="the query instead, 0 to 1 each"
     )
-    add_images(
-        add(
-            "localness",
-            _localness,
-            "how local each layer's attention is (ViT, Funnel-ViT, Swin)",
-            "Draw the share of each layer's attention inside the 3x3 around the query: mean and deviation over heads "
-            "(Figure 5 of Visual Transformers). Several models share the plot.",
-            many="MODEL",
-        ),
-        8,
+    command = _command(
+        pictures,
+        "localness",
+        _localness,
+        "how local each layer's attention is (ViT, Funnel-ViT, Swin)",
+        "Draw the share of each layer's attention inside the 3x3 around the query: mean and deviation over heads "
+        "(Figure 5 of Visual Transformers). Several models share the plot.",
+        many="MODEL",
     )
-    command = add(
+    _add_images(command, 8)
+
+
+def _add_gradients(pictures) -> None:
+    command = _command(
+        pictures,
         "saliency",
         _saliency,
         "pixels on which a class depends, of models side by side",
         "Draw the gradient of a class logit by the image for each classifier, side by side (Figure 3 of Funnel-ViT).",
         many="MODEL",
     )
-    add_images(command, 4)
+    _add_images(command, 4)
     command.add_argument("--label", type=int, default=None, help="class number; default the first model's answer")
-    command = add(
+    command = _command(
+        pictures,
         "classes",
         _classes,
         "what classifiers take for a class",
@@ -118,7 +119,11 @@ def _parser() -> LineParser:
     command.add_argument("--classes", nargs="+", type=int, default=[0, 1, 2, 3], help="class numbers; default 0 1 2 3")
     command.add_argument("--steps", type=int, default=150, help="of the ascent; default 150")
     command.add_argument("--seed", type=int, default=0, help="of the start and the random shifts; default 0")
-    add(
+
+
+def _add_runs(pictures) -> None:
+    _command(
+        pictures,
         "curves",
         _curves,
         "training curves of several runs",
@@ -126,7 +131,8 @@ def _parser() -> LineParser:
         "have ended.",
         many="RUN",
     )
-    add(
+    _command(
+        pictures,
         "rates",
         _rates,
         "rates of attention and convolution (ACmix)",
@@ -134,16 +140,32 @@ def _parser() -> LineParser:
         "paper). Runs of one model share a row of plots.",
         many="RUN",
     )
-    command = add(
-        "gallery",
-        _gallery,
-        f"all pictures that apply to one model, in one {GALLERY}",
-        f"Write {GALLERY}: every picture above that applies to the model, with captions and numbers, on one page that "
-        "needs no other file. It says what does not apply, and why.",
+
+
+def _command(
+    pictures, name: str, draw: Callable, what: str, description: str, many: str | None = None
+) -> argparse.ArgumentParser:
+    """A picture's command, which takes one MODEL, or several models or runs: `many` is their name."""
+    command = pictures.add_parser(name, help=what, description=description)
+    command.set_defaults(draw=draw)
+    if many:
+        command.add_argument("models", nargs="+", type=as_path, metavar=many, help=_MODELS[many])
+    else:
+        command.add_argument("model", type=as_path, metavar="MODEL", help=_MODELS["MODEL"])
+    default = "gallery" if name == "gallery" else f"{name}.png"
+    kind = f"folder for {GALLERY}" if name == "gallery" else "picture to write, .png, .svg or .pdf"
+    command.add_argument("--output", type=as_path, default=as_path(default), help=f"{kind}; default {default}")
+    return command
+
+
+def _add_images(command: argparse.ArgumentParser, count: int) -> None:
+    command.add_argument("--images", nargs="+", type=as_path, default=[], help="image files to show the model")
+    command.add_argument(
+        "--count",
+        type=int,
+        default=count,
+        help=f"without --images: the first COUNT validation images of the (first) run; default {count}",
     )
-    add_images(command, 2)
-    command.add_argument("--steps", type=int, default=60, help="of gradient ascent on classes; default 60")
-    return parser
 
 
 _MODELS = {
