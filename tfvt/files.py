@@ -57,11 +57,11 @@ def whole_file(path: AnyPath | str, ending: str = "") -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def whole_folder(path: AnyPath | str) -> Iterator[Path]:
-    """Give a folder to write files to. It gets the name `path` when it is complete and on the disk.
+def whole_folder(path: AnyPath | str, last: str) -> Iterator[Path]:
+    """Give a folder to write files and folders to. It gets the name `path` when it is complete and on the disk.
 
     `path` is new, or an empty folder. Where writing fails, it stays as it was. In a store, which has no folders, the
-    file that is first by its name is uploaded last: a reader without it finds nothing.
+    file `last` is uploaded last: a reader without it finds nothing.
 
     Raises:
         FileExistsError: `path` is a file, or a folder with content.
@@ -73,20 +73,24 @@ def whole_folder(path: AnyPath | str) -> Iterator[Path]:
     if isinstance(path, StorePath):
         with temporary_folder(path) as folder:
             yield folder
-            for file in sorted(folder.iterdir(), reverse=True):
-                (path / file.name).upload(file)
+            for written in sorted(folder.rglob("*"), key=lambda written: written.name == last):
+                target = path / written.relative_to(folder).as_posix()
+                if written.is_dir():
+                    target.mkdir()
+                else:
+                    target.upload(written)
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
-            written = Path(temporary) / "new"
-            written.mkdir()  # with the usual permissions, which a temporary folder does not have
-            yield written
-            for file in (*written.iterdir(), written):
-                fsync(file)
+            folder = Path(temporary) / "new"
+            folder.mkdir()  # with the usual permissions, which a temporary folder does not have
+            yield folder
+            for written in (*folder.rglob("*"), folder):
+                fsync(written)
             if path.exists():
                 path.rmdir()  # it is empty, and rename needs it gone
-            written.rename(path)
+            folder.rename(path)
     except Exception as error:  # libraries raise their own
         if disk_is_full(error):
             raise WriteError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error

@@ -229,7 +229,7 @@ def save_pretrained(
     if class_names is not None:
         config["label_names"] = list(class_names)
     config |= {"model_args": arguments, "pretrained_cfg": _pretrained_cfg(arguments), VERSION: __version__}
-    with whole_folder(folder) as written:
+    with whole_folder(folder, last=CONFIG) as written:
         text = json.dumps(config, indent=2, ensure_ascii=False, default=vars) + "\n"  # a `Block` as its fields
         (written / CONFIG).write_text(text, encoding="utf-8")
         arrays = {weight.path: keras.ops.convert_to_numpy(weight) for weight in model.weights}

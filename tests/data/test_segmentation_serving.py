@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from mask_model import MASK_NAMES, mask_model
-from PIL import Image, ImageOps
+from photographs import as_seen, photograph_on_its_side
+from PIL import Image
 
 from tfvt.data import segmentation_serving
 from tfvt.data.segmentation import SegmentationEvaluation
@@ -78,13 +79,10 @@ def test_decoded_images_have_the_label_maps_of_their_files(served):
 
 
 def test_a_turned_photograph_has_its_label_map_upright(served):
-    upright, exif = Image.open(io.BytesIO(encoded(75, 110))), Image.Exif()
-    exif[0x0112] = 6
-    file = io.BytesIO()
-    stored = upright.transpose(Image.Transpose.ROTATE_90)
-    stored.save(file, "JPEG", quality=95, subsampling="4:4:4", exif=exif)
-    turned = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(file.getvalue()))))
-    answer = served["whole"].signatures["serving_default"](image=tf.constant([file.getvalue()]))
+    stored = Image.open(io.BytesIO(encoded(75, 110))).transpose(Image.Transpose.ROTATE_90)
+    photograph = photograph_on_its_side(stored, 6)
+    turned = np.asarray(as_seen(photograph))
+    answer = served["whole"].signatures["serving_default"](image=tf.constant([photograph]))
     expected = served["whole"].signatures["image"](image=tf.constant(turned[None]))
     assert answer["size"].numpy().tolist() == [[75, 110]]
     np.testing.assert_array_equal(answer["label_map"], expected["label_map"])

@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 from box_model import BOX_NAMES, box_model, mask_model_of_boxes
 from keras import ops
-from PIL import Image, ImageOps
+from photographs import as_seen, photograph_on_its_side
+from PIL import Image
 from pycocotools import mask
 
 from tfvt.data.detection import DetectionEvaluation
@@ -81,14 +82,11 @@ def test_answers_are_those_of_the_library_bit_for_bit(model, served):
 
 
 def test_decoded_and_turned_images_have_the_boxes_of_the_upright_one(signatures):
-    upright, exif = Image.open(io.BytesIO(encoded(75, 110))), Image.Exif()
-    exif[0x0112] = 8
-    file = io.BytesIO()
-    stored = upright.transpose(Image.Transpose.ROTATE_270)
-    stored.save(file, "JPEG", quality=95, subsampling="4:4:4", exif=exif)
-    pixels = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(file.getvalue()))))
+    stored = Image.open(io.BytesIO(encoded(75, 110))).transpose(Image.Transpose.ROTATE_270)
+    photograph = photograph_on_its_side(stored, 8)
+    pixels = np.asarray(as_seen(photograph))
     expected = signatures["image"](image=tf.constant(pixels[None]))
-    answer = signatures["serving_default"](image=tf.constant([file.getvalue()]))
+    answer = signatures["serving_default"](image=tf.constant([photograph]))
     assert answer["size"].numpy().tolist() == [[75, 110]]
     assert (expected["labels"].numpy() >= 0).any()
     for name, value in expected.items():

@@ -9,6 +9,7 @@ import tensorflow as tf
 from box_model import BOX_NAMES
 from box_run import CATEGORY_IDS, write_box_run
 from limits import largest_file
+from photographs import photograph_on_its_side
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
@@ -30,11 +31,10 @@ def photograph(file_format, **options):
 
 
 def test_predict_writes_pictures_and_one_file_of_results(run, tmp_path, capsys):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
+    turned = photograph_on_its_side(Image.open(io.BytesIO(photograph("PNG"))), 6)  # by a quarter
     files = {
         "000000000139.png": photograph("PNG"),
-        "turned.jpg": photograph("JPEG", exif=exif),
+        "turned.jpg": turned,
         "text.png": b"no image",
     }
     for name, content in files.items():

@@ -9,6 +9,7 @@ import tensorflow as tf
 from limits import largest_file
 from mask_model import MASK_NAMES
 from mask_run import write_mask_run
+from photographs import photograph_on_its_side
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
@@ -35,9 +36,8 @@ def pixels(path):
 
 
 def test_predict_writes_label_map_and_overlay(run, tmp_path, capsys):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
-    files = {"china.png": photograph("PNG"), "turned.jpg": photograph("JPEG", exif=exif), "text.png": b"no image"}
+    turned = photograph_on_its_side(Image.open(io.BytesIO(photograph("PNG"))), 6)  # by a quarter
+    files = {"china.png": photograph("PNG"), "turned.jpg": turned, "text.png": b"no image"}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     output = tmp_path / "new" / "out"

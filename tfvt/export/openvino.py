@@ -36,7 +36,7 @@ def export_openvino(model: keras.Model, directory: AnyPath | str, *, quantize: Q
     directory = check_target(directory)
     check_quantization("openvino", quantize, model)
     check_packages("openvino")
-    with converted(model, "openvino", {"quantize": quantize}) as result, whole_folder(directory) as written:
+    with converted(model, "openvino", {"quantize": quantize}) as result, whole_folder(directory, last=MODEL) as written:
         shutil.copytree(result, written, dirs_exist_ok=True)
     return directory
 

@@ -1,10 +1,7 @@
 """A trained model as a SavedModel that takes image files, to serve in production."""
 
 import json
-import os
 import re
-import tempfile
-from pathlib import Path
 
 import keras
 import tensorflow as tf
@@ -12,11 +9,12 @@ import tensorflow as tf
 from tfvt.checks import check_numbers
 from tfvt.data.headers import checked_images, checked_pixels
 from tfvt.data.serving import Serving
+from tfvt.errors import WriteError
 from tfvt.export.warm_up import FILE as WARM_UP
 from tfvt.export.warm_up import write_warm_up
-from tfvt.files import fsync, temporary_folder
+from tfvt.files import whole_folder
 from tfvt.folding import fuse
-from tfvt.stores import AnyPath, StorePath, as_path
+from tfvt.stores import AnyPath, as_path
 
 MAX_PIXELS = 2**26  # 8192 x 8192, as large as a phone's photographs; one such image takes up to 0.75 GB to decode
 
@@ -61,7 +59,7 @@ def export_saved_model(
     Raises:
         ValueError: another backend, a directory that has content, a model that does not match `serving`, or
             `max_pixels` below 1.
-        OSError: the directory cannot be written, for instance because the disk is full.
+        WriteError: the directory cannot be written, for instance because the disk is full.
     """
     directory = as_path(directory)
     _check(model, directory, serving)
@@ -78,15 +76,17 @@ def export_saved_model(
     module = tf.Module()  # Keras' own export would write every weight twice
     module.weights = [variable.value for variable in fused.variables]
 
-    def write(folder):
-        tf.saved_model.save(module, str(folder), signatures=signatures)
-        extra = folder / "assets.extra"  # as TensorFlow Serving calls it
-        extra.mkdir()
-        write_warm_up(extra / WARM_UP, takes, max_pixels)
+    with whole_folder(directory, last="saved_model.pb") as folder:
+        try:
+            tf.saved_model.save(module, str(folder), signatures=signatures)
+            extra = folder / "assets.extra"  # as TensorFlow Serving calls it
+            extra.mkdir()
+            write_warm_up(extra / WARM_UP, takes, max_pixels)
+        except tf.errors.OpError as error:
+            reason = re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", error.message)  # without the names of TensorFlow's nodes
+            raise WriteError(None, reason, str(directory)) from error
         if names:
             (extra / "class_names.json").write_text(json.dumps(names, ensure_ascii=False), "utf-8")
-
-    _write(write, directory)
     return directory
 
 
@@ -95,44 +95,6 @@ def _signature(answer, dtype, max_pixels):
     shape, check = ((None,), checked_images) if dtype == tf.string else ((None, None, None, 3), checked_pixels)
     images = tf.TensorSpec(shape, dtype, name="image")
     return tf.function(lambda image: answer(check(image, max_pixels)), input_signature=[images])
-
-
-def _write(write, directory):
-    """Have a model written into `directory`, which appears complete or not at all."""
-    if isinstance(directory, StorePath):
-        with temporary_folder(directory) as temporary:
-            _save(write, temporary, directory)
-            _upload(temporary, directory)
-        return
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as temporary:
-        written = Path(temporary) / "saved_model"
-        _save(write, written, directory)
-        for path in (*written.rglob("*"), written):
-            fsync(path)
-        if directory.exists():
-            directory.rmdir()  # it is empty, and rename needs it gone
-        os.rename(written, directory)
-    fsync(directory.parent)
-
-
-def _save(write, folder, directory):
-    try:
-        write(folder)
-    except (tf.errors.OpError, OSError) as error:
-        text = error.message if isinstance(error, tf.errors.OpError) else str(error.strerror or error)
-        reason = re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", text)  # without the names of TensorFlow's nodes
-        raise OSError(f"{directory} cannot be written: {reason}") from error
-
-
-def _upload(written, directory):
-    """Copy a SavedModel into a store, last the file without which nothing loads it."""
-    for path in sorted(written.rglob("*"), key=lambda path: path.name == "saved_model.pb"):
-        target = directory / path.relative_to(written).as_posix()
-        if path.is_dir():
-            target.mkdir()
-        else:
-            target.upload(path)
 
 
 def _check(model, directory, serving):
