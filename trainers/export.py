@@ -107,7 +107,7 @@ def _write(
         write(network, output)
         return []
     task = task_class(recipe.model.name)(recipe)
-    task.validation_records  # opened before the conversion, which takes minutes  # noqa: B018
+    _ = task.validation_records  # opened before the conversion, which takes minutes
     calibration = {}
     if call.quantize == "int8":
         calibration["calibration"] = calibration_batches(task, model, network)

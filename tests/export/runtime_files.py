@@ -1,12 +1,10 @@
 """Files of the other runtimes beside Keras: what a file gives must be what the model gives."""
 
 import numpy as np
-import pytest
 
 import tests.contracts as contracts
 from tfvt.export import (
     conversion,
-    converter,
     export_litert,
     export_onnx,
     export_openvino,
@@ -22,18 +20,6 @@ RUNTIMES = {
     "litert": (export_litert, open_litert),
 }
 TOLERANCE = 1e-4  # of the largest number of an output, or of 1
-
-
-def convert_here(folder, module):
-    """In place of a process of its own, which would import TensorFlow for each file."""
-    if converter.main(folder):
-        kind, _, text = (folder / conversion.ERROR).read_text(encoding="utf-8").partition("\n")
-        raise (ValueError if kind == "ValueError" else RuntimeError)(text)
-
-
-@pytest.fixture
-def in_this_process(monkeypatch):
-    monkeypatch.setattr(conversion, "_run", convert_here)
 
 
 def spread(model):

@@ -1,11 +1,12 @@
 """Model cards: the YAML that the hub reads, and what they never replace."""
 
+import ast
 import os
 
 import pytest
 import yaml
 
-from tfvt.export.card import LOAD, Card, card_text, write_card
+from tfvt.export.card import Card, card_text, write_card
 
 CARD = Card(
     name="vt_resnet18",
@@ -76,10 +77,23 @@ def test_what_a_person_reads():
     assert "50. 50" not in many
 
 
-@pytest.mark.parametrize("form", LOAD)
-def test_the_lines_that_load_it_are_python(form):
-    text = card_text(CARD, "name", form)
-    compile(text.split("```python\n")[1].split("```")[0], form, "exec")
+@pytest.mark.parametrize(
+    ("form", "imported", "path"),
+    [
+        ("savedmodel", {"tensorflow"}, "a name"),
+        ("keras", {"keras", "tfvt"}, "a name"),
+        ("onnx", {"onnxruntime"}, "a name"),
+        ("openvino", {"openvino"}, "a name/model.xml"),
+        ("litert", {"ai_edge_litert.interpreter"}, "a name"),
+    ],
+)
+def test_the_lines_that_load_it_open_the_file_with_its_library(form, imported, path):
+    text = card_text(CARD, "a name", form)
+    nodes = list(ast.walk(ast.parse(text.split("```python\n")[1].split("```")[0])))
+    modules = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+    assert modules | {node.module for node in nodes if isinstance(node, ast.ImportFrom)} == imported
+    called = [argument.value for node in nodes if isinstance(node, ast.Call) for argument in node.args[:1]]
+    assert called == [path]
 
 
 def test_nothing_of_a_person_is_replaced(tmp_path):

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from runtime_files import RUNTIMES, check_file, in_this_process, whole_detector  # noqa: F401
+from runtime_files import RUNTIMES, check_file, whole_detector
 
 import tests.contracts as contracts
 import tfvt

@@ -2,7 +2,7 @@
 
 import keras
 import pytest
-from runtime_files import RUNTIMES, check_file, in_this_process, spread, whole_detector  # noqa: F401
+from runtime_files import RUNTIMES, check_file, spread, whole_detector
 
 import tfvt
 from tests.models.test_retinanet import TINY

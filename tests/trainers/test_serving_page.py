@@ -90,7 +90,7 @@ def test_the_grpc_lines_and_the_warm_up_requests_run_against_a_stand_in(workplac
     signatures = tf.saved_model.load("models/digits/1").signatures
 
     class Service(prediction_service_pb2_grpc.PredictionServiceServicer):
-        def Predict(self, request, context=None):  # noqa: N802, the base's name
+        def predict(self, request, context=None):
             assert request.model_spec.name in ("digits", "")
             inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
             reply = predict_pb2.PredictResponse()
@@ -98,11 +98,13 @@ def test_the_grpc_lines_and_the_warm_up_requests_run_against_a_stand_in(workplac
                 reply.outputs[name].CopyFrom(tf.make_tensor_proto(value))
             return reply
 
+        Predict = predict  # the base's name
+
     requests = tf.data.TFRecordDataset("models/digits/1/assets.extra/tf_serving_warmup_requests")
     logs = [prediction_log_pb2.PredictionLog.FromString(record.numpy()) for record in requests]
     assert [log.WhichOneof("log_type") for log in logs] == ["predict_log"] * 3
     replies = {
-        log.predict_log.request.model_spec.signature_name: Service().Predict(log.predict_log.request) for log in logs
+        log.predict_log.request.model_spec.signature_name: Service().predict(log.predict_log.request) for log in logs
     }
     assert set(replies) == {"serving_default", "image", "features"}
     assert tf.make_ndarray(replies["image"].outputs["probabilities"]).shape == (1, len(CLASS_NAMES))
