@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests run in that many processes, of at most 4 GB each; 0: in one.
+# Tests run in that many processes, of at most 3 GB each; 0: in one.
 PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(TESTS)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
@@ -30,7 +30,11 @@ demo-detection-masks: $(VENV)/.test  ## the same with a Mask R-CNN, which also f
 	$(BIN)/python -m demo.detection masks
 
 test: $(VENV)/.test  ## run the test suite on TensorFlow
+ifdef TESTS
 	$(PYTEST)
+else  # two halves: TensorFlow keeps some megabytes of every program that it compiles
+	$(PYTEST) --ignore=tests/trainers; first=$$?; $(PYTEST) tests/trainers && exit $$first
+endif
 
 test-jax: $(VENV)/.test  ## run the backend-neutral tests on JAX
 	KERAS_BACKEND=jax $(PYTEST)
