@@ -32,6 +32,7 @@ ROWS = {
         ({"filters": 8, "num_heads": 2, "attention": "global", "reduction": 4}, MAP_AND_TOKEN),
     ],
     "AdaptivePooling": [({"grid": 2}, MAP)],
+    "BatchNormalization": [({}, MAP), ({}, TOKENS)],
     "ClusterTokenizer": [({"num_tokens": 4, "token_dim": 16, "gradient": True}, IN_GROUPS)],
     "ConvolutionPath": [
         ({"filters": 8, "piece_dim": 4}, {"query_shape": MAP, "key_shape": MAP, "value_shape": MAP}),

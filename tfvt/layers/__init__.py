@@ -13,6 +13,7 @@ from tfvt.layers.funnel import FunnelPooling, FunnelUpsampling
 from tfvt.layers.global_attention import GlobalAttention
 from tfvt.layers.level_heads import LevelOutputs, LevelTower
 from tfvt.layers.local_attention import LocalAttention
+from tfvt.layers.normalization import BatchNormalization
 from tfvt.layers.patches import PatchEmbedding, PatchMerging
 from tfvt.layers.patchwise_attention import SANAttention
 from tfvt.layers.pvt import MapPositions, PVTBlock
@@ -36,6 +37,7 @@ __all__ = [
     "VTFPN",
     "ACmix",
     "AdaptivePooling",
+    "BatchNormalization",
     "ClusterTokenizer",
     "ConvolutionPath",
     "DropPath",

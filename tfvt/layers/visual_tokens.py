@@ -16,6 +16,7 @@ from keras import ops
 
 from tfvt.layers.attention import attention_macs, attention_weights, multi_head_attention
 from tfvt.layers.convolution import GroupedDense
+from tfvt.layers.normalization import BatchNormalization
 from tfvt.layers.registration import register_layer
 from tfvt.layers.regularization import DropPath
 
@@ -55,7 +56,7 @@ class LinearNorm(keras.layers.Layer):
         self.linear = GroupedDense(units, groups, norm == "bias", name="linear", dtype=self.dtype_policy)
         self.normalize = None
         if norm in ("batch", "layer"):
-            layer = keras.layers.BatchNormalization if norm == "batch" else keras.layers.LayerNormalization
+            layer = BatchNormalization if norm == "batch" else keras.layers.LayerNormalization
             self.normalize = layer(name="norm", dtype=self.dtype_policy, **self.norm_options)
 
     def build(self, input_shape):

@@ -10,7 +10,7 @@ from typing import Literal
 
 import keras
 
-from tfvt.layers import JoinedConvolution, Upsample
+from tfvt.layers import BatchNormalization, JoinedConvolution, Upsample
 from tfvt.models.base import check_features
 from tfvt.models.options import BatchNorm, Head, Options, Pixels
 from tfvt.registry import check_options, get_variant, option_names
@@ -98,7 +98,7 @@ class ConvNorm:
             epsilon = self.batch_norm.batch_norm_epsilon
             x = keras.layers.GroupNormalization(NORM_GROUPS, epsilon=epsilon, name=f"{name}_norm")(x)
         else:
-            x = keras.layers.BatchNormalization(name=f"{name}_norm", **self.batch_norm.keras_arguments())(x)
+            x = BatchNormalization(name=f"{name}_norm", **self.batch_norm.keras_arguments())(x)
         return keras.layers.ReLU(name=f"{name}_relu")(x)
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import keras
 
-from tfvt.layers import FPN
+from tfvt.layers import FPN, BatchNormalization
 from tfvt.layers.anchors import Anchors
 from tfvt.layers.dense import TokenDense
 from tfvt.layers.level_heads import LevelOutputs, LevelTower
@@ -309,7 +309,7 @@ class TwoStage:
                     name=f"{name}_conv{number + 1}",
                 )(x)
                 norm = f"{name}_conv{number + 1}_norm"
-                x = keras.layers.BatchNormalization(name=norm, **self.batch_norm.keras_arguments())(x)
+                x = BatchNormalization(name=norm, **self.batch_norm.keras_arguments())(x)
                 x = keras.layers.ReLU(name=f"{name}_conv{number + 1}_relu")(x)
         x = keras.layers.Reshape((-1, x.shape[2] * x.shape[3] * x.shape[4]), name=f"{name}_flat")(x)
         for number in range(dense):

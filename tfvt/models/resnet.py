@@ -11,7 +11,7 @@ from typing import Literal
 
 import keras
 
-from tfvt.layers import ACmix, DropPath, drop_path_rates
+from tfvt.layers import ACmix, BatchNormalization, DropPath, drop_path_rates
 from tfvt.layers.initializers import Start, torch_start
 from tfvt.models.base import image_input, pyramid_model
 from tfvt.models.options import BatchNorm, Head, Options, Pixels, spell_out
@@ -189,6 +189,4 @@ class ResNetTrunk:
 
     def norm(self, x: keras.KerasTensor, name: str, last: bool = False) -> keras.KerasTensor:
         gamma = "zeros" if last and self.options.zero_init_last_norm else "ones"
-        return keras.layers.BatchNormalization(
-            gamma_initializer=gamma, name=f"{name}_norm", **self.batch_norm.keras_arguments()
-        )(x)
+        return BatchNormalization(gamma_initializer=gamma, name=f"{name}_norm", **self.batch_norm.keras_arguments())(x)

@@ -11,7 +11,7 @@ from typing import Literal
 
 import keras
 
-from tfvt.layers import ACmix, DropPath, SANAttention, drop_path_rates
+from tfvt.layers import ACmix, BatchNormalization, DropPath, SANAttention, drop_path_rates
 from tfvt.layers.acmix import check_acmix_options
 from tfvt.layers.initializers import Start, torch_start
 from tfvt.models.base import image_input, pyramid_model
@@ -142,7 +142,7 @@ class SANTrunk:
         return keras.layers.Conv2D(channels, 1, use_bias=use_bias, name=name, **torch_start(x.shape[-1]))(x)
 
     def norm_relu(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
-        x = keras.layers.BatchNormalization(name=f"{name}_norm", **self.batch_norm.keras_arguments())(x)
+        x = BatchNormalization(name=f"{name}_norm", **self.batch_norm.keras_arguments())(x)
         return keras.layers.ReLU(name=f"{name}_relu")(x)
 
     def embed(self, levels: dict[str, keras.KerasTensor]) -> keras.KerasTensor:
