@@ -1,11 +1,18 @@
-"""VT-ResNet beside ResNet, and grouped 1x1 convolutions beside other forms of them, on TensorFlow.
+"""ResNet and VT-ResNet beside each other and other code, forms of batch norm and of grouped 1x1 convolutions.
 
-python -m benchmarks.resnet
+python -m benchmarks.resnet [grouped] [norms] [networks] [peers] [cpu]    (without a table's name, all of them)
+
+`cpu` counts the processor's time of all threads, which other jobs hardly change, and is blind to idle cores.
 """
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import functools
+import importlib.util
+import sys
+import time
 
 import keras
 import numpy as np
@@ -15,6 +22,9 @@ import tfvt
 from benchmarks.timing import alternate, median_ms, median_ratio
 
 BATCH = 8
+IMAGES = np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3)).astype("float32")
+LABELS = np.arange(BATCH)
+CLOCK = time.process_time if "cpu" in sys.argv[1:] else time.perf_counter
 
 
 def inference_and_training(call, variables, inputs):
@@ -47,35 +57,100 @@ def grouped_convolutions():
         for name, (layer, inputs) in layers.items():
             layer(inputs)
             forms[name] = inference_and_training(layer, [v.value for v in layer.trainable_variables], inputs)
-        timed = [alternate({name: form[kind] for name, form in forms.items()}) for kind in (0, 1)]
+        timed = [alternate({name: form[kind] for name, form in forms.items()}, clock=CLOCK) for kind in (0, 1)]
         for name in layers:
             cells = [f"{median_ms(t[name]):7.2f} {median_ratio(t, name, 'GroupedDense'):7.2f}x" for t in timed]
             print(f"{channels:8}  {groups:6}  {name:33}  {'  '.join(cells)}")
 
 
+def keras_norms(build):
+    """What `build` gives with every batch norm in Keras' own form."""
+    fused = tfvt.layers.BatchNormalization._can_fuse
+    tfvt.layers.BatchNormalization._can_fuse = lambda *_: False
+    try:
+        calls = build()
+        for call in calls:
+            call()  # TensorFlow traces it in its first call
+    finally:
+        tfvt.layers.BatchNormalization._can_fuse = fused
+    return calls
+
+
+def network(name, **options):
+    return network_calls(tfvt.create_model(name, **options))
+
+
+def network_calls(model):
+    """(inference, training) of a model on pixels."""
+    inputs, variables = tf.constant(IMAGES), [v.value for v in model.trainable_variables]
+    forward, _ = inference_and_training(lambda x: model(x, training=False), [], inputs)
+    _, train = inference_and_training(lambda x: model(x, training=True), variables, inputs)
+    return forward, train
+
+
+def print_table(title, calls, base, last=None):
+    """Images/s of each, and how many times as fast as `base` it is; `last` is one more column."""
+    print(f"\n{title}, 224x224, batch {BATCH}: images/s (median), and how many times as fast as {base}")
+    print(f"{'':32}{'inference':>16}{'training':>17}")
+    timed = [alternate({name: form[kind] for name, form in calls.items()}, 7, CLOCK) for kind in (0, 1)]
+    for name in calls:
+        cells = [f"{BATCH / median_ms(t[name]) * 1000:8.1f} {median_ratio(t, base, name):6.3f}x" for t in timed]
+        print(f"{name:32}{'  '.join(cells)}  {last(name) if last else ''}", flush=True)
+
+
+def norms():
+    """The fused batch norm beside Keras' form of it."""
+    for name in ("resnet50", "vt_resnet50"):
+        calls = {"Keras' norms": keras_norms(functools.partial(network, name)), "fused norms": network(name)}
+        print_table(f"Batch norms of {name}", calls, "Keras' norms")
+
+
 def networks():
     """Inference and training of a VT-ResNet beside the ResNet whose last stage it replaces."""
-    print(f"\nVT-ResNet beside ResNet, 224x224, batch {BATCH}, images/s (median), and what MACs alone would give")
-    print("                            inference        training        by MACs")
-    inputs = tf.constant(np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3)).astype("float32"))
     for depth in (18, 34, 50):
-        pair = {name: tfvt.create_model(f"{name}{depth}") for name in ("resnet", "vt_resnet")}
-        forms = {}
-        for name, model in pair.items():
-            variables = [v.value for v in model.trainable_variables]
-            forward, _ = inference_and_training(lambda x, m=model: m(x, training=False), [], inputs)
-            _, train = inference_and_training(lambda x, m=model: m(x, training=True), variables, inputs)
-            forms[name] = (forward, train)
-        timed = [alternate({name: form[kind] for name, form in forms.items()}, rounds=7) for kind in (0, 1)]
-        macs = {name: tfvt.profile(model).macs for name, model in pair.items()}
-        for name in pair:
-            cells = []
-            for t in timed:
-                ratio = median_ratio(t, "resnet", name)
-                cells.append(f"{BATCH / median_ms(t[name]) * 1000:7.1f} {ratio:5.2f}x")
-            print(f"{name + str(depth):24}  {'  '.join(cells)}  {macs['resnet'] / macs[name]:8.2f}x")
+        names = [f"{family}{depth}" for family in ("resnet", "vt_resnet")]
+        macs = {name: tfvt.profile(name).macs for name in names}
+        by_macs = "by MACs {:.2f}x".format
+        print_table(
+            f"VT-ResNet-{depth} beside ResNet-{depth}",
+            {name: network(name) for name in names},
+            names[0],
+            lambda name, macs=macs, names=names, text=by_macs: text(macs[names[0]] / macs[name]),
+        )
 
+
+def transformers_torch():
+    """(inference, training) of transformers' ResNet-50."""
+    import torch
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    model = ResNetForImageClassification(ResNetConfig(num_labels=1000))
+    images, labels = torch.tensor(IMAGES.transpose(0, 3, 1, 2).copy()), torch.tensor(LABELS)
+
+    def infer():
+        with torch.inference_mode():
+            return model.eval()(images).logits
+
+    def train():
+        model.train().zero_grad()
+        torch.nn.functional.cross_entropy(model(images).logits, labels).backward()
+
+    return infer, train
+
+
+def peers():
+    """ResNet-50 of other code beside ours."""
+    theirs = network_calls(keras.applications.ResNet50(weights=None, classifier_activation=None))
+    ours = network("resnet50", stride_in_1x1=True)  # where keras.applications has it: fewer MACs
+    calls = {"keras.applications": theirs, "resnet50, stride_in_1x1": ours}
+    print_table("ResNet-50 with strides in the 1x1 convolutions", calls, "keras.applications")
+    if importlib.util.find_spec("transformers") and importlib.util.find_spec("torch"):
+        calls = {"transformers on PyTorch": transformers_torch(), "resnet50": network("resnet50")}
+        print_table("ResNet-50", calls, "transformers on PyTorch")
+
+
+TABLES = {"grouped": grouped_convolutions, "norms": norms, "networks": networks, "peers": peers}
 
 if __name__ == "__main__":
-    grouped_convolutions()
-    networks()
+    for table in [name for name in sys.argv[1:] if name != "cpu"] or TABLES:
+        TABLES[table]()

@@ -15,8 +15,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     maps in half precision as they are, and in inference TensorFlow joins it with the convolution before it.
 
     Keras' form stays on other backends and where the fused operation lacks something: masks, `renorm`, float64, an axis
-    other than the last, `synchronized` statistics of several replicas, and the gradient through moving averages, of
-    which GPUs have no deterministic form (a frozen layer in training; all inference where a GPU must be deterministic).
+    other than the last, `synchronized` statistics of several replicas, inference on anything but maps, and the gradient
+    of inference, of which GPUs have no deterministic form: in frozen layers, and where a GPU must be deterministic.
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
@@ -54,4 +54,5 @@ class BatchNormalization(keras.layers.BatchNormalization):
             return False
         if training:
             return self.trainable and not (self.synchronized and tf.distribute.get_strategy().num_replicas_in_sync > 1)
-        return not (is_op_determinism_enabled() and tf.config.list_physical_devices("GPU"))
+        # Of anything but a map, a convolution does not come before it, and reshaping gains nothing.
+        return rank == 4 and not (is_op_determinism_enabled() and tf.config.list_physical_devices("GPU"))
