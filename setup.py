@@ -3,6 +3,9 @@
 `trainers`, `configs` and `tfrecords_tools` would be too generic as top-level names in site-packages.
 """
 
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 BESIDE = ("trainers", "configs", "tfrecords_tools")
@@ -14,7 +17,14 @@ for folder in BESIDE:
     packages.append(f"tfvt.{folder}")
     packages += [f"tfvt.{folder}.{name}" for name in find_packages(folder)]
 
+# The description on PyPI stands alone: pictures and links that lead into the repository become plain text there.
+readme = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+readme = re.sub(r"^!\[.*\]\((?!https?:).*\)\n\n?", "", readme, flags=re.MULTILINE)
+readme = re.sub(r"\[([^\]]+)\]\((?!https?:)[^)]+\)", r"\1", readme)
+
 setup(
+    long_description=readme,
+    long_description_content_type="text/markdown",
     packages=packages,
     package_dir=package_dir,
     py_modules=["tfvt_cli"],

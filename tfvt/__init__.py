@@ -7,6 +7,8 @@
 >>> print(tfvt.profile(model))
 """
 
+from importlib.metadata import version
+
 from tfvt import layers, models
 from tfvt.analysis.profiling import Profile, profile
 from tfvt.checkpoints import LoadReport, load_checkpoint
@@ -15,7 +17,7 @@ from tfvt.folding import fuse
 from tfvt.pretrained import save_pretrained
 from tfvt.registry import list_models
 
-__version__ = "0.1.0"
+__version__ = version("tfvt")
 __all__ = [
     "LoadReport",
     "Profile",
