@@ -17,10 +17,9 @@ for folder in BESIDE:
     packages.append(f"tfvt.{folder}")
     packages += [f"tfvt.{folder}.{name}" for name in find_packages(folder)]
 
-# The description on PyPI stands alone: pictures and links that lead into the repository become plain text there.
+# The description on PyPI stands alone: links and pictures that lead into the repository become their text there.
 readme = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
-readme = re.sub(r"^!\[.*\]\((?!https?:).*\)\n\n?", "", readme, flags=re.MULTILINE)
-readme = re.sub(r"\[([^\]]+)\]\((?!https?:)[^)]+\)", r"\1", readme)
+readme = re.sub(r"!?\[([^\]]+)\]\((?!https?:)[^)]+\)", r"\1", readme)
 
 setup(
     long_description=readme,
@@ -28,5 +27,6 @@ setup(
     packages=packages,
     package_dir=package_dir,
     py_modules=["tfvt_cli"],
+    include_package_data=False,  # only what the next line names
     package_data={"tfvt": ["py.typed"], "tfvt.configs": ["*.yaml"], "tfvt.tfrecords_tools": ["layouts/*.yaml"]},
 )

@@ -7,7 +7,7 @@
 >>> print(tfvt.profile(model))
 """
 
-from importlib.metadata import version
+from importlib.metadata import version as _version
 
 from tfvt import layers, models
 from tfvt.analysis.profiling import Profile, profile
@@ -17,7 +17,7 @@ from tfvt.folding import fuse
 from tfvt.pretrained import save_pretrained
 from tfvt.registry import list_models
 
-__version__ = version("tfvt")
+__version__ = _version("tfvt")
 __all__ = [
     "LoadReport",
     "Profile",
