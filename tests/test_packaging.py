@@ -1,12 +1,25 @@
 """What the commands of the README install, and what they may need."""
 
 import ast
+import fnmatch
+import importlib.metadata
 import re
+import runpy
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
+import pytest
+import setuptools
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import tfvt
 
 ROOT = Path(__file__).parent.parent
 # What `make test-parity` installs and `make test` does not.
@@ -87,3 +100,72 @@ def test_tests_and_demo_install_little():
     assert (stamps["demo"], stamps["test"]) == ("demo", "dev,jax,detection")
     options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
     assert "not parity" in options["addopts"]
+
+
+def test_the_version_is_the_distributions():
+    assert tfvt.__version__ == importlib.metadata.version("tfvt")
+    assert Version(tfvt.__version__) >= Version("0.1.dev0")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "version" in project["project"]["dynamic"]
+    assert Version(project["tool"]["setuptools_scm"]["fallback_version"]).is_devrelease  # no copy passes for a release
+
+
+def test_the_citation_names_tfvt_and_the_four_papers():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()  # the format's required keys
+    papers = citation["references"]
+    assert all({"type", "title", "authors"} <= paper.keys() for paper in papers)
+    assert [(paper["authors"][0]["family-names"], len(paper["authors"]), paper.get("year")) for paper in papers] == [
+        ("Wu", 10, 2021), ("Pan", 7, 2022), ("Dosovitskiy", 12, 2021), ("Zhang", 1, None)
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def given_to_setup(monkeypatch):
+    """The arguments that setup.py gives to setuptools."""
+    arguments = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **given: arguments.update(given))
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("setup.py")
+    return arguments
+
+
+def test_the_description_links_nowhere_into_the_repository(given_to_setup):
+    readme, description = (ROOT / "README.md").read_text(encoding="utf-8"), given_to_setup["long_description"]
+    assert "](docs/" in readme
+    assert re.findall(r"\]\((?!https?:)[^)]*\)", description) == []
+    assert re.findall(r"```.*?```", description, re.DOTALL) == re.findall(r"```.*?```", readme, re.DOTALL)
+    words = [re.findall(r"\w+", re.sub(r"\]\([^)]*\)", "", text)) for text in (readme, description)]
+    assert words[0] == words[1]
+
+
+def test_every_file_of_the_packages_is_installed(given_to_setup):
+    packages, left_out = set(given_to_setup["packages"]), []
+    for package, folder in given_to_setup["package_dir"].items():
+        data = given_to_setup["package_data"].get(package, [])
+        for path in (path.relative_to(ROOT / folder) for path in (ROOT / folder).rglob("*.*")):
+            owned = path.suffix == ".py" and ".".join([package, *path.parts[:-1]]) in packages
+            named = any(fnmatch.fnmatchcase(path.as_posix(), pattern) for pattern in data)
+            left_out += [] if owned or named or "__pycache__" in path.parts else [f"{folder}/{path}"]
+    assert left_out == []
+
+
+@pytest.mark.slow
+def test_the_source_distribution_builds_the_same_wheel_as_the_tree_without_git(tmp_path):
+    shutil.copytree(
+        ROOT, tmp_path / "tree", ignore=shutil.ignore_patterns(".*", "*.egg-info", "build", "runs", "tests")
+    )
+    build = [sys.executable, "-m", "uv", "build", "--offline", "--no-build-isolation", "--python", sys.executable]
+    for flags in (["--out-dir", "packed"], ["--wheel", "--out-dir", "direct"]):  # the first: a wheel of the sdist
+        subprocess.run([*build, *flags], cwd=tmp_path / "tree", check=True, capture_output=True)
+    wheels = [contents(next((tmp_path / "tree" / folder).glob("*.whl"))) for folder in ("packed", "direct")]
+    assert wheels[0] == wheels[1]
+    names = {name for name, _ in wheels[0]}
+    assert {"tfvt_cli.py", "tfvt/trainers/cli.py", "tfvt/configs/vt_resnet18.yaml", "tfvt/py.typed"} <= names
+    assert {name.split("/")[0] for name in names} == {"tfvt", "tfvt_cli.py", "tfvt-0.1.dev0.dist-info"}
+
+
+def contents(wheel):
+    """Names and checksums of a wheel's files."""
+    with zipfile.ZipFile(wheel) as archive:
+        return sorted((info.filename, info.CRC) for info in archive.infolist())
