@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 import tfvt
-from benchmarks.resnet import inference_and_training
-from benchmarks.timing import alternate, median_ms, median_ratio
+from benchmarks.resnet import KINDS, inference_and_training
+from benchmarks.timing import alternate, median_ms, median_ratio, record
 from tests.layers.test_local_attention import unfolded_attention
 from tfvt.layers import ACmix, ConvolutionPath
 from tfvt.layers.convolution import grouped_conv2d, strided_window
@@ -40,10 +40,12 @@ def attention_step(form):
     return inference_and_training(lambda _: form(*(x.value() for x in maps), HEADS, WINDOW), maps, None)
 
 
-def print_times(forms, ours, rounds=7):
+def print_times(table, forms, ours, rounds=7):
     timed = [alternate({name: form[kind] for name, form in forms.items()}, rounds=rounds) for kind in (0, 1)]
     for name in forms:
-        cells = [f"{median_ms(t[name]):8.1f} {median_ratio(t, name, ours):6.2f}x" for t in timed]
+        cells = []
+        for kind, t in zip(KINDS, timed, strict=True):
+            cells.append(f"{median_ms(t[name]):8.1f} {median_ratio(t, name, ours, f'{table}, {kind}'):6.2f}x")
         print(f"{name:40}  {'  '.join(cells)}", flush=True)
 
 
@@ -52,13 +54,14 @@ def local_attention_forms():
         f"Local attention {WINDOW}x{WINDOW}, map {SIDE}x{SIDE}x{CHANNELS}, {HEADS} heads, batch {BATCH}: ms, times ours"
     )
     print(f"{'form':40}  {'forward':>16}  {'forward + backward':>16}")
-    print_times({name: attention_step(form) for name, form in FORMS.items()}, "tiles with a halo")
+    print_times("local attention", {name: attention_step(form) for name, form in FORMS.items()}, "tiles with a halo")
     peaks = {}
     for name in FORMS:  # a process each: memory that one form has used is not returned
         command = [sys.executable, "-m", "benchmarks.acmix", "--peak", name]
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         peaks[name] = float(output)
     for name, peak in peaks.items():
+        record("local attention", f"peak of forward and backward, {name}", [peak], "MiB")
         print(f"{name:40}  peak of forward + backward {peak:7.0f} MB  {peak / peaks['tiles with a halo']:.2f}x")
 
 
@@ -94,7 +97,8 @@ def grouped_convolution_forms():
         "tf.nn.conv2d": lambda _: tf.nn.conv2d(x, kernel, 1, "VALID"),
     }
     print("\nGrouped 3x3 convolution of the convolution path: ms, times ours")
-    print_times({n: inference_and_training(f, [x, kernel], None) for n, f in forms.items()}, "tfvt grouped_conv2d")
+    steps = {name: inference_and_training(form, [x, kernel], None) for name, form in forms.items()}
+    print_times("convolution path", steps, "tfvt grouped_conv2d")
 
 
 def shift_every_channel(path, maps):
@@ -135,7 +139,7 @@ def shift_modules():
         f"\nACmix-Swin-T inference, 224x224, batch {BATCH}: images/s, how many times as fast the group convolution is"
     )
     for name in forms:
-        ratio = median_ratio(times, name, "group convolution")
+        ratio = median_ratio(times, name, "group convolution", "ACmix-Swin-T, inference")
         print(f"{name:40}  {BATCH / median_ms(times[name]) * 1000:7.2f} {ratio:6.2f}x", flush=True)
     print("the paper, on a GPU: 419 / 313 = 1.34x")
 
@@ -159,7 +163,10 @@ def parts_of_resnet50():
             forms[name] = inference_and_training(lambda _, layer=layer, x=x: layer(x.value()), variables, None)
         timed = [alternate({name: form[kind] for name, form in forms.items()}, rounds=9) for kind in (0, 1)]
         for name in forms:
-            cells = [f"{median_ms(t[name]):8.1f} {median_ratio(t, name, 'dense 3x3'):6.2f}x" for t in timed]
+            cells = []
+            for kind, t in zip(KINDS, timed, strict=True):
+                ratio = median_ratio(t, name, "dense 3x3", f"ACmix, {side}x{side}x{channels}, {kind}")
+                cells.append(f"{median_ms(t[name]):8.1f} {ratio:6.2f}x")
             print(f"{side:3}x{side}x{channels:<4} {name:30}  {'  '.join(cells)}", flush=True)
 
 
@@ -178,7 +185,7 @@ def networks():
         times = alternate(steps, rounds=5)
         macs = {name: tfvt.profile(model).macs for name, model in pair.items()}
         for name in pair:
-            ratio, by_macs = median_ratio(times, plain, name), macs[plain] / macs[name]
+            ratio, by_macs = median_ratio(times, plain, name, "training"), macs[plain] / macs[name]
             print(
                 f"{name:24}  {BATCH / median_ms(times[name]) * 1000:7.2f}  {ratio:5.2f}x  {by_macs:5.2f}x", flush=True
             )

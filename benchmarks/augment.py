@@ -58,11 +58,11 @@ def seed(index):
     return tf.stack([index, 0])
 
 
-def show(calls, images, pairs):
+def show(table, calls, images, pairs):
     seconds = alternate(calls, ROUNDS)
     for name, ours, theirs in pairs:
         rates = [1000 * images / median_ms(seconds[call]) for call in (ours, theirs)]
-        ratio = median_ratio(seconds, theirs, ours)
+        ratio = median_ratio(seconds, theirs, ours, table)
         print(f"| {name} | {rates[0]:.0f} | {rates[1]:.0f} | {ratio:.1f}x |", flush=True)
 
 
@@ -87,7 +87,7 @@ def policies(pixels):
         calls[f"theirs {name}"] = one_thread(elements, lambda image, index, a=augmenter: a.distort(image))
     for name, (elements, function) in ours.items():
         calls[f"ours {name}"] = one_thread(elements, lambda image, index, f=function: f(image, seed(index)))
-    show(calls, IMAGES, [(name, f"ours {name}", f"theirs {name}") for name in ours])
+    show("policies", calls, IMAGES, [(name, f"ours {name}", f"theirs {name}") for name in ours])
 
 
 def operations(pixels):
@@ -100,7 +100,7 @@ def operations(pixels):
         calls[f"ours {name}"] = one_thread(pixels, lambda image, _, o=operation, v=value: o.apply(image, v, center))
         calls[f"theirs {name}"] = one_thread(pixels, lambda image, _, f=function, a=arguments: f(image, None, *a)[0])
         pairs.append((name, f"ours {name}", f"theirs {name}"))
-    show(calls, IMAGES, pairs)
+    show("operations", calls, IMAGES, pairs)
 
 
 def mixes(pixels):
@@ -116,7 +116,7 @@ def mixes(pixels):
         )
         calls[f"theirs {name}"] = one_thread(batches, lambda images, _, a=augmenter: a(images, labels))
         pairs.append((name, f"ours {name}", f"theirs {name}"))
-    show(calls, IMAGES, pairs)
+    show("mixing", calls, IMAGES, pairs)
 
 
 TABLES = {"policies": policies, "operations": operations, "mixing": mixes}

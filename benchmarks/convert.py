@@ -21,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import tensorflow as tf
 
 from benchmarks.imagenet_shaped import write_imagenet_shaped
-from benchmarks.timing import alternate, median_ratio
+from benchmarks.timing import alternate, median_ratio, record
 from tfvt.tfrecords_tools import workers
 from tfvt.tfrecords_tools.convert import convert
 
@@ -112,7 +112,7 @@ def one_core(tree, scratch, rounds):
         middle = statistics.median(seconds[name])
         print(
             f"{name:34} {len(images) / middle:7.0f} images/s {size / middle / 1e6:6.0f} MB/s "
-            f"{median_ratio(seconds, name, ours):6.2f}x"
+            f"{median_ratio(seconds, name, ours, 'one core'):6.2f}x"
         )
 
 
@@ -124,6 +124,7 @@ def all_cores(tree, scratch, cores):
         start = time.perf_counter()
         manifest = convert(tree, scratch / kind, workers=len(cores))
         seconds = time.perf_counter() - start
+        record("all cores", f"conversion by {kind}", [seconds], "s")
         records = sum(shard.records for shard in manifest.splits["train"])
         print(f"{records} images, {len(cores)} {kind}: {seconds:.1f} s")
         shutil.rmtree(scratch / kind)

@@ -38,7 +38,8 @@ def compare(calls, rounds, header):
     both = alternate(calls, rounds, processor_and_wall)
     processor, wall = ({name: [s[clock] for s in seconds] for name, seconds in both.items()} for clock in (0, 1))
     slow, fast = calls
-    ratios = [median_ratio(seconds, slow, fast) for seconds in (processor, wall)]
+    clocks = {"processor": processor, "wall clock": wall}
+    ratios = [median_ratio(seconds, slow, fast, f"{header}, {clock}") for clock, seconds in clocks.items()]
     times = " | ".join(f"{median_ms(processor[name]):.1f}" for name in calls)
     print(f"| {header} | {times} | {ratios[0]:.2f}x | {ratios[1]:.2f}x |", flush=True)
 

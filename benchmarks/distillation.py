@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.timing import record
 from demo.images import write_folders
 
 SEEDS = (0, 1, 2)
@@ -22,6 +23,15 @@ def tfvt(*words):
     """Run a command quietly."""
     command = [Path(sys.executable).with_name("tfvt"), *map(str, words)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def make_records(folder):
+    """The demo's records in a folder, made if they are missing."""
+    records = folder / "records"
+    if not (records / "manifest.json").is_file():
+        write_folders(folder / "images")
+        tfvt("records", "convert", folder / "images", records)
+    return records
 
 
 def train(run, config, records, *flags):
@@ -36,16 +46,14 @@ def train(run, config, records, *flags):
 
 def main(folder="runs/demo"):
     folder = Path(folder)
-    records, teacher = folder / "records", folder / "run"
-    if not (records / "manifest.json").is_file():
-        write_folders(folder / "images")
-        tfvt("records", "convert", folder / "images", records)
+    records, teacher = make_records(folder), folder / "run"
     print(f"teacher  {train(teacher, 'digits_vt_resnet', records):.2%}")
     print(f"student {''.join(f'  seed {seed}' for seed in SEEDS)}    mean", flush=True)
     for kind in KINDS:
         taught = [] if kind == "alone" else [f"--distillation.teacher={teacher}", f"--distillation.kind={kind}"]
         runs = {seed: folder / "students" / f"{kind}{seed}" for seed in SEEDS}
         scores = [train(run, "digits_student", records, f"--seed={seed}", *taught) for seed, run in runs.items()]
+        record("students", f"top-1, {kind}", [100 * score for score in scores], "%")
         cells = [f"{score:8.2%}" for score in (*scores, sum(scores) / len(scores))]
         print(f"{kind:8}{''.join(cells)}", flush=True)
 

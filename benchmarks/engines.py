@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.timing import alternate, median_ms, median_ratio
+from benchmarks.timing import alternate, median_ms, median_ratio, record
 
 STEPS, ROUNDS, SIZE = 3, 7, 96
 BATCHES = (16, 64)
@@ -119,7 +119,8 @@ def print_steps(model, records, batch):
     for name in FORMS:
         print(f"{model}, batch {batch}: {name}: {median_ms(seconds[name]) / STEPS:.1f} ms a step")
     for slow, fast in RATIOS:
-        print(f"{model}, batch {batch}: {slow} beside {fast}: {median_ratio(seconds, slow, fast):.3f}x the time")
+        ratio = median_ratio(seconds, slow, fast, f"{model}, batch {batch}")
+        print(f"{model}, batch {batch}: {slow} beside {fast}: {ratio:.3f}x the time")
 
 
 def print_input_wait(model, records, folder):
@@ -135,6 +136,7 @@ def print_input_wait(model, records, folder):
         subprocess.run(command, env=environment(backend, 1), check=True, stdout=subprocess.DEVNULL)
         *_, row = csv.DictReader(io.StringIO((output / "metrics.csv").read_text()))
         speed, wait = float(row["images_per_second"]), float(row["input_wait"])
+        record(model, f"input wait, {backend}", [100 * wait], "% of the steps' time")
         print(f"{model}: {backend}: {speed:.0f} images/s, input wait {wait:.1%}")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.timing import alternate, median_ms
+from benchmarks.timing import alternate, median_ms, median_ratio, record
 
 NAMES = ("resnet18", "vt_resnet18", "acmix_resnet26", "vit_tiny16", "pvt_tiny", "swin_tiny", "acmix_swin_tiny", "san10")
 FORMS = [(name, None) for name in ("onnx", "openvino", "litert")]
@@ -60,6 +60,8 @@ def family(name):
             calls[label] = lambda run=run: run(images[0])
         seconds = alternate(calls, ROUNDS)
     for label, (size, difference) in rows.items():
+        record(name, f"size, {label}", [size], "MB")
+        median_ratio(seconds, "keras", label, name)
         print(f"{name:16}{label:18}{size:10.1f}{median_ms(seconds[label]):10.1f}{difference:12.1e}", flush=True)
 
 

@@ -22,7 +22,7 @@ import tensorflow as tf
 from PIL import Image
 
 from benchmarks.imagenet_shaped import write_imagenet_shaped
-from benchmarks.timing import alternate, median_ratio
+from benchmarks.timing import alternate, median_ratio, record
 from tfvt.data import (
     ClassificationSamples,
     StreamSettings,
@@ -154,7 +154,8 @@ def print_rates(datasets):
     for name in datasets:
         rate = TIMED * BATCH / statistics.median(wall[name])
         milliseconds = 1000 * statistics.median(work[name]) / TIMED / BATCH
-        ratio, work_ratio = median_ratio(wall, "bare", name), median_ratio(work, name, "bare")
+        ratio = median_ratio(wall, "bare", name, "pipeline, wall clock")
+        work_ratio = median_ratio(work, name, "bare", "pipeline, processor")
         print(f"{name:16}  {rate:8.0f}  {ratio:16.2f}x  {milliseconds:21.2f}  {work_ratio:13.2f}x")
 
 
@@ -199,6 +200,7 @@ def resume(folder):
     seconds = alternate({step: first_batch(step) for step in (0, 1_000_000)}, ROUNDS)
     print(f"\n{len(records.shard_counts)} shards, {records.num_examples} small records, batches of 256")
     for step, times in seconds.items():
+        record("resume", f"time to the first batch at step {step}", times, "s")
         print(f"step {step:9,}: first batch after {statistics.median(times):.2f} s (most {max(times):.2f} s)")
 
 

@@ -16,7 +16,7 @@ import sys
 
 import numpy as np
 
-from benchmarks.timing import alternate, median_ratio
+from benchmarks.timing import alternate, median_ratio, record
 
 MODELS = ("vit_base16", "resnet50", "swin_tiny")
 BATCH, CLASSES, ROUNDS = 8, 1000, 5
@@ -88,7 +88,8 @@ def resident_memory(name, kind):
 
 def tensorflow_slowdown(name):
     model = network(name)
-    return median_ratio(alternate({kind: tensorflow_step(model, kind) for kind in KINDS}, ROUNDS), *KINDS[::-1])
+    seconds = alternate({kind: tensorflow_step(model, kind) for kind in KINDS}, ROUNDS)
+    return median_ratio(seconds, *KINDS[::-1], f"{name}, tensorflow")
 
 
 def on_jax(name):
@@ -96,7 +97,7 @@ def on_jax(name):
     model = network(name)
     steps = {kind: jax_step(model, kind) for kind in KINDS}
     seconds = alternate({kind: step for kind, (step, _) in steps.items()}, ROUNDS)
-    return [memory for _, memory in steps.values()], median_ratio(seconds, *KINDS[::-1])
+    return [memory for _, memory in steps.values()], median_ratio(seconds, *KINDS[::-1], f"{name}, jax")
 
 
 def apart(backend, function, *arguments):
@@ -111,6 +112,9 @@ def main(names):
     for name in names or MODELS:
         memory = [apart("tensorflow", resident_memory, name, kind) for kind in KINDS]
         measured = [(memory, apart("tensorflow", tensorflow_slowdown, name)), apart("jax", on_jax, name)]
+        for backend, (peaks, _) in zip(("tensorflow", "jax"), measured, strict=True):
+            for kind, peak in zip(KINDS, peaks, strict=True):
+                record(f"{name}, {backend}", f"memory, {kind}", [peak], "MiB")
         cells = [f"{plain:8.0f}{less:8.0f}{less / plain:7.2f}x{slow:7.2f}x" for (plain, less), slow in measured]
         print(f"{name:24}{''.join(cells)}", flush=True)
 

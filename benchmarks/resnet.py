@@ -25,6 +25,7 @@ BATCH = 8
 IMAGES = np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3)).astype("float32")
 LABELS = np.arange(BATCH)
 CLOCK = time.process_time if "cpu" in sys.argv[1:] else time.perf_counter
+KINDS = ("forward", "forward and backward")
 
 
 def inference_and_training(call, variables, inputs):
@@ -59,7 +60,10 @@ def grouped_convolutions():
             forms[name] = inference_and_training(layer, [v.value for v in layer.trainable_variables], inputs)
         timed = [alternate({name: form[kind] for name, form in forms.items()}, clock=CLOCK) for kind in (0, 1)]
         for name in layers:
-            cells = [f"{median_ms(t[name]):7.2f} {median_ratio(t, name, 'GroupedDense'):7.2f}x" for t in timed]
+            cells = []
+            for kind, t in zip(KINDS, timed, strict=True):
+                ratio = median_ratio(t, name, "GroupedDense", f"grouped 1x1, {channels} channels, {kind}")
+                cells.append(f"{median_ms(t[name]):7.2f} {ratio:7.2f}x")
             print(f"{channels:8}  {groups:6}  {name:33}  {'  '.join(cells)}")
 
 
@@ -94,7 +98,10 @@ def print_table(title, calls, base, last=None):
     print(f"{'':32}{'inference':>16}{'training':>17}")
     timed = [alternate({name: form[kind] for name, form in calls.items()}, 7, CLOCK) for kind in (0, 1)]
     for name in calls:
-        cells = [f"{BATCH / median_ms(t[name]) * 1000:8.1f} {median_ratio(t, base, name):6.3f}x" for t in timed]
+        cells = []
+        for kind, t in zip(("inference", "training"), timed, strict=True):
+            ratio = median_ratio(t, base, name, f"{title}, {kind}")
+            cells.append(f"{BATCH / median_ms(t[name]) * 1000:8.1f} {ratio:6.3f}x")
         print(f"{name:32}{'  '.join(cells)}  {last(name) if last else ''}", flush=True)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfvt
-from benchmarks.timing import alternate, median_ms, median_ratio
+from benchmarks.timing import alternate, median_ms, median_ratio, record
 
 KINDS = ("inference", "training")
 PYRAMIDS = ("fpn_resnet50", "vt_fpn_resnet50")
@@ -119,7 +119,7 @@ def processor_and_wall():
     return np.array((time.process_time(), time.perf_counter()))
 
 
-def compare(makers, batch, rounds, by_macs):
+def compare(table, makers, batch, rounds, by_macs):
     """Print a row for each kind: milliseconds an image of both, and how many times as fast the second is."""
     slow, fast = makers
     print(f"| batch {batch} | `{slow}`, ms an image | `{fast}`, ms an image | times as fast | by MACs | wall clock |")
@@ -129,7 +129,8 @@ def compare(makers, batch, rounds, by_macs):
         both = alternate(calls, rounds, processor_and_wall)
         processor, wall = ({name: [s[clock] for s in seconds] for name, seconds in both.items()} for clock in (0, 1))
         cells = [f"{median_ms(processor[name]) / batch:.1f}" for name in makers]
-        ratios = [median_ratio(seconds, slow, fast) for seconds in (processor, wall)]
+        clocks = {f"{table}, {kind}, processor": processor, f"{table}, {kind}, wall clock": wall}
+        ratios = [median_ratio(seconds, slow, fast, figure) for figure, seconds in clocks.items()]
         print(f"| {kind} | {' | '.join(cells)} | {ratios[0]:.2f}x | {by_macs:.2f}x | {ratios[1]:.2f}x |", flush=True)
 
 
@@ -138,7 +139,7 @@ def compare_pyramids(make, part, side, batch, rounds, options):
     profiles = [tfvt.profile(tfvt.create_model(name, input_shape=(side, side, 3), **options)) for name in PYRAMIDS]
     macs = [sum(row.macs for row in profile.rows if row.path.startswith(part)) for profile in profiles]
     makers = {name: functools.partial(make, name, side, options) for name in PYRAMIDS}
-    compare(makers, batch, rounds, macs[0] / macs[1])
+    compare(part or "whole model", makers, batch, rounds, macs[0] / macs[1])
 
 
 def necks(side=473, batch=4, rounds=9, **options):
@@ -160,7 +161,7 @@ def upernet(side=512, batch=2, rounds=3, depths=SWIN_TINY):
         "transformers": functools.partial(transformers_call, side, depths),
         "upernet_swin_tiny": functools.partial(upernet_call, side, depths),
     }
-    compare(makers, batch, rounds, 1.0)
+    compare("UPerNet", makers, batch, rounds, 1.0)
 
 
 def peak_memory(name, kind, side, batch, options):
@@ -182,7 +183,9 @@ def memory(side=473, batch=4, **options):
         cells = []
         for kind in KINDS:
             with context.Pool(1) as pool:
-                cells.append(f"{pool.apply(peak_memory, (name, kind, side, batch, options)):.0f}")
+                peak = pool.apply(peak_memory, (name, kind, side, batch, options))
+            record(f"neck, {kind}", f"peak memory, {name}", [peak], "MiB")
+            cells.append(f"{peak:.0f}")
         print(f"| `{name}` | {' | '.join(cells)} |", flush=True)
 
 

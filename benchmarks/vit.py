@@ -17,9 +17,10 @@ import warnings
 
 import numpy as np
 
-from benchmarks.timing import alternate, median_ms, median_ratio
+from benchmarks.timing import alternate, median_ms, median_ratio, record
 
 BATCH, XLA_BATCH, CLASSES = 8, 16, 1000
+KINDS = ("inference", "training")
 FUNNELS = ("vit_base16", "funnel_vit_base16_6_6", "funnel_vit_base16_4_4_4", "funnel_vit_base16_6_6_stride4")
 IMAGES = np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3)).astype("float32")
 LABELS = np.arange(BATCH) % CLASSES
@@ -145,10 +146,10 @@ def peers():
         for kind, rounds in ((0, 11), (1, 7))
     ]
     for name in calls:
-        cells = [
-            f"{1000 * BATCH / median_ms(seconds[name]):16.2f}{median_ratio(seconds, name, 'tfvt'):7.3f}x"
-            for seconds in timed
-        ]
+        cells = []
+        for kind, seconds in zip(KINDS, timed, strict=True):
+            ratio = median_ratio(seconds, name, "tfvt", f"ViT-B/16, {kind}")
+            cells.append(f"{1000 * BATCH / median_ms(seconds[name]):16.2f}{ratio:7.3f}x")
         print(f"{name:28}{''.join(cells)}", flush=True)
 
 
@@ -161,6 +162,7 @@ def memory():
         for kind in (0, 1):
             with context.Pool(1) as pool:
                 cells.append(pool.apply(peak_memory, (name, kind)))
+            record(f"ViT-B/16, {KINDS[kind]}", f"peak memory, {name}", cells[-1:], "MiB")
         print(f"{name:28}{cells[0]:16.0f}{cells[1]:16.0f}", flush=True)
 
 
@@ -190,7 +192,7 @@ def funnel():
     seconds = alternate({name: ours(name)[1] for name in FUNNELS}, rounds=5)
     macs = {name: tfvt.profile(name).macs for name in FUNNELS}
     for name in FUNNELS:
-        ratio = median_ratio(seconds, "vit_base16", name)
+        ratio = median_ratio(seconds, "vit_base16", name, "training")
         by_macs = macs["vit_base16"] / macs[name]
         print(f"{name:32}{1000 * BATCH / median_ms(seconds[name]):8.2f}{ratio:8.3f}x{by_macs:8.3f}x", flush=True)
 
@@ -221,7 +223,9 @@ def attention():
     print(f"\nAttention of one layer of ViT-B/16, batch {BATCH}, milliseconds (median), and times ours")
     timed = [alternate({name: pair[kind] for name, pair in forms.items()}, rounds=41) for kind in (0, 1)]
     for name in forms:
-        cells = [f"{median_ms(t[name]):10.2f}{median_ratio(t, name, 'matmul'):7.2f}x" for t in timed]
+        cells = []
+        for kind, t in zip(("forward", "forward and backward"), timed, strict=True):
+            cells.append(f"{median_ms(t[name]):10.2f}{median_ratio(t, name, 'matmul', f'attention, {kind}'):7.2f}x")
         print(f"{name:28}{''.join(cells)}", flush=True)
 
 
@@ -235,6 +239,7 @@ def xla():
         with context.Pool(1) as pool:
             mebibytes = pool.apply(xla_memory, (name,))
         base = base or mebibytes
+        record("training", f"temporary memory by XLA, {name}", [mebibytes], "MiB")
         print(f"{name:32}{mebibytes:10.1f}{100 * (mebibytes / base - 1):+8.1f} %", flush=True)
 
 
