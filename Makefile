@@ -11,7 +11,7 @@ UV := $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constra
 INPUTS := pyproject.toml setup.py constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-segmentation demo-detection demo-detection-masks test test-jax test-torch test-all test-distributed test-parity lint format bench fidelity constraints clean
+.PHONY: help demo demo-segmentation demo-detection demo-detection-masks test test-jax test-torch test-all test-distributed test-parity lint format bench bench-compare models fidelity constraints clean
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -59,8 +59,15 @@ format: $(VENV)/.test  ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.parity  ## measure ratios and print them side by side
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.parity  ## measure ratios, print them side by side, and write them to results/bench.csv
+	$(BIN)/python -m benchmarks results/bench.csv
+
+bench-compare: $(VENV)/.test  ## print what differs beyond noise between two such files: OLD=a.csv NEW=b.csv
+	$(BIN)/python -m benchmarks.compare $(OLD) $(NEW)
+
+# Shapes alone suffice for counting, and JAX finds them fastest. Speeds are measured on TensorFlow.
+models: $(VENV)/.test  ## write docs/models.md and results/models.csv; SPEED=--speed measures speeds as well
+	KERAS_BACKEND=$(if $(SPEED),tensorflow,jax) $(BIN)/python -m benchmarks.models docs/models.md results/models.csv $(SPEED)
 
 fidelity: $(VENV)/.test  ## write docs/fidelity.md: the papers' figures next to ours
 	$(BIN)/python -m benchmarks.fidelity docs/fidelity.md

@@ -26,6 +26,12 @@ def standard_error(row):
     return 1.253 / 1.349 * float(row["spread"]) / math.sqrt(int(row["rounds"]))
 
 
+def change(old, new):
+    """Relative to the old value."""
+    before, after = float(old["value"]), float(new["value"])
+    return after / before - 1 if before else math.inf
+
+
 def differ(old, new):
     """Whether two rows of one figure differ beyond noise."""
     before, after = float(old["value"]), float(new["value"])
@@ -36,9 +42,7 @@ def differ(old, new):
 def report(old, new):
     """Lines: the figures that differ, the largest change first, then how many there are of each kind."""
     both = [key for key in new if key in old]
-    changes = {
-        key: float(new[key]["value"]) / float(old[key]["value"]) - 1 for key in both if differ(old[key], new[key])
-    }
+    changes = {key: change(old[key], new[key]) for key in both if differ(old[key], new[key])}
     lines = []
     for key in sorted(changes, key=lambda key: -abs(changes[key])):
         values = f"{old[key]['value']} -> {new[key]['value']}"

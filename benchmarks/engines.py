@@ -136,7 +136,7 @@ def print_input_wait(model, records, folder):
         subprocess.run(command, env=environment(backend, 1), check=True, stdout=subprocess.DEVNULL)
         *_, row = csv.DictReader(io.StringIO((output / "metrics.csv").read_text()))
         speed, wait = float(row["images_per_second"]), float(row["input_wait"])
-        record(model, f"input wait, {backend}", [100 * wait], "% of the steps' time")
+        record(model, f"share of the steps' time that waits for input, {backend}", [100 * wait], "%")
         print(f"{model}: {backend}: {speed:.0f} images/s, input wait {wait:.1%}")
 
 

@@ -15,7 +15,7 @@ from benchmarks.distillation import make_records, train
 
 SEEDS = (0, 1, 2)
 RESNET = ["--model.name=resnet18", "--model.options={width: 16, depths: [1, 1, 1, 2], stem_pool: false}"]
-BOTTLENECKS = "--model.options={width: 16, depths: [1, 1, 1, 1], stem_pool: false}"
+BOTTLENECKS = "--model.options={width: 16, depths: [2, 2, 2]}"
 # Pairs of a model and its baseline: title -> recipe and flags. In a pair only the model differs.
 PAIRS = (
     {

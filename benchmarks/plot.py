@@ -23,7 +23,8 @@ FAMILIES = {  # the first that a name begins with
     "resnet": ("ResNet", "#000000", "o"),
     "": ("SAN, SASA, PVT, Swin", "#999999", "P"),
 }
-LABELS = {"gmacs": "multiply-adds of an image, G", "paper_value": "top-1 in the paper, %", "relative_speed": "images/s"}
+SPEED = "images/s on the processor, over those of resnet50"
+LABELS = {"gmacs": "multiply-adds of an image, G", "paper_value": "top-1 in the paper, %", "relative_speed": SPEED}
 
 
 def draw(rows, x, y, path, logarithmic):
@@ -37,8 +38,6 @@ def draw(rows, x, y, path, logarithmic):
         for row, point in zip(own, points, strict=True):
             axes.annotate(row["model"], point, textcoords="offset points", xytext=(5, 3), fontsize=6, color="#444444")
     axes.set(xlabel=LABELS[x], ylabel=LABELS[y], **{f"{axis}scale": "log" for axis in logarithmic})
-    speed = axes.set_xlabel if x == "relative_speed" else axes.set_ylabel
-    speed("images/s on the processor, over those of resnet50")
     axes.grid(which="major", linewidth=0.4)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=130)

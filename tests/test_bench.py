@@ -1,4 +1,4 @@
-"""What `make bench` writes, which changes `make bench-compare` prints, and the pictures of speeds, of made-up numbers."""
+"""What `make bench` writes, what `make bench-compare` prints, and the pictures of speeds, from made-up numbers."""
 
 import csv
 import subprocess
@@ -87,21 +87,7 @@ def test_the_report_names_changes_and_what_only_one_has():
         ("new", "", "y", "s"): row(1) | {"machine": "n"},
     }
     lines = compare.report(old, new)
-    assert lines[0].split() == [
-        "+50.0",
-        "%",
-        "1.0",
-        "->",
-        "1.5",
-        "ratio",
-        "vit:",
-        "training:",
-        "time",
-        "of",
-        "a",
-        "/",
-        "b",
-    ]
+    assert " ".join(lines[0].split()) == "+50.0 % 1.0 -> 1.5 ratio vit: training: time of a / b"
     assert lines[1].split()[:5] == ["-40.0", "%", "100", "->", "60"]
     assert lines[2:] == [
         "2 of 2 figures changed beyond noise", "only in OLD: gone: : x", "only in NEW: new: : y", "machine: m -> m; n",
@@ -111,7 +97,8 @@ def test_the_report_names_changes_and_what_only_one_has():
 
 def test_the_pictures_hold_the_models_that_were_measured(tmp_path, monkeypatch):
     made_up = [  # name, MACs, speed, paper's top-1
-        ("resnet50", "4.1", "1.00", "76.0"), ("vt_resnet50", "3.4", "1.10", "80.6"), ("acmix_resnet50", "3.5", "0.5", "77.8"),
+        ("resnet50", "4.1", "1.00", "76.0"), ("vt_resnet50", "3.4", "1.10", "80.6"),
+        ("acmix_resnet50", "3.5", "0.5", "77.8"),
         ("vit_base16", "17.6", "0.30", ""), ("swin_tiny", "4.5", "", "81.3"),
     ]  # fmt: skip
     rows = [

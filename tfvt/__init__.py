@@ -7,6 +7,7 @@
 >>> print(tfvt.profile(model))
 """
 
+from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
 
 from tfvt import layers, models
@@ -17,7 +18,10 @@ from tfvt.folding import fuse
 from tfvt.pretrained import save_pretrained
 from tfvt.registry import list_models
 
-__version__ = _version("tfvt")
+try:
+    __version__ = _version("tfvt")
+except _PackageNotFoundError:  # a checkout that is not installed, as on a machine for measurements
+    __version__ = "0+unknown"
 __all__ = [
     "LoadReport",
     "Profile",
