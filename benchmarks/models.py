@@ -75,7 +75,8 @@ INTRODUCTION = """# All models
 
 `make models` writes this page and [results/models.csv](../results/models.csv), which has the same rows for scripts, in
 the columns of timm's results. The counts come from the built models (`tfvt.profile`) at the size in the table:
-parameters in millions, with norms, and multiply-adds in billions for one image.
+parameters in millions, with norms, and multiply-adds in billions for one image. A semantic FPN over PVT has position
+embeddings for that size (7.7 M more than at 224x224).
 
 - **Weights** are the sources whose files `tfvt.load_checkpoint` reads into the model. In parentheses: into its trunk or
   backbone alone. tfvt publishes none.
@@ -137,9 +138,11 @@ def paper_figures():
             else:  # "VT-ResNet-18" and "Swin-ACmix-T"
                 name = row["system"].lower().replace("-", "_").replace("resnet_", "resnet")
                 name = name if paper == "VT-ICCV" else acmix_name(row["system"])
+            name = (name or "").replace("mask_r_cnn", "mask_rcnn").replace("swin_conv", "conv_swin")
             where = f"Figure {row['table'][3:]}" if row["table"].startswith("Fig") else f"Table {row['table']}"
             source = ", ".join(filter(None, (title, where, row["setting"])))
             figures.setdefault(name, (METRICS[column], row[column], source))
+    figures.pop("")  # settings of Funnel-ViT that are no models of their own
     return figures
 
 
