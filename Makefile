@@ -11,7 +11,7 @@ UV := $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constra
 INPUTS := pyproject.toml setup.py constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-segmentation demo-detection demo-detection-masks test test-jax test-torch test-all test-distributed test-parity lint format bench bench-compare models fidelity constraints clean
+.PHONY: help demo demo-segmentation demo-detection demo-detection-masks test test-jax test-torch test-all test-distributed test-parity lint format bench bench-compare models fidelity docs constraints clean
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -72,6 +72,10 @@ models: $(VENV)/.test  ## write docs/models.md and results/models.csv; SPEED=--s
 fidelity: $(VENV)/.test  ## write docs/fidelity.md: the papers' figures next to ours
 	$(BIN)/python -m benchmarks.fidelity docs/fidelity.md
 
+docs: $(VENV)/.docs  ## make the documentation site build/docs; a warning or a dead link is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -E -b html -d build/doctrees docs build/docs
+	$(BIN)/python docs/links.py build/docs
+
 constraints: $(BIN)/uv  ## resolve constraints.txt again from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate --no-header pyproject.toml -o constraints.txt
 
@@ -91,6 +95,11 @@ $(BIN)/uv: constraints.txt | $(BIN)/python
 $(VENV)/.demo: $(INPUTS) | $(BIN)/uv
 	@echo "Installing tfvt with what the demo needs into $(VENV) (TensorFlow is large) ..."
 	@$(UV) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.docs: $(INPUTS) | $(BIN)/uv
+	@echo "Installing tfvt with what its documentation needs into $(VENV) (TensorFlow is large) ..."
+	@$(UV) -e '.[docs]'
 	@touch $@
 
 $(VENV)/.test: $(INPUTS) | $(BIN)/uv

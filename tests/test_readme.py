@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,10 +13,11 @@ from safetensors.numpy import save_file
 
 import tfvt
 from benchmarks.counting import profile_of
+from tests.pages import torchvision_names
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, flags=re.DOTALL)
 
 
@@ -35,26 +35,6 @@ def workplace(tmp_path_factory):
                 Image.fromarray(pixels).save(folder / "images" / split / label / f"{i}.jpg")
     save_file(torchvision_names(tfvt.create_model("resnet50")), folder / "resnet50.safetensors")
     return folder
-
-
-def torchvision_names(model):
-    """A bottleneck ResNet's weights under torchvision's names."""
-    kinds = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
-    state = {}
-    for weight in model.weights:
-        layer, kind = weight.path.split("/")
-        block = re.fullmatch(r"stage(\d)_block(\d+)_(\w+)_(conv|norm)", layer)
-        if block:
-            stage, number, part, what = block.groups()
-            shortcut = f"downsample.{0 if what == 'conv' else 1}"
-            unit = shortcut if part == "shortcut" else f"{'conv' if what == 'conv' else 'bn'}{part}"
-            layer = f"layer{stage}.{int(number) - 1}.{unit}"
-        else:
-            layer = {"stem_conv": "conv1", "stem_norm": "bn1", "head": "fc"}[layer]
-        array = keras.ops.convert_to_numpy(weight)
-        array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-        state[f"{layer}.{kinds.get(kind, 'weight' if kind == 'kernel' else kind)}"] = np.ascontiguousarray(array)
-    return state
 
 
 def run(language, code, folder):
@@ -86,13 +66,24 @@ def test_the_tables_say_what_the_models_have():
         assert (f"{ours:,}", f"{profile.macs:,}") == (params, macs)
 
 
+def anchors(page):
+    """The anchors that forges and the site give the headings of a page."""
+    titles = re.findall(r"^#+ (.*)$", without_code(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def without_code(page):
+    """The text of a page without its blocks: code may index and call."""
+    return re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
 def test_links_lead_somewhere():
     for page in PAGES:
-        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)  # code may index and call
-        targets = re.findall(r"\]\((?!https?:)([^)#]+)", text)
-        assert [target for target in targets if not (page.parent / target).exists()] == [], page
-    linked = set(re.findall(r"\]\((docs/\w+\.md)\)", README))
-    assert linked == {f"docs/{page.name}" for page in PAGES if page.parent.name == "docs"}
+        targets = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", without_code(page))
+        for target, anchor in targets:
+            place = (page.parent / target).resolve() if target else page
+            assert place.exists(), (page.name, target)
+            assert not anchor or anchor in anchors(place), (page.name, target, anchor)
 
 
 def test_pages_are_short():

@@ -85,15 +85,6 @@ def test_options_are_those_of_the_command(capsys):
     assert all(option in PAGE for option in elsewhere)
 
 
-@pytest.mark.parametrize("name", ["records.md", "record_sources.md", "record_checks.md"])
-def test_links_lead_to_sections(name):
-    text = (DOCS / name).read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 150
-    for page, anchor in re.findall(r"\]\((\w*(?:\.md)?)(?:#([a-z-]+))?\)", text):
-        titles = re.findall(r"^#+ (.*)$", (DOCS / (page or name)).read_text(encoding="utf-8"), flags=re.MULTILINE)
-        assert not anchor or anchor in {title.lower().replace(" ", "-") for title in titles}, anchor
-
-
 def test_formats_are_those_of_the_page_and_of_the_command(capsys):
     row = re.search(r"^\| `--format F` \| (.*?), where", CONVERSION, flags=re.MULTILINE)[1]
     assert tuple(re.findall(r"`(\w+)`", row)) == FORMATS
