@@ -1,5 +1,6 @@
 """How Sphinx makes the site of these pages: `make docs`."""
 
+import inspect
 import os
 import re
 import tomllib
@@ -9,10 +10,12 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
+from sphinx.util.inspect import stringify_signature
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # autodoc imports TensorFlow
 
-ROOT = Path(__file__).parent.parent
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 REPOSITORY = PROJECT.get("urls", {}).get("Repository")  # none: links to files outside of docs become plain text
 
@@ -41,15 +44,14 @@ class OutsideLinks(SphinxTransform):
     default_priority = 5  # before Sphinx copies linked files into the site
 
     def apply(self, **kwargs):
-        for node in list(
-            self.document.findall(lambda n: isinstance(n, addnodes.pending_xref | addnodes.download_reference))
-        ):
-            target = node.get("reftarget", "")
-            if not target.startswith("../"):
+        page = Path(self.env.doc2path(self.env.docname))
+        for node in list(self.document.findall(is_link)):
+            target = (page.parent / node.get("reftarget", "")).resolve()
+            if target.is_relative_to(DOCS) or not target.is_relative_to(ROOT):
                 continue
             words = nodes.inline("", "", *[child.deepcopy() for child in node.children])
             if REPOSITORY:
-                uri = f"{REPOSITORY}/blob/main/{target.removeprefix('../')}"
+                uri = f"{REPOSITORY}/blob/main/{target.relative_to(ROOT).as_posix()}"
                 words = nodes.reference("", "", *words.children, refuri=uri, internal=False)
             node.replace_self(words)
 
@@ -61,21 +63,44 @@ class NameLinks(SphinxTransform):
 
     def apply(self, **kwargs):
         for node in list(self.document.findall(nodes.literal)):
-            name = node.astext().partition("(")[0]
-            if not name.startswith("tfvt.") or isinstance(
-                node.parent, nodes.reference | nodes.title | addnodes.pending_xref
+            text = node.astext()
+            name = text.partition("(")[0]
+            parents = enclosing(node)
+            if not name.startswith("tfvt.") or any(
+                isinstance(parent, nodes.reference | nodes.title | addnodes.pending_xref) for parent in parents
             ):
                 continue
+            if any(isinstance(parent, nodes.entry) for parent in parents):  # a cell has no room for the path
+                text = text.removeprefix(f"{name.rpartition('.')[0]}.")
             link = addnodes.pending_xref(
                 "", refdomain="py", reftype="obj", reftarget=name, refexplicit=True, refdoc=self.env.docname
             )
-            link += node.deepcopy()
+            link += nodes.literal("", text, classes=node["classes"])
             node.replace_self(link)
 
 
+def is_link(node: nodes.Node) -> bool:
+    """A link whose target Sphinx has yet to find."""
+    return isinstance(node, addnodes.pending_xref | addnodes.download_reference)
+
+
+def enclosing(node: nodes.Node) -> list[nodes.Node]:
+    """The nodes that a node is in, the nearest first."""
+    return [] if node.parent is None else [node.parent, *enclosing(node.parent)]
+
+
 def as_restructured_text(app, what, name, obj, options, lines) -> None:
-    """In docstrings |x| is an absolute value, and `Block`s a plural: neither is so in reStructuredText."""
-    lines[:] = [re.sub(r"(`[^`]+`)(?=\w)", r"\1\\ ", line.replace("|", r"\|")) for line in lines]
+    """In docstrings |x| is an absolute value, `Block`s a plural and "L." a symbol; not so in reStructuredText."""
+    for number, line in enumerate(lines):
+        line = re.sub(r"(`[^`]+`)(?=\w)", r"\1\\ ", line.replace("|", r"\|"))
+        lines[number] = re.sub(r"\b([A-Z])\.$", r"\1\\.", line)
+
+
+def constructor(app, what, name, obj, options, signature, returns):
+    """The arguments of a layer's own constructor: autodoc finds that of Keras, which takes anything."""
+    if what != "class" or signature != "(*args, **kwargs)":
+        return None
+    return stringify_signature(inspect.signature(obj), show_annotation=False), None
 
 
 def add_toctrees(app, docname, source) -> None:
@@ -92,5 +117,6 @@ def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", add_toctrees)
     app.connect("autodoc-process-docstring", as_restructured_text)
+    app.connect("autodoc-process-signature", constructor)
     app.add_transform(OutsideLinks)
     app.add_transform(NameLinks)

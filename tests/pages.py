@@ -5,6 +5,7 @@ import glob
 import io
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -20,7 +21,7 @@ def blocks(name: str) -> list[tuple[str, str]]:
     return re.findall(r"```(\w+)\n(.*?)```", (DOCS / name).read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-def run_block(language: str, code: str, flags: tuple[str, ...] = ()) -> str:
+def run_block(language: str, code: str, flags: Sequence[str] = ()) -> str:
     """What a block prints; the `tfvt train` commands of a bash block get `flags` as well."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -28,7 +29,7 @@ def run_block(language: str, code: str, flags: tuple[str, ...] = ()) -> str:
             exec(code, {})
         for line in code.replace("\\\n", " ").splitlines() if language == "bash" else ():
             program, *words = [name for word in shlex.split(line) for name in sorted(glob.glob(word)) or [word]]
-            words += flags if words[0] == "train" and "--resume" not in words else ()
+            words += list(flags) if words[0] == "train" and "--resume" not in words else ()
             assert (program, main(words)) == ("tfvt", 0), line
     return printed.getvalue()
 

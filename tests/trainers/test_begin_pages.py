@@ -18,8 +18,6 @@ from tests.pages import DOCS, blocks, run_block, torchvision_names
 from tfvt.trainers.recipes.files import packaged_recipes
 from tfvt.trainers.recipes.parsing import parse_recipe
 
-SMALL = ("--data.train.image_size=[64, 64]", "--data.evaluation.image_size=[64, 64]")
-
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
@@ -41,7 +39,7 @@ def test_start(workplace):
     build, draw, train, predict, load, look = blocks("start.md")
     assert "vt_resnet18" in run_block(*build)
     run_block("python", changed(draw[1], ("320", "32"), ('"validation", 64', '"validation", 4')))
-    assert "epoch 1: " in run_block("bash", changed(train[1], ("--epochs 6", "--epochs 1")))
+    assert "epoch 1: " in run_block("bash", changed(train[1], ("--epochs 6", "--epochs 2")))
     predicted = run_block(*predict)
     assert re.search(r"^images/validation/square/0.jpg: .*square [\d.]+%", predicted, re.MULTILINE)
     shares = dict(re.findall(r"(circle|square) ([\d.]+)%", predicted.splitlines()[-1]))
@@ -52,6 +50,7 @@ def test_start(workplace):
     assert Path("tokens.png").is_file()
 
 
+@pytest.mark.slow
 def test_own_images(workplace):
     """Every block as printed, but for sizes and epochs in the recipe."""
     for label, name in enumerate(("cat", "dog")):
@@ -66,7 +65,7 @@ def test_own_images(workplace):
     run_block(*table)
     assert "train: 21 images" in run_block(*convert)
     small = changed(
-        recipe[1], ("[224, 224]", "[64, 64]"), ("batch_size: 32", "batch_size: 8"), ("epochs: 10", "epochs: 1")
+        recipe[1], ("[224, 224]", "[64, 64]"), ("batch_size: 32", "batch_size: 8"), ("epochs: 10", "epochs: 2")
     )
     Path("photos.yaml").write_text(small, encoding="utf-8")
     assert "Memory" in run_block(*dry)
@@ -87,12 +86,15 @@ def test_the_recipe_of_own_images_is_whole(workplace):
     assert list(recipe.model.frozen) == ["stem_.*", "stage[12]_.*"]
 
 
+@pytest.mark.slow
 def test_imagenet(workplace):
     """Every block as printed, with flags for small images."""
     write_tars(workplace / "imagenet")
     convert, dry, train, resume, evaluate = blocks("imagenet.md")
     assert "0 problems" in run_block(*convert)
-    flags = (*SMALL, "--data.batch_size=4", "--epochs=1")
+    options = {"width": 8, "token_dim": 32, "output_channels": 32}
+    flags = ["--data.batch_size=4", "--epochs=1", *(f"--model.options.{name}={n}" for name, n in options.items())]
+    flags += [f"--data.{split}.image_size=[64, 64]" for split in ("train", "evaluation")]
     assert "Time" in run_block(*dry, flags)
     assert "epoch 1: " in run_block(*train, flags)
     run_block(*resume)
@@ -109,4 +111,4 @@ def test_imagenet_names_recipes_and_their_epochs():
     assert len(names) == 7
     for name, epochs in names:
         assert name in packaged_recipes()
-        assert parse_recipe(["--config", name]).epochs == epochs
+        assert parse_recipe(["--config", name, "--data.records=."]).epochs == epochs
