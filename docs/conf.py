@@ -24,6 +24,7 @@ html_title = project
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["images"]
 myst_heading_anchors = 4  # #anchors of headings, as forges make them
+smartquotes = False  # equations have primes
 default_role = "py:obj"  # docstrings: `name` is code, and a link where the reference has it
 
 autodoc_inherit_docstrings = False  # not those of Keras

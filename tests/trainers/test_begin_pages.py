@@ -39,7 +39,7 @@ def test_start(workplace):
     build, draw, train, predict, load, look = blocks("start.md")
     assert "vt_resnet18" in run_block(*build)
     run_block("python", changed(draw[1], ("320", "32"), ('"validation", 64', '"validation", 4')))
-    assert "epoch 1: " in run_block("bash", changed(train[1], ("--epochs 6", "--epochs 2")))
+    assert "epoch 1: " in run_block("bash", changed(train[1], ("--epochs 4", "--epochs 2")))
     predicted = run_block(*predict)
     assert re.search(r"^images/validation/square/0.jpg: .*square [\d.]+%", predicted, re.MULTILINE)
     shares = dict(re.findall(r"(circle|square) ([\d.]+)%", predicted.splitlines()[-1]))
