@@ -43,7 +43,7 @@ def test_start(workplace):
     predicted = run_block(*predict)
     assert re.search(r"^images/validation/square/0.jpg: .*square [\d.]+%", predicted, re.MULTILINE)
     shares = dict(re.findall(r"(circle|square) ([\d.]+)%", predicted.splitlines()[-1]))
-    loaded = [float(share) for share in re.findall(r"[\d.]+(?:e-\d+)?", run_block(*load).split("shape")[0])]
+    loaded = [float(share) for share in re.findall(r"\d\.\d+(?:e-\d+)?", run_block(*load).split("shape")[0])]
     # tfvt decodes with libjpeg as TensorFlow has it, the page's lines with Pillow.
     assert loaded == pytest.approx([float(shares[name]) / 100 for name in ("circle", "square")], abs=0.02)
     run_block(*look)

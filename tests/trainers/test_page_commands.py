@@ -1,11 +1,14 @@
 """The `tfvt train` commands of the pages that no test runs: each has flags and a recipe that exist."""
 
+import json
 import re
 import shlex
+import subprocess
 
 import pytest
+import yaml
 
-from tests.pages import DOCS
+from tests.pages import DOCS, blocks
 from tfvt.trainers.recipes.files import packaged_recipes
 from tfvt.trainers.recipes.parsing import parse_recipe
 
@@ -43,3 +46,14 @@ def test_flags_exist(page, words, tmp_path, monkeypatch):
 
 def test_many_pages_have_commands():
     assert len({page for page, _ in commands()}) > 5
+
+
+def test_scripts_for_several_hosts_are_whole():
+    """Slurm's and Cloud TPU's are scripts, Kubernetes' is a job, and the layout is a part of a recipe."""
+    slurm, job, tpu, layout = (code for _, code in blocks("distributed.md"))
+    for script in (slurm, tpu):
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    assert yaml.safe_load(job)["kind"] == "Job"
+    split = yaml.safe_load(layout)["distribution"]["layout"]
+    recipe = parse_recipe(["--config", "vit_base16", f"--distribution.layout={json.dumps(split)}"])
+    assert recipe.distribution.layout == split
