@@ -55,5 +55,5 @@ def test_scripts_for_several_hosts_are_whole():
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
     assert yaml.safe_load(job)["kind"] == "Job"
     split = yaml.safe_load(layout)["distribution"]["layout"]
-    recipe = parse_recipe(["--config", "vit_base16", f"--distribution.layout={json.dumps(split)}"])
+    recipe = parse_recipe(["--config", "vit_base16", "--data.records=.", f"--distribution.layout={json.dumps(split)}"])
     assert recipe.distribution.layout == split
