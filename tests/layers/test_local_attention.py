@@ -10,7 +10,7 @@ from keras import ops
 import tests.contracts as contracts
 from tfvt.layers import LocalAttention
 from tfvt.layers.convolution import strided_window
-from tfvt.layers.local_attention import local_attention, reflect
+from tfvt.layers.local_attention import indexed_attention, local_attention, reflect
 
 
 def unfolded_attention(query, key, value, num_heads, kernel_size, strides=1):
@@ -85,6 +85,33 @@ def test_gradients_equal_those_of_unfolded_windows(strides):
 
     for actual, expected in zip(gradients(local_attention), gradients(unfolded_attention), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a form for TensorFlow alone")
+@pytest.mark.parametrize(
+    ("size", "kernel_size", "strides"),
+    [((4, 5), 7, 1), ((13, 9), 7, 2), ((14, 29), 7, 1), ((33, 30), 5, 1), ((17, 20), 5, 3), ((3, 2), 3, 2)],
+)
+def test_blocks_by_an_index_equal_reflected_tiles(size, kernel_size, strides):
+    """Numbers and gradients, where tiles are whole and where they are not, at borders and away from them."""
+    import tensorflow as tf
+
+    def tiles(query, key, value, *options):
+        key, value = (reflect(x, kernel_size) for x in (key, value))
+        return local_attention(query[:, ::strides, ::strides], key, value, *options)
+
+    rng = np.random.default_rng(0)
+    maps = [tf.constant(rng.normal(size=(2, *size, 8)).astype("float32")) for _ in range(3)]
+    rows, columns = (-(-side // strides) for side in size)
+    direction = rng.normal(size=(2, rows, columns, 8)).astype("float32")
+    found = []
+    for form in (tiles, indexed_attention):
+        with tf.GradientTape() as tape:
+            tape.watch(maps)
+            outputs = form(*maps, 2, kernel_size, strides)
+        found.append([outputs, *tape.gradient(outputs, maps, direction)])
+    for expected, actual in zip(*found, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("size", "strides"), [((4, 5), 1), ((9, 8), 2), ((5, 4), 3)])

@@ -112,18 +112,26 @@ def test_acmix_leaves_the_token_out_of_the_convolution():
         ACmix(8, 2, "global", combine="convolution")(x, token)
 
 
+@pytest.mark.parametrize("num_heads", [2, 4])  # 6 pieces, folded into the convolution's kernel, and 12, which are not
 @pytest.mark.parametrize("size", [(8, 8), (5, 7), (3, 2), (1, 1)])
-def test_reduced_maps_are_mixed_before_they_are_repeated(size):
-    """The dense layer is linear: the same as repeating keys and values to full size first."""
+def test_reduced_maps_are_repeated_to_full_size(size, num_heads):
+    """The dense layer is linear: its place before or after the repetition, and before the convolution, is open."""
     x = draw(2, *size, 8)
-    layer = ACmix(8, 2, "global", reduction=4, combine="convolution")
+    layer = ACmix(8, num_heads, "global", reduction=4, combine="convolution")
     layer(x)
     query, key, value = contracts.arrays(layer.attention_path(x))
     repeated = [m.repeat(4, axis=1).repeat(4, axis=2)[:, : size[0], : size[1]] for m in (key, value)]
-    full = ACmix(8, 2, "local", combine="convolution").convolution_path
-    full(query, *repeated)
-    full.set_weights(layer.convolution_path.get_weights())
-    np.testing.assert_allclose(*(contracts.arrays(y)[0] for y in (layer(x), full(query, *repeated))), atol=1e-5)
+    path = layer.convolution_path
+    path.set_weights([draw(*w.shape, seed=i) for i, w in enumerate(path.get_weights())])
+    mixing, kernel = path.get_weights()
+    pieces = np.concatenate([query, *repeated], axis=-1).reshape(2, *size, 3 * num_heads, 8 // num_heads)
+    maps = np.pad(np.einsum("bhwni,np->bhwip", pieces, mixing), [(0, 0), (1, 1), (1, 1), (0, 0), (0, 0)])
+    kernel = kernel.reshape(3, 3, 9, 8 // num_heads, num_heads)  # the channels of a piece are the groups
+    expected = sum(
+        np.einsum("bhwip,pij->bhwij", maps[:, r : r + size[0], c : c + size[1]], kernel[r, c])
+        for r, c in np.ndindex(3, 3)
+    ).reshape(2, *size, 8)
+    np.testing.assert_allclose(contracts.arrays(layer(x))[0], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("combine", ["both", "attention", "convolution"])

@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from tfvt.layers.attention import softmax
+from tfvt.layers.blocks import MASKED, by_index, cut_blocks, join_blocks, neighbourhoods, split_at
 from tfvt.layers.initializers import torch_start
 from tfvt.layers.map_attention import MapAttention
 from tfvt.layers.registration import register_layer
 
-MASKED = -3e4  # as a logit: weight 0 after a soft-max, and finite in half precision
-
 
 def local_attention(query: Any, key: Any, value: Any, num_heads: int, kernel_size: int, strides: int = 1) -> Any:
-    """Soft-max attention of each query to a window of keys, by tiles of queries.
+    """Soft-max attention of each query to a window of keys, by tiles of queries, on any backend and for any size.
 
     A tile of queries shares one block of keys, its own area and a halo from the neighbouring blocks: two
     batched matrix products a tile, with the keys outside a query's window masked. Unfolding the windows instead
@@ -45,53 +45,28 @@ def local_attention(query: Any, key: Any, value: Any, num_heads: int, kernel_siz
     return outputs
 
 
-def cut_blocks(x: Any, grid: tuple[Any, Any], step: int, halo: int, num_heads: int) -> Any:
-    """Blocks of `step` pixels a side, each with `halo` pixels of the next: (B * blocks, num_heads, pixels, d).
+def indexed_attention(query: Any, key: Any, value: Any, num_heads: int, kernel_size: int, strides: int = 1) -> Any:
+    """`local_attention` on whole maps of known size, reflected at the borders, on TensorFlow.
 
-    `grid` is how many, (rows, columns): numbers, or scalar tensors for a map (B, H, W, num_heads * d) of unknown size.
+    Args:
+        query, key, value: (B, H, W, C), H and W at least kernel_size // 2 + 1.
+        num_heads, kernel_size, strides: as of `local_attention`.
+
+    Returns:
+        (B, ceil(H / strides), ceil(W / strides), C).
     """
-    batch, height, width, _ = ops.shape(x)
-    (rows, columns), channels, side = grid, x.shape[-1], step + halo
-    beyond = 1 if halo else 0  # blocks whose first pixels are the last halo
-    total = ((rows + beyond) * step, (columns + beyond) * step)
-    x = ops.pad(x, [[0, 0], [0, total[0] - height], [0, total[1] - width], [0, 0]])
-    if halo:  # LiteRT slices up to four axes
-        x = ops.reshape(x, (batch, rows + 1, step * total[1], channels))
-        x = _join_halo(x, rows, halo * total[1])  # (B, rows, side * total width, C)
-        x = ops.reshape(x, (batch * rows * side, columns + 1, step * channels))
-        x = _join_halo(x, columns, halo * channels)  # (B * rows * side, columns, side * C)
-    # Two transposes of four axes: LiteRT has none of seven.
-    x = ops.reshape(x, (batch * rows, side, columns, side * channels))
-    x = ops.transpose(x, (0, 2, 1, 3))  # (B * rows, columns, side, side * C)
-    x = ops.reshape(x, (-1, side * side, num_heads, channels // num_heads))
-    return ops.transpose(x, (0, 2, 1, 3))  # (B * blocks, num_heads, pixels, d)
-
-
-def join_blocks(x: Any, batch: Any, grid: tuple[Any, Any], step: int) -> Any:
-    """What `cut_blocks` without a halo cut: (B * blocks, num_heads, pixels, d) -> (B, H, W, num_heads * d)."""
-    num_heads, width = x.shape[1], x.shape[3]
-    (rows, columns), channels = grid, num_heads * width
-    x = ops.transpose(x, (0, 2, 1, 3))  # (B * blocks, pixels, num_heads, d)
-    x = ops.reshape(x, (batch * rows, columns, step, step * channels))
-    x = ops.transpose(x, (0, 2, 1, 3))  # (B * rows, step, columns, step * C)
-    return ops.reshape(x, (batch, rows * step, columns * step, channels))
-
-
-def _join_halo(x, blocks, halo):
-    """`blocks` + 1 blocks along axis 1, their contents along the next: all but the last, each with its halo."""
-    own, _ = split_at(x, blocks, 1)
-    _, following = split_at(x, 1, 1)
-    first, _ = split_at(following, halo, 2)
-    return ops.concatenate([own, first], axis=2)
-
-
-def split_at(x: Any, position: Any, axis: int) -> Sequence[Any]:
-    """`x` before and from `position` along `axis`."""
-    if x.shape[axis] is not None and isinstance(position, int):
-        # On TensorFlow the gradient of a slice takes 10 times as long as that of a split, which needs a known size.
-        return ops.split(x, [position], axis=axis)
-    before = (slice(None),) * axis
-    return x[(*before, slice(None, position))], x[(*before, slice(position, None))]
+    _, height, width, channels = query.shape
+    tile = tile_of(-(-height // strides), -(-width // strides), strides)
+    plan = neighbourhoods(height, width, num_heads, kernel_size, strides, tile)
+    depth = channels // num_heads
+    query = plan.queries.take(query * depth**-0.5, depth, (tile[0] * tile[1], depth))  # (B * tiles * heads, pixels, d)
+    key, value = (plan.keys.take(x, depth, (plan.block, depth)) for x in (key, value))
+    logits = ops.matmul(query, ops.swapaxes(key, -1, -2))  # (B * tiles * heads, pixels of a tile, pixels of a block)
+    mask = plan.mask(logits.dtype)
+    masked = ops.reshape(logits, (-1, mask.shape[0], num_heads, mask.shape[2])) + mask
+    weights = softmax(ops.reshape(masked, (-1, *logits.shape[1:])))
+    rows, columns = -(-height // strides), -(-width // strides)
+    return plan.outputs.take(ops.matmul(weights, value), depth, (rows, columns, channels))
 
 
 def _window_mask(tile, kernel_size, strides):
@@ -101,6 +76,20 @@ def _window_mask(tile, kernel_size, strides):
     inside = (first <= position) & (position < first + kernel_size)  # (tile, side of a block of keys)
     window = inside[:, None, :, None] & inside[None, :, None, :]  # (tile, tile, side, side)
     return np.where(window, 0, MASKED).reshape(tile * tile, -1).astype("float32")
+
+
+def tile_of(rows: int, columns: int, strides: int) -> tuple[int, int]:
+    """Sides of the tiles of `indexed_attention` for so many queries, by what was fast on two CPU cores.
+
+    Small tiles have few keys outside a query's window, and large ones make large matrix products. On small maps the
+    border, which is read once, cuts the blocks of keys.
+    """
+    if strides > 1:
+        side = (4, 4) if max(rows, columns) > 7 else (7, 7)
+    else:
+        side = (4, 8) if max(rows, columns) > 28 else (7, 14)
+    # As few queries beyond the map as may be.
+    return tuple(-(-size // -(-size // most)) for size, most in zip((rows, columns), side, strict=True))
 
 
 @register_layer
@@ -153,8 +142,11 @@ class LocalAttention(MapAttention):
 
     def attend(self, query: Any, key: Any, value: Any) -> Any:
         key = key - ops.tile(self.positions(key), (1, 1, self.num_heads))  # (B, H, W, C')
+        if by_index(key):
+            return indexed_attention(query, key, value, self.num_heads, self.kernel_size, self.strides)
         key, value = (reflect(x, self.kernel_size) for x in (key, value))  # (B, H + k - 1, W + k - 1, C')
-        query = query[:, :: self.strides, :: self.strides]  # (B, ceil(H / strides), ceil(W / strides), C')
+        # Not a slice with steps: behind a convolution, OpenVINO loses them.
+        query = ops.average_pool(query, 1, self.strides)  # (B, ceil(H / strides), ceil(W / strides), C')
         return local_attention(query, key, value, self.num_heads, self.kernel_size, self.strides)
 
     def positions(self, x: Any) -> Any:
