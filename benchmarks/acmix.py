@@ -1,6 +1,6 @@
 """Local attention and the convolution path of ACmix beside other forms of them, and ACmix models beside plain ones.
 
-python -m benchmarks.acmix [local | grouped | shifts | parts | networks ...]
+python -m benchmarks.acmix [local | blocks | grouped | shifts | parts | networks ...]
 """
 
 import functools
@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -22,9 +23,15 @@ from benchmarks.timing import alternate, median_ms, median_ratio, record
 from tests.layers.test_local_attention import unfolded_attention
 from tfvt.layers import ACmix, ConvolutionPath
 from tfvt.layers.convolution import grouped_conv2d, strided_window
-from tfvt.layers.local_attention import local_attention
+from tfvt.layers.local_attention import indexed_attention, local_attention, reflect
 
 BATCH, SIDE, CHANNELS, HEADS, WINDOW = 4, 56, 64, 4, 7
+BESIDE = {
+    "acmix_resnet50": "resnet50",
+    "acmix_pvt_tiny": "pvt_tiny",
+    "acmix_swin_tiny": "swin_tiny",
+    "san10": "resnet50",
+}
 FORMS = {"tiles with a halo": local_attention, "unfolded windows": unfolded_attention}
 
 
@@ -40,8 +47,8 @@ def attention_step(form):
     return inference_and_training(lambda _: form(*(x.value() for x in maps), HEADS, WINDOW), maps, None)
 
 
-def print_times(table, forms, ours, rounds=7):
-    timed = [alternate({name: form[kind] for name, form in forms.items()}, rounds=rounds) for kind in (0, 1)]
+def print_times(table, forms, ours, rounds=7, clock=time.perf_counter):
+    timed = [alternate({name: form[kind] for name, form in forms.items()}, rounds, clock) for kind in (0, 1)]
     for name in forms:
         cells = []
         for kind, t in zip(KINDS, timed, strict=True):
@@ -63,6 +70,24 @@ def local_attention_forms():
     for name, peak in peaks.items():
         record("local attention", f"peak of forward and backward, {name}", [peak], "MiB")
         print(f"{name:40}  peak of forward + backward {peak:7.0f} MB  {peak / peaks['tiles with a halo']:.2f}x")
+
+
+def blocks_of_keys():
+    """The two forms of local attention that the library has, on maps of ResNet-50's stages, by processor time."""
+    print(f"\nLocal attention {WINDOW}x{WINDOW} of whole maps, batch {BATCH}: processor ms, times blocks by an index")
+    for side, channels in ((56, 64), (28, 128), (14, 256), (7, 512)):
+        maps = [tf.Variable(draw(BATCH, side, side, channels, seed=i)) for i in range(3)]
+
+        def tiles(_, maps=maps):
+            query, *padded = (x.value() for x in maps)
+            return local_attention(query, *(reflect(x, WINDOW) for x in padded), HEADS, WINDOW)
+
+        def by_index(_, maps=maps):
+            return indexed_attention(*(x.value() for x in maps), HEADS, WINDOW)
+
+        forms = {"tiles with a halo": tiles, "blocks by an index": by_index}
+        forms = {f"{side}x{side}x{channels} {n}": inference_and_training(f, maps, None) for n, f in forms.items()}
+        print_times("blocks of keys", forms, f"{side}x{side}x{channels} blocks by an index", clock=time.process_time)
 
 
 def peak_of(name):
@@ -171,28 +196,30 @@ def parts_of_resnet50():
 
 
 def networks():
-    """Training beside the plain model, and the ratio that MACs alone would give."""
+    """Models beside plain ones by processor time, and the ratio that MACs alone would give."""
     images = tf.constant(np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3)).astype("float32"))
-    print(f"\nTraining, 224x224, batch {BATCH}: images/s, ratio, ratio by MACs")
-    for plain in ("resnet50", "swin_tiny"):
-        pair = {name: tfvt.create_model(name) for name in (plain, f"acmix_{plain}")}
-        steps = {
-            name: inference_and_training(
-                lambda x, m=m: m(x, training=True), [v.value for v in m.trainable_variables], images
-            )[1]
-            for name, m in pair.items()
-        }
-        times = alternate(steps, rounds=5)
-        macs = {name: tfvt.profile(model).macs for name, model in pair.items()}
-        for name in pair:
-            ratio, by_macs = median_ratio(times, plain, name, "training"), macs[plain] / macs[name]
-            print(
-                f"{name:24}  {BATCH / median_ms(times[name]) * 1000:7.2f}  {ratio:5.2f}x  {by_macs:5.2f}x", flush=True
-            )
+    print(f"\n224x224, batch {BATCH}, processor time: how many times as fast, inference, training, by MACs")
+    for name, plain in BESIDE.items():
+        pair = {n: tfvt.create_model(n) for n in (plain, name)}
+        steps = {}
+        for n, m in pair.items():
+            variables = [v.value for v in m.trainable_variables]
+            forward, _ = inference_and_training(lambda x, m=m: m(x, training=False), [], images)
+            _, train = inference_and_training(lambda x, m=m: m(x, training=True), variables, images)
+            steps[n] = (forward, train)
+        ratios = []
+        for kind in (0, 1):
+            times = alternate({n: step[kind] for n, step in steps.items()}, 5, time.process_time)
+            ratios.append(median_ratio(times, plain, name, KINDS[kind]))
+        macs = [tfvt.profile(pair[n]).macs for n in (plain, name)]
+        print(
+            f"{name:16} beside {plain:10}  {ratios[0]:5.2f}x  {ratios[1]:5.2f}x  {macs[0] / macs[1]:5.2f}x", flush=True
+        )
 
 
 TABLES = {
     "local": local_attention_forms,
+    "blocks": blocks_of_keys,
     "grouped": grouped_convolution_forms,
     "shifts": shift_modules,
     "parts": parts_of_resnet50,

@@ -7,8 +7,9 @@ import numpy as np
 from keras import ops
 
 from tfvt.layers.attention import softmax
+from tfvt.layers.blocks import cut_windows, join_windows, split_at
 from tfvt.layers.initializers import normal_start
-from tfvt.layers.local_attention import check_divisor, cut_blocks, join_blocks, split_at
+from tfvt.layers.local_attention import check_divisor
 from tfvt.layers.map_attention import MapAttention
 from tfvt.layers.patches import pad_to_multiple
 from tfvt.layers.registration import register_layer
@@ -76,10 +77,9 @@ class WindowAttention(MapAttention):
         return tuple(ops.split(self.qkv(x), 3, axis=-1))  # (B, H, W, C) each
 
     def attend(self, query: Any, key: Any, value: Any) -> Any:
-        batch, grid = ops.shape(query)[0], self._grid(query)
         weights = self._weights(query, key)
-        value = cut_blocks(value, grid, self.window_size, 0, self.num_heads)
-        return self.out(join_blocks(ops.matmul(weights, value), batch, grid, self.window_size))
+        outputs = ops.matmul(weights, cut_windows(value, self.window_size, self.num_heads))
+        return self.out(join_windows(outputs, query, self.window_size))
 
     def attention_weights(self, x: Any) -> Any:
         """Of each pixel of a window to each: (B, rows, columns, num_heads, pixels, pixels), sums 1 over the last axis.
@@ -100,7 +100,7 @@ class WindowAttention(MapAttention):
         """(B * windows, heads, pixels, pixels), from maps that are arranged."""
         batch, height, width, _ = ops.shape(query)
         size, grid = self.window_size, self._grid(query)
-        query, key = (cut_blocks(x, grid, size, 0, self.num_heads) for x in (query, key))
+        query, key = (cut_windows(x, size, self.num_heads) for x in (query, key))
         logits = ops.matmul(query * query.shape[-1] ** -0.5, ops.swapaxes(key, -1, -2))  # (..., heads, pixels, pixels)
         bias = ops.cast(self._bias(height, width, self.shift_of(height, width)), logits.dtype)
         if bias.shape[0] == 1:
