@@ -1,6 +1,5 @@
 """The `tfvt train` commands of the pages that no test runs: each has flags and a recipe that exist."""
 
-import json
 import re
 import shlex
 import subprocess
@@ -10,7 +9,7 @@ import yaml
 
 from tests.pages import DOCS, blocks
 from tfvt.trainers.recipes.files import packaged_recipes
-from tfvt.trainers.recipes.parsing import parse_recipe
+from tfvt.trainers.recipes.parsing import parse_recipe, write_recipe
 
 CALL = {"--output": 1, "--init": 1, "--supervise": 1, "--worker": 1, "--scale_to": 1, "--dry_run": 0}  # their words
 
@@ -48,12 +47,16 @@ def test_many_pages_have_commands():
     assert len({page for page, _ in commands()}) > 5
 
 
-def test_scripts_for_several_hosts_are_whole():
+def test_scripts_for_several_hosts_are_whole(tmp_path):
     """Slurm's and Cloud TPU's are scripts, Kubernetes' is a job, and the layout is a part of a recipe."""
     slurm, job, tpu, layout = (code for _, code in blocks("distributed.md"))
     for script in (slurm, tpu):
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
     assert yaml.safe_load(job)["kind"] == "Job"
-    split = yaml.safe_load(layout)["distribution"]["layout"]
-    recipe = parse_recipe(["--config", "vit_base16", "--data.records=.", f"--distribution.layout={json.dumps(split)}"])
-    assert recipe.distribution.layout == split
+    file = tmp_path / "layout.yaml"
+    file.write_text(f"model: {{name: vit_base16}}\ndata: {{records: .}}\n{layout}  mesh: {{data: 4, model: 2}}\n")
+    recipe = parse_recipe(["--config", str(file)])
+    assert recipe.distribution.layout == yaml.safe_load(layout)["distribution"]["layout"]
+    assert recipe.distribution.mesh == {"data": 4, "model": 2}
+    write_recipe(recipe, tmp_path / "recipe.yaml")  # as a run keeps it
+    assert parse_recipe(["--config", str(tmp_path / "recipe.yaml")]) == recipe

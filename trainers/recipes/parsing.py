@@ -6,7 +6,7 @@ unknown choice raises an error that names the key.
 
 import dataclasses
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -44,12 +44,12 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
     arguments = find_recipes(arguments)
     given = _given_keys(arguments)
     recipe_class = task_class(str(given.get("model.name"))).recipe_class
-    known = set(_keys(recipe_class))
+    known = dict(_keys(recipe_class))
     for key in given:
         below = sorted(name for name in known if name.startswith(f"{key}."))
         if below:
             raise UsageError(f"{key} takes keys such as {below[0]}, not a value of its own")
-        if key not in known and f"{key.partition('.options.')[0]}.options" not in known:
+        if key not in known and not any(key.startswith(f"{name}.") for name in _mappings(known)):
             raise unknown_key(key, known)
     parser = recipe_parser(recipe_class)
     try:
@@ -88,14 +88,19 @@ def write_recipe(recipe: Recipe, path: AnyPath) -> None:
     write_whole(path, yaml.safe_dump(as_plain(recipe), sort_keys=False).encode())
 
 
-def _keys(recipe_class: type, prefix: str = "") -> Iterable[str]:
-    """The keys that can be set, `optimizer.learning_rate` and the like."""
+def _keys(recipe_class: type, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """The keys that can be set, `optimizer.learning_rate` and the like, with their types."""
     hints = typing.get_type_hints(recipe_class)
     for part in dataclasses.fields(recipe_class):
         if dataclasses.is_dataclass(hints[part.name]):
             yield from _keys(hints[part.name], f"{prefix}{part.name}.")
         else:
-            yield f"{prefix}{part.name}"
+            yield f"{prefix}{part.name}", hints[part.name]
+
+
+def _mappings(keys: Mapping[str, Any]) -> list[str]:
+    """Keys that hold keys of the user's, such as `model.options` and `distribution.layout`."""
+    return [name for name, kind in keys.items() if typing.get_origin(kind) is dict]
 
 
 def _given_keys(arguments: Sequence[str]) -> dict[str, Any]:
