@@ -51,7 +51,10 @@ def layer_numbers(name):
     return [p for p, value in values.items() if isinstance(value, int | float | tuple) and not isinstance(value, bool)]
 
 
-@pytest.mark.parametrize(("name", "argument"), [(name, argument) for name in ROWS for argument in layer_numbers(name)])
+OURS = [name for name in ROWS if name != "BatchNormalization"]  # its arguments are Keras', and builders check them
+
+
+@pytest.mark.parametrize(("name", "argument"), [(name, argument) for name in OURS for argument in layer_numbers(name)])
 def test_a_layer_refuses(name, argument):
     given = ROWS[name][0][0]
     for bad in BAD:

@@ -191,7 +191,7 @@ def test_clusters_of_half_precision_are_those_of_float32(policy):
     for actual, values in zip(half(x), expected, strict=True):
         assert keras.backend.standardize_dtype(actual.dtype) == policy[6:]
         actual = keras.ops.convert_to_numpy(keras.ops.cast(actual, "float32"))
-        np.testing.assert_allclose(actual, values, atol=0.015 * np.abs(values).max())
+        np.testing.assert_allclose(actual, values, atol=0.02 * np.abs(values).max())
 
 
 def test_a_map_of_one_pixel_is_its_tokens():

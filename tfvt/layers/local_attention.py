@@ -55,6 +55,7 @@ def indexed_attention(query: Any, key: Any, value: Any, num_heads: int, kernel_s
     Returns:
         (B, ceil(H / strides), ceil(W / strides), C).
     """
+    check_reflection(key.shape, kernel_size)  # again: a layer that was built for any size is called with one
     _, height, width, channels = query.shape
     tile = tile_of(-(-height // strides), -(-width // strides), strides)
     plan = neighbourhoods(height, width, num_heads, kernel_size, strides, tile)
