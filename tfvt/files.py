@@ -80,8 +80,8 @@ def whole_folder(path: AnyPath | str, last: str) -> Iterator[Path]:
                 else:
                     target.upload(written)
         return
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
             folder = Path(temporary) / "new"
             folder.mkdir()  # with the usual permissions, which a temporary folder does not have
