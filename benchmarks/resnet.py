@@ -20,6 +20,7 @@ import tensorflow as tf
 
 import tfvt
 from benchmarks.timing import alternate, median_ms, median_ratio
+from benchmarks.vit import torch_calls
 
 BATCH = 8
 IMAGES = np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3)).astype("float32")
@@ -126,25 +127,6 @@ def networks():
         )
 
 
-def transformers_torch():
-    """(inference, training) of transformers' ResNet-50."""
-    import torch
-    from transformers import ResNetConfig, ResNetForImageClassification
-
-    model = ResNetForImageClassification(ResNetConfig(num_labels=1000))
-    images, labels = torch.tensor(IMAGES.transpose(0, 3, 1, 2).copy()), torch.tensor(LABELS)
-
-    def infer():
-        with torch.inference_mode():
-            return model.eval()(images).logits
-
-    def train():
-        model.train().zero_grad()
-        torch.nn.functional.cross_entropy(model(images).logits, labels).backward()
-
-    return infer, train
-
-
 def peers():
     """ResNet-50 of other code beside ours."""
     theirs = network_calls(keras.applications.ResNet50(weights=None, classifier_activation=None))
@@ -152,7 +134,10 @@ def peers():
     calls = {"keras.applications": theirs, "resnet50, stride_in_1x1": ours}
     print_table("ResNet-50 with strides in the 1x1 convolutions", calls, "keras.applications")
     if importlib.util.find_spec("transformers") and importlib.util.find_spec("torch"):
-        calls = {"transformers on PyTorch": transformers_torch(), "resnet50": network("resnet50")}
+        from transformers import ResNetConfig, ResNetForImageClassification
+
+        transformers = torch_calls(ResNetForImageClassification(ResNetConfig(num_labels=1000)))
+        calls = {"transformers on PyTorch": transformers, "resnet50": network("resnet50")}
         print_table("ResNet-50", calls, "transformers on PyTorch")
 
 

@@ -72,11 +72,10 @@ def keras_hub():
     return keras_calls(keras_hub.models.ViTImageClassifier(backbone=backbone, num_classes=CLASSES))
 
 
-def transformers_torch():
+def torch_calls(model):
+    """(inference, training) of a model of transformers on PyTorch."""
     import torch
-    from transformers import ViTConfig, ViTForImageClassification
 
-    model = ViTForImageClassification(ViTConfig(num_labels=CLASSES))
     images, labels = torch.tensor(IMAGES.transpose(0, 3, 1, 2).copy()), torch.tensor(LABELS)
 
     def infer():
@@ -88,6 +87,12 @@ def transformers_torch():
         torch.nn.functional.cross_entropy(model(images).logits, labels).backward()
 
     return infer, train
+
+
+def transformers_torch():
+    from transformers import ViTConfig, ViTForImageClassification
+
+    return torch_calls(ViTForImageClassification(ViTConfig(num_labels=CLASSES)))
 
 
 ALL_PEERS = {  # name -> (what makes its calls, the module that it needs)

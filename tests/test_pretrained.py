@@ -101,9 +101,8 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(FileExistsError, match=r"file exists and is not empty"):
         tfvt.save_pretrained(model, tmp_path / "file", model_args=VIT)
-    with pytest.raises(OSError, match=r"Not a directory|File exists") as raised:
+    with pytest.raises(FileExistsError, match=r"File exists: '.*/file'$"):  # what stands in the way
         tfvt.save_pretrained(model, tmp_path / "file" / "below", model_args=VIT)
-    assert str(tmp_path / "file" / "below") in str(raised.value)
     assert (tmp_path / "file").read_text() == "mine"
 
 

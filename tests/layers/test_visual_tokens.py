@@ -188,10 +188,10 @@ def test_clusters_of_half_precision_are_those_of_float32(policy):
     expected = run(full, x)
     half(x)
     half.set_weights(full.get_weights())
-    for actual, values in zip(half(x), expected, strict=True):
+    for actual, values, share in zip(half(x), expected, (0.015, 0.005), strict=True):  # tokens, attention
         assert keras.backend.standardize_dtype(actual.dtype) == policy[6:]
         actual = keras.ops.convert_to_numpy(keras.ops.cast(actual, "float32"))
-        np.testing.assert_allclose(actual, values, atol=0.02 * np.abs(values).max())
+        np.testing.assert_allclose(actual, values, atol=share * np.abs(values).max())
 
 
 def test_a_map_of_one_pixel_is_its_tokens():

@@ -187,7 +187,7 @@ class _Kept:
             x = between(x, low - begin, high - begin, share)
         else:
             x = x[self.left - begin : self.right - begin]
-        return tf.nn.softmax(tf.reverse(x, [0]) if view.flipped else x)
+        return _softmax(tf.reverse(x, [0]) if view.flipped else x)
 
     def _rows(self, top, bottom):
         """Logits of own rows `top` to `bottom`, (rows, windows, w', C): the mean over windows below one another."""
@@ -203,6 +203,17 @@ class _Kept:
         x = tf.reduce_sum(x * weight[..., None, None, None], 0)
         low, high, share = neighbours(tf.range(top, bottom), axis.own, axis.work)
         return between(x, low - first, high - first, share)
+
+
+def _softmax(x):
+    """Soft-max over the last axis, whose bits do not depend on how large `x` is.
+
+    TensorFlow computes the last elements of an array, which do not fill a vector of the processor, by another `exp`.
+    """
+    x -= tf.reduce_max(x, -1, keepdims=True)
+    size = tf.size(x)
+    x = tf.reshape(tf.exp(tf.pad(tf.reshape(x, [-1]), [[0, -size % 16]]))[:size], tf.shape(x))
+    return x / tf.reduce_sum(x, -1, keepdims=True)
 
 
 def _logits(forward, image):

@@ -91,7 +91,7 @@ class _PixelTokenizer(Tokenizer):
 
     def tokenize(self, logits: Any, pixels: Any, map_shape: tuple, training: bool | None) -> tuple[Any, Any]:
         """Tokens (B, L, CT) and attention (B, H, W, L) from logits (B, P, L) and pixels (B, P, C)."""
-        attention = softmax(ops.swapaxes(logits, 1, 2))  # (B, L, P)
+        attention = ops.cast(softmax(ops.swapaxes(logits, 1, 2)), pixels.dtype)  # (B, L, P)
         value = pixels if self.value is None else self.value(pixels, training=training)
         tokens = self.lifted(ops.matmul(attention, value), training)
         return tokens, ops.reshape(ops.swapaxes(attention, 1, 2), (*map_shape[:3], self.num_tokens))
@@ -170,10 +170,11 @@ class ClusterTokenizer(_PixelTokenizer):
     def call(self, x, tokens=None, training=None):
         pixels = pixel_list(x)
         start = _resize_to_tokens(ops.cast(x, "float32"), self.num_tokens)
-        centroids = kmeans(pixels, start, self.iterations)
+        exact = ops.cast(pixels, "float32")  # rounding a logit to half precision can change its weight by percents
+        centroids = kmeans(exact, start, self.iterations)
         if not self.gradient:
             centroids = ops.stop_gradient(centroids)
-        logits = ops.matmul(pixels, ops.swapaxes(centroids, 1, 2))  # (B, P, L)
+        logits = ops.matmul(exact, ops.swapaxes(centroids, 1, 2))  # (B, P, L)
         return self.tokenize(logits, pixels, ops.shape(x), training)
 
 
