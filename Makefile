@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests run in that many processes, of at most 4 GB each; 0: in one.
+# Tests run in that many processes, of at most 3 GB each; 0: in one.
 PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(TESTS)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt

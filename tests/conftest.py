@@ -22,7 +22,7 @@ from hypothesis import settings
 from tests.memory import give_up_caches, peak_gigabytes, resident_gigabytes
 from tfvt.stores import as_path
 
-MEMORY_LIMIT = 4  # GB, of all tests in one process; `make test` starts new ones for tests/trainers
+MEMORY_LIMIT = 3  # GB, of all tests in one process; `make test` starts new ones for tests/trainers
 LARGE = 1.5  # GB, from which on caches are given up
 over_the_limit: list[float] = []  # one entry once a test has failed for it
 

@@ -6,7 +6,7 @@ There are two forms. `PixelIndex` copies rows of channels by a constant index, f
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import keras
@@ -50,20 +50,28 @@ class PixelIndex:
 
     def take(self, x: Any, width: int, shape: Sequence[int]) -> Any:
         """`x`, rows of `width` channels whatever its shape, in the other order: (-1, *shape)."""
-        import tensorflow as tf
+        x = ops.reshape(x, (-1, self.readers.shape[1], width))
+        return ops.reshape(self._gather(x), (-1, *shape))
 
-        total = self.readers.shape[1]
+    @cached_property
+    def _gather(self):
+        """(B, total, d) -> (B, places, d) on TensorFlow, whose own gradient adds row by row, on one core.
+
+        TensorFlow keeps each graph with a custom gradient for ever. Here that is the graph of a function of its own;
+        otherwise it would be the model's, with all weights.
+        """
+        import tensorflow as tf
 
         @tf.custom_gradient
         def gather(rows):
-            def gradient(upstream):  # TensorFlow's own adds row by row, on one core
+            def gradient(upstream):
                 if self.readers.max() == self.rows.size:
                     upstream = tf.pad(upstream, [[0, 0], [0, 1], [0, 0]])
                 return tf.add_n([tf.gather(upstream, places, axis=1) for places in self.readers])
 
             return tf.gather(rows, self.rows, axis=1), gradient
 
-        return tf.reshape(gather(tf.reshape(x, (-1, total, width))), (-1, *shape))
+        return tf.function(gather, autograph=False)
 
 
 @lru_cache(maxsize=64)

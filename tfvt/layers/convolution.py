@@ -116,8 +116,13 @@ def _conv2d(x, kernel, strides):
     import tensorflow as tf
 
     x, kernel = tf.convert_to_tensor(x), tf.convert_to_tensor(kernel)
-    if _has_gradient(x.dtype):
-        return tf.nn.conv2d(x, kernel, strides, "VALID")
+    return tf.nn.conv2d(x, kernel, strides, "VALID") if _has_gradient(x.dtype) else _by_group(strides)(x, kernel)
+
+
+@functools.cache
+def _by_group(strides):
+    """`_conv2d` with a gradient group by group, in a graph of its own: TensorFlow keeps graphs with such for ever."""
+    import tensorflow as tf
 
     @tf.custom_gradient
     def convolution(x, kernel):
@@ -131,7 +136,7 @@ def _conv2d(x, kernel, strides):
 
         return tf.nn.conv2d(x, kernel, strides, "VALID"), gradient
 
-    return convolution(x, kernel)
+    return tf.function(convolution, autograph=False)
 
 
 @functools.cache
