@@ -178,4 +178,10 @@ def _sum_of_taps(x, kernel, strides):
 def strided_window(x: Any, row: int, column: int, size: int, strides: int) -> Any:
     """The pixels of a map (B, H, W, ...) that one position of an unpadded convolution kernel is multiplied with."""
     height, width = ops.shape(x)[1:3]
-    return x[:, row : height - size + row + 1 : strides, column : width - size + column + 1 : strides]
+    if strides > 1 or size == 1 or None in x.shape[1:3]:
+        return x[:, row : height - size + row + 1 : strides, column : width - size + column + 1 : strides]
+    # On TensorFlow, the gradient of a slice takes 10 times as long as that of a split, which needs a known size.
+    for axis, first in ((1, row), (2, column)):
+        last = first + x.shape[axis] - size + 1
+        x = ops.split(x, [place for place in (first, last) if 0 < place < x.shape[axis]], axis)[min(first, 1)]
+    return x

@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -19,18 +20,22 @@ class BatchNormalization(keras.layers.BatchNormalization):
     of inference, of which GPUs have no deterministic form: in frozen layers, and where a GPU must be deterministic.
     """
 
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        if mask is not None or keras.backend.backend() != "tensorflow" or not self._can_fuse(inputs, training):
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None, order: Any = None) -> Any:
+        """`order`: the place of each channel among the weights, where it is another and the norm `is_fused`."""
+        if mask is not None or not self.is_fused(inputs, training):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
 
+        def ordered(weights, places=order):
+            return weights if places is None else tf.gather(weights, places)
+
         training, is_map = bool(training), len(inputs.shape) == 4
-        mean, variance = (ops.cast(value, "float32") for value in (self.moving_mean, self.moving_variance))
+        mean, variance = (ordered(ops.cast(value, "float32")) for value in (self.moving_mean, self.moving_variance))
         # Unlike tf.compat.v1.nn.fused_batch_norm, it takes any epsilon.
         outputs, batch_mean, batch_variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs if is_map else tf.reshape(inputs, (-1, 1, 1, inputs.shape[-1])),
-            scale=ops.cast(self.gamma, "float32") if self.scale else tf.ones_like(mean),
-            offset=ops.cast(self.beta, "float32") if self.center else tf.zeros_like(mean),
+            scale=ordered(ops.cast(self.gamma, "float32")) if self.scale else tf.ones_like(mean),
+            offset=ordered(ops.cast(self.beta, "float32")) if self.center else tf.zeros_like(mean),
             mean=tf.zeros(0) if training else mean,
             variance=tf.zeros(0) if training else variance,
             epsilon=self.epsilon,
@@ -40,12 +45,17 @@ class BatchNormalization(keras.layers.BatchNormalization):
             # It estimates the variance of what the batch is a sample of; Keras averages that of the batch itself.
             count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), "float32")
             batch_variance *= tf.maximum(count - 1, 1) / count
-            self.moving_mean.assign(mean * self.momentum + batch_mean * (1 - self.momentum))
-            self.moving_variance.assign(variance * self.momentum + batch_variance * (1 - self.momentum))
+            back = None if order is None else np.argsort(order)
+            mean = mean * self.momentum + batch_mean * (1 - self.momentum)
+            variance = variance * self.momentum + batch_variance * (1 - self.momentum)
+            self.moving_mean.assign(ordered(mean, back))
+            self.moving_variance.assign(ordered(variance, back))
         return ops.cast(outputs if is_map else tf.reshape(outputs, ops.shape(inputs)), self.compute_dtype)
 
-    def _can_fuse(self, inputs, training):
-        """Whether TensorFlow's operation does all that Keras' layer would do with these inputs."""
+    def is_fused(self, inputs: Any, training: bool | None) -> bool:
+        """Whether this is TensorFlow, and its operation does all that Keras' layer would do with these inputs."""
+        if keras.backend.backend() != "tensorflow":
+            return False
         import tensorflow as tf
         from tensorflow.python.framework.config import is_op_determinism_enabled  # Keras reads it there too
 

@@ -4,15 +4,34 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfvt.layers.convolution import strided_window
 from tfvt.layers.initializers import torch_start
 from tfvt.layers.local_attention import check_divisor, check_kernel_size, check_reflection, reflect
 from tfvt.layers.map_attention import MapAttention
+from tfvt.layers.normalization import BatchNormalization
 from tfvt.layers.registration import register_layer
 
 KEY_SHARE = 4  # queries and keys have a quarter of the values' channels
+
+
+class _OrderedDense(keras.layers.Dense):
+    """A dense layer for channels in another order than its weights have.
+
+    Reordered weights are small; channels of a map reordered take longer than the layer.
+    """
+
+    def call(self, x, inputs=None, outputs=None):
+        """`inputs`, `outputs`: the place of each channel among the weights."""
+        kernel, bias = self.kernel, self.bias
+        if inputs is not None:
+            kernel = ops.take(kernel, inputs, axis=0)
+        if outputs is not None:
+            kernel, bias = (ops.take(weights, outputs, axis=-1) for weights in (kernel, bias))
+        x = ops.matmul(x, kernel)
+        return x if bias is None else x + bias
 
 
 @register_layer
@@ -70,11 +89,15 @@ class SANAttention(MapAttention):
         taps, weight_dim = self.kernel_size**2, self.filters // self.share
         features = self.filters // KEY_SHARE * (taps + 1)
         self.features_norm, self.hidden_norm = (
-            keras.layers.BatchNormalization(name=name, dtype=self.dtype_policy, **self.batch_norm_options)
+            BatchNormalization(name=name, dtype=self.dtype_policy, **self.batch_norm_options)
             for name in ("features_norm", "hidden_norm")
         )
-        self.hidden = self.dense(weight_dim, "hidden", torch_start(features), use_bias=False)
-        self.weights_of_taps = self.dense(weight_dim * taps, "weights", torch_start(weight_dim))
+        self.hidden = _OrderedDense(
+            weight_dim, use_bias=False, name="hidden", dtype=self.dtype_policy, **torch_start(features)
+        )
+        self.weights_of_taps = _OrderedDense(
+            weight_dim * taps, name="weights", dtype=self.dtype_policy, **torch_start(weight_dim)
+        )
         self.features_norm.build((*x_shape[:-1], features))
         self.hidden.build((*x_shape[:-1], features))
         self.hidden_norm.build((*x_shape[:-1], weight_dim))
@@ -92,17 +115,30 @@ class SANAttention(MapAttention):
         size, weight_dim = self.kernel_size, self.filters // self.share
         taps = [divmod(p, size) for p in range(size**2)]
         key = reflect(key, size)
-        # The norm's channels are in the published order: a channel's taps side by side.
-        keys = ops.stack([strided_window(key, *tap, size, 1) for tap in taps], axis=-1)  # (B, H, W, C / 4, k^2)
-        keys = ops.reshape(keys, (batch, height, width, query.shape[-1] * size**2))  # (B, H, W, C / 4 * k^2)
-        x = ops.relu(self.features_norm(ops.concatenate([query, keys], axis=-1), training=training))
-        x = self.weights_of_taps(ops.relu(self.hidden_norm(self.hidden(x), training=training)))  # (B, H, W, w * k^2)
-        weights = ops.reshape(x, (batch, height, width, 1, weight_dim, size**2))
+        keys = [strided_window(key, *tap, size, 1) for tap in taps]
+        x = ops.relu(self.hidden_norm(self._hidden_features(query, keys, training), training=training))
+        # In the published order, the weights of a channel's taps lie side by side: here, those of a tap's channels.
+        x = self.weights_of_taps(x, outputs=np.arange(weight_dim * size**2).reshape(weight_dim, -1).T.ravel())
+        weights = ops.split(ops.reshape(x, (batch, height, width, 1, -1)), size**2, axis=-1)
         value = reflect(value, size)  # (B, H + k - 1, W + k - 1, C)
-        value = ops.reshape(value, (batch, height + size - 1, width + size - 1, self.share, weight_dim))
-        # Tap by tap, each (B, H, W, share, w): all neighbourhoods at once would be k x k times the values.
-        outputs = sum(weights[..., p] * strided_window(value, *tap, size, 1) for p, tap in enumerate(taps))
+        shape = (batch, height, width, self.share, weight_dim)
+        # Tap by tap: all neighbourhoods at once would be k x k times the values.
+        windows = (ops.reshape(strided_window(value, *tap, size, 1), shape) for tap in taps)
+        outputs = sum(w * window for w, window in zip(weights, windows, strict=True))
         return ops.reshape(outputs, (batch, height, width, self.filters))
+
+    def _hidden_features(self, query, keys, training):
+        """The linear layer after norm and ReLU of queries and keys: (B, H, W, w)."""
+        batch, height, width, channels = ops.shape(query)
+        if self.features_norm.is_fused(query, training):
+            order = channels + np.arange(channels * len(keys)).reshape(channels, -1).T.ravel()
+            order = np.concatenate([np.arange(channels), order])
+            x = self.features_norm(ops.concatenate([query, *keys], axis=-1), training=training, order=order)
+            return self.hidden(ops.relu(x), inputs=order)
+        # The norm's channels are in the published order: a channel's taps side by side.
+        keys = ops.reshape(ops.stack(keys, axis=-1), (batch, height, width, channels * len(keys)))
+        x = self.features_norm(ops.concatenate([query, keys], axis=-1), training=training)
+        return self.hidden(ops.relu(x))
 
     def compute_output_shape(self, x_shape):
         outputs = (*x_shape[:-1], self.filters)
