@@ -196,6 +196,49 @@ def test_mixed_precision_stays_near():
     np.testing.assert_allclose(actual, expected, atol=0.03 * np.abs(expected).max())
 
 
+def test_a_class_of_others_that_computes_something_else_stays():
+    class Standardized(keras.layers.Conv2D):
+        def call(self, inputs):
+            kernel = self.kernel / keras.ops.std(self.kernel, axis=(0, 1, 2))
+            return keras.ops.conv(inputs, kernel, padding="valid")
+
+    class Clipped(BATCH_NORM):
+        def call(self, inputs, training=None, mask=None):
+            return keras.ops.relu(super().call(inputs, training=training, mask=mask))
+
+    images = contracts.random_images((2, 7, 5, 4)) / 100
+    for layers in ([Standardized(6, 3), BATCH_NORM()], [keras.layers.Conv2D(6, 3), Clipped()]):
+        model = built(layers)
+        fused = tfvt.fuse(model)
+        assert len(norms(fused)) == 1
+        assert_same_answers(model, fused, images, relative=0)
+
+
+def test_a_nested_model_that_is_called_in_training_keeps_the_statistics_of_the_batch():
+    chain = keras.Sequential([keras.Input((7, 5, 4)), keras.layers.Conv2D(3, 3), BATCH_NORM()], name="chain")
+    tokens = tfvt.layers.LinearNorm(3)
+    inputs = keras.Input((7, 5, 4))
+    model = randomized(keras.Model(inputs, [chain(inputs, training=True), tokens(inputs, training=True)]))
+    images = contracts.random_images((2, 7, 5, 4)) / 100
+    fused = tfvt.fuse(model)
+    for expected, actual in zip(model(images), fused(images), strict=True):
+        np.testing.assert_allclose(*map(keras.ops.convert_to_numpy, (actual, expected)), atol=1e-5)
+
+
+def test_statistics_of_pixels_that_a_layer_has_measured_are_kept():
+    measured = keras.layers.Normalization()
+    measured.adapt(contracts.random_images((8, 7, 5, 4)))
+    model = built([keras.Sequential([measured]), keras.layers.Conv2D(6, 3), BATCH_NORM()])
+    assert_same_answers(model, tfvt.fuse(model), contracts.random_images((2, 7, 5, 4)))
+
+
+def test_a_function_as_a_layer_is_shared():
+    model = built([keras.layers.Lambda(lambda x: np.pi * x), keras.layers.Conv2D(6, 3), BATCH_NORM()])
+    fused = tfvt.fuse(model)
+    assert norms(fused) == []
+    assert_same_answers(model, fused, contracts.random_images((2, 7, 5, 4)) / 100)
+
+
 def test_joined_convolution_has_a_bias():
     maps = [contracts.random_images((1, 6, 6, 2)), contracts.random_images((1, 3, 3, 2))]
     layer, biased = JoinedConvolution(3), JoinedConvolution(3, use_bias=True)

@@ -6,13 +6,18 @@ from dataclasses import dataclass, field
 import keras
 import numpy as np
 
-from tfvt.layers import GroupedDense, JoinedConvolution, LinearNorm
+from tfvt.layers import BatchNormalization, GroupedDense, JoinedConvolution, LinearNorm
+from tfvt.layers.dense import TokenDense
+from tfvt.layers.roi_heads import RoIConv2D, RoIConv2DTranspose
 from tfvt.layers.visual_tokens import VisualTokenLayer
 
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 _TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D, *_DEPTHWISE, *_TRANSPOSED)
-_LINEAR = (*_CONVOLUTIONS, keras.layers.Dense, GroupedDense, JoinedConvolution)
+_OURS = (GroupedDense, JoinedConvolution, RoIConv2D, RoIConv2DTranspose, TokenDense)
+# Their subclasses may compute something else, such as a convolution that normalises its kernel.
+_LINEAR = (*_CONVOLUTIONS, keras.layers.Dense, *_OURS)
+_NORMS = (keras.layers.BatchNormalization, BatchNormalization)
 
 
 def fuse(model: keras.Model) -> keras.Model:
@@ -21,7 +26,8 @@ def fuse(model: keras.Model) -> keras.Model:
     With s = gamma / sqrt(variance + epsilon), such a layer gets the kernel s kernel and the bias beta + s (bias - mean)
     (Jacob et al. 2018, https://arxiv.org/abs/1712.05877, eq. 14). The norm goes. The linears within tfvt's layers of
     visual tokens and the layers of nested models are folded too. A norm that reads something else, such as a sum, or a
-    layer that others read as well, stays.
+    layer that others read as well, stays; and so does one of a class that is neither Keras' nor tfvt's, or that the
+    model calls with training=True.
 
     Args:
         model: a functional or `Sequential` model of any library; it stays as it is.
@@ -36,7 +42,8 @@ def fuse(model: keras.Model) -> keras.Model:
     graph = _as_graph(model)
     if not hasattr(graph, "_nodes_by_depth"):
         raise ValueError(f"fuse takes a functional or Sequential model that is built; {model.name} is neither")
-    folding = _Folding(_norms_to_fold(graph))
+    learning = _learning(graph)
+    folding = _Folding(_norms_to_fold(graph, learning), learning)
     fused = folding.graph(graph)
     folding.fill()
     return fused
@@ -54,6 +61,7 @@ class _Folding:
     """Copies a model without the norms that are folded."""
 
     norms: dict[int, keras.layers.Layer]  # by the id of the layer that feeds it
+    learning: set[int]  # ids of layers that stay as they are
     copies: dict[int, keras.layers.Layer] = field(default_factory=dict)  # by the id of the layer
     pairs: list[tuple] = field(default_factory=list)  # of a layer and its copy
     passed: set[int] = field(default_factory=set)  # ids of the norms
@@ -70,7 +78,7 @@ class _Folding:
         return args[0] if id(layer) in self.passed else layer(*args, **kwargs)
 
     def copy(self, layer):
-        if id(layer) in self.passed:
+        if id(layer) in self.passed or type(layer) is keras.layers.Lambda:  # Keras refuses to copy a function
             return layer
         if id(layer) not in self.copies:
             graph = _as_graph(layer)
@@ -78,7 +86,7 @@ class _Folding:
                 self.copies[id(layer)] = self.graph(graph)
             else:
                 changed = {"use_bias": True} if id(layer) in self.norms else {}
-                if _linear_norms(layer, "batch"):
+                if self.linears(layer, "batch"):
                     changed = {"norm": "bias", "norm_options": {}}
                 self.copies[id(layer)] = type(layer).from_config(layer.get_config() | changed)
                 self.pairs.append((layer, self.copies[id(layer)]))
@@ -90,13 +98,19 @@ class _Folding:
             if id(layer) in self.norms:
                 _fold(layer, self.norms[id(layer)], copy)
             elif isinstance(layer, keras.layers.Layer):
-                before = _linear_norms(layer, "batch")
+                before = self.linears(layer, "batch")
                 after = _linear_norms(copy, "bias") if before else []
                 for linear, other in zip(before, after, strict=True):
                     _fold(linear.linear, linear.normalize, other.linear)
                 for variable, other in zip(_others(layer, before), _others(copy, after), strict=True):
                     # Keras gives JAX's arrays away in each call of a model: none is shared.
                     other.assign(np.array(keras.ops.convert_to_numpy(variable)))
+                for part in copy._flatten_layers():
+                    if isinstance(part, keras.layers.Normalization):
+                        part.finalize_state()  # what it computes from its variables
+
+    def linears(self, layer, norm):
+        return [] if id(layer) in self.learning else _linear_norms(layer, norm)
 
 
 def _input_again(tensor):
@@ -143,7 +157,14 @@ def _array(variable):
     return keras.ops.convert_to_numpy(variable).astype("float64")
 
 
-def _norms_to_fold(model):
+def _learning(model):
+    """Ids of the layers that take the statistics of the batch: of calls with training=True, and within such layers."""
+    nodes = (node for graph in _graphs(model) for nodes in graph._nodes_by_depth.values() for node in nodes)
+    called = [node.operation for node in nodes if node.arguments.kwargs.get("training")]
+    return {id(part) for operation in called for part in operation._flatten_layers()}
+
+
+def _norms_to_fold(model, learning):
     """The batch norms that can be folded, by the id of the layer that feeds them."""
     feeds, reads = {}, {}  # by the id of an operation: those before and after it, by their ids
     for graph in _graphs(model):
@@ -155,14 +176,12 @@ def _norms_to_fold(model):
             for maker in (makers[id(tensor)] for tensor in node.input_tensors):
                 reads.setdefault(id(maker), {})[id(node.operation)] = node.operation
                 feeds.setdefault(id(node.operation), {})[id(maker)] = maker
-            if node.arguments.kwargs.get("training"):  # it takes the statistics of the batch: as if more were read
-                feeds[id(node.operation)][None] = None
     norms = {}
     for norm, layers in feeds.items():
         layer, *more = layers.values()
         if not more and len(reads[id(layer)]) == 1:
             (reader,) = reads[id(layer)].values()
-            if id(reader) == norm and _can_fold(layer, reader):
+            if id(reader) == norm and norm not in learning and _can_fold(layer, reader):
                 norms[id(layer)] = reader
     return norms
 
@@ -178,7 +197,7 @@ def _graphs(model) -> Iterator[keras.Model]:
 
 def _can_fold(layer, norm):
     """Whether the layer is linear and the norm one of its output channels."""
-    if not isinstance(layer, _LINEAR) or not isinstance(norm, keras.layers.BatchNormalization):
+    if type(layer) not in _LINEAR or type(norm) not in _NORMS:
         return False
     if getattr(layer, "activation", None) not in (None, keras.activations.linear):
         return False
