@@ -1,5 +1,7 @@
 """Pictures: what they show, where, and in which colours."""
 
+import re
+
 import numpy as np
 from PIL import Image
 
@@ -100,3 +102,13 @@ def test_class_images_have_a_row_for_each_model(tmp_path):
     red, blue = near(pixels, (255, 0, 0)), near(pixels, (0, 0, 255))
     assert 1.9 < blue.sum() / red.sum() < 2.1
     assert np.nonzero(red)[0].max() < len(pixels) / 2
+
+
+def test_names_are_no_formulas_and_all_stand_in_the_legend(tmp_path):
+    """Matplotlib reads formulas between "$", and leaves labels out that begin with "_"."""
+    row = MapRow(np.zeros((9, 9, 3)), "$x^$.png", {"$\\frac{1}{$": np.ones((3, 3))})
+    draw_maps([row], "attention", tmp_path / "maps.svg")
+    run = {"step": [1, 2], "train_loss": [2.0, 1.0], "validation_loss": [2.0, 1.0]}
+    draw_training_curves({"_first$^$": run, "second": run}, tmp_path / "curves.svg")
+    texts = re.findall("<!-- +(.*?) -->", (tmp_path / "curves.svg").read_text() + (tmp_path / "maps.svg").read_text())
+    assert {"_first$^$, validation", "_first$^$, train", "second, train", "$x^$.png"} <= set(texts)

@@ -77,6 +77,22 @@ def test_what_a_person_reads():
     assert "50. 50" not in many
 
 
+@pytest.mark.parametrize("name", ["<script>", "a\n---\nlicense: mit\n---", "a\r\nb", "caf\udce9", "```\n# title"])
+def test_a_name_is_a_name_whatever_it_holds(name, tmp_path):
+    card = Card("a", "classification", name, name, {"top1": 0.5}, {"Fact": name}, (name,), {"data": {"records": name}})
+    data, text = front(card_text(card, "model.onnx", "onnx"))
+    assert data["license"] == "unknown"
+    assert data["model-index"][0]["results"][0]["dataset"]["name"] == " ".join(name.split())
+    titles = [line for line in text.splitlines() if line.startswith(("#", "---"))]
+    assert titles == [
+        "# a",
+        *(f"## {title}" for title in ("Figures", "Model", "Classes", "Load it", "Training", "Limits")),
+    ]
+    assert "<script>" not in text.split("```yaml")[0]
+    file = tmp_path / "model.onnx"
+    assert write_card(file, "onnx", card) == write_card(file, "onnx", card) == tmp_path / "README.md"
+
+
 @pytest.mark.parametrize(
     ("form", "imported", "path"),
     [

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 from small_masks import write_small_masks
+from small_records import write_small_records
 
 import tfvt
 from tfvt.analysis import attention_entropy, token_attention
@@ -112,6 +113,13 @@ def test_attention_on_the_foreground_over_records(call, folder, tmp_path):
     )
     status, _, line = call("tokens", "tokens.keras", *words[:4], "--background", "0", "1", "2", "3", "4")
     assert (status, "show no foreground (--background says which classes are)" in line) == (2, True)
+
+
+def test_records_without_masks_are_named(call, tmp_path):
+    records = write_small_records(tmp_path / "classes", train=2, validation=2)
+    status, _, line = call("tokens", "tokens.keras", "--images", "one.png", "--records", records)
+    assert (status, line.count("\n")) == (2, 1)
+    assert "validation-00000-of-00002 has no mask" in line
 
 
 def test_the_commands_of_the_page_run(call, folder, tmp_path):
@@ -228,6 +236,7 @@ def test_help_lists_every_picture(capsys):
         ),
         (("tokens", "tokens.keras", "--images", "one.png", "--output", "t.gif"), "expected a name that ends in .png"),
         (("tokens", "tokens.keras", "--images", "one.png", "--records", "none"), "none"),
+        (("localness", "swin.keras", "plain.keras", "--images", "one.png"), "plain.keras: resnet18 has no attention"),
         (("gallery", "plain.keras", "--images", "one.png", "--steps", "1", "--output", "grey.png"), "grey.png"),
     ],
 )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +75,21 @@ def draw_maps(rows: Sequence[MapRow], unit: str, path: Path | str, overlay: bool
     figure.colorbar(ScalarMappable(cmap=COLOR_MAP), cax=bar, orientation="horizontal", ticks=(0, 0.5, 1))
     bar.tick_params(labelsize=7, length=2, pad=1)
     bar.set_xlabel(f"{unit}, as a part of the largest in its map", fontsize=7, labelpad=1, loc="left")
+    save_figure(figure, path)
+
+
+def save_figure(figure: Any, path: Path | str) -> None:
+    """Save a figure of matplotlib in which a "$" in the names of files, runs and classes begins no formula."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     figure.savefig(path, dpi=DPI)
+
+
+def as_label(name: str) -> str:
+    """A name for a legend, from which matplotlib leaves out what begins with "_"."""
+    return f" {name}" if name.startswith("_") else name
 
 
 def _title(axis, text):
@@ -130,6 +145,7 @@ def draw_localness(models: Mapping[str, tuple[Mapping[str, np.ndarray], Sequence
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axis = figure.subplots()
     for (legend, (layers, uniform)), style in zip(models.items(), _styles(), strict=False):
+        legend = as_label(legend)
         mean, deviation = (np.array([getattr(heads, of)() for heads in layers.values()]) for of in ("mean", "std"))
         depth = np.arange(1, len(mean) + 1)
         axis.plot(depth, mean, markersize=4, label=legend, **style)
@@ -142,7 +158,7 @@ def draw_localness(models: Mapping[str, tuple[Mapping[str, np.ndarray], Sequence
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
-    figure.savefig(path, dpi=DPI)
+    save_figure(figure, path)
 
 
 def draw_foreground_ratios(tokenizers: Mapping[str, ForegroundSums], path: Path | str) -> None:
@@ -166,7 +182,7 @@ def draw_foreground_ratios(tokenizers: Mapping[str, ForegroundSums], path: Path 
     axis.grid(axis="y", alpha=0.3)
     handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles.keys(), fontsize=7, ncols=3, loc="outside upper center", frameon=False)
-    figure.savefig(path, dpi=DPI)
+    save_figure(figure, path)
 
 
 def draw_class_images(models: Mapping[str, Mapping[str, np.ndarray]], path: Path | str) -> None:
@@ -188,7 +204,7 @@ def draw_class_images(models: Mapping[str, Mapping[str, np.ndarray]], path: Path
         for axis, (title, image) in zip(row, pictures.items(), strict=False):
             axis.imshow(np.round(image).astype("uint8"))
             _title(axis, title)
-    figure.savefig(path, dpi=DPI)
+    save_figure(figure, path)
 
 
 def draw_training_curves(runs: Mapping[str, Mapping[str, Sequence[float]]], path: Path | str) -> None:
@@ -215,12 +231,12 @@ def draw_training_curves(runs: Mapping[str, Mapping[str, Sequence[float]]], path
                 values = np.array(run.get(f"{phase}_{name}", ()), "float64")
                 if len(values) and not np.isnan(values).all():
                     shown = style | {"linestyle": line, "alpha": 1 if phase == "validation" else 0.65}
-                    label = f"{legend}, {phase}"
+                    label = as_label(f"{legend}, {phase}")
                     axis.plot(np.asarray(run["step"])[: len(values)], values, markersize=3, label=label, **shown)
         axis.set(xlabel="step (updates of the weights)", ylabel=_label(name))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
-    figure.savefig(path, dpi=DPI)
+    save_figure(figure, path)
 
 
 def _label(name):

@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from tfvt.analysis.pictures import COLORS
+from tfvt.analysis.pictures import COLORS, as_label, save_figure
 from tfvt.layers import ACmix
 
 
@@ -73,13 +73,13 @@ def draw_path_rates(runs: dict[str, PathRates], path: Path | str) -> None:
     models = list(dict.fromkeys(rates.model for rates in runs.values()))
     figure = Figure(figsize=(11, 3.2 * len(models)), layout="constrained")
     axes = figure.subplots(len(models), 3, squeeze=False)
-    titles = ("$|\\alpha|$, attention", "$|\\beta|$, convolution", "$\\log|\\alpha/\\beta|$")
+    titles = ("|α|, attention", "|β|, convolution", "log|α/β|")
     for row, model in zip(axes, models, strict=True):
         for (legend, rates), color in zip(runs.items(), itertools.cycle(COLORS), strict=False):
             if rates.model == model:
                 depth = np.arange(1, len(rates.layers) + 1)
                 for axis, values in zip(row, (np.abs(rates.alpha), np.abs(rates.beta), rates.log_ratio), strict=True):
-                    axis.plot(depth, values, marker="o", markersize=4, color=color, label=legend)
+                    axis.plot(depth, values, marker="o", markersize=4, color=color, label=as_label(legend))
         for axis, title in zip(row, titles, strict=True):
             axis.set(title=title, xlabel="ACmix layer, from image to head")
             axis.xaxis.get_major_locator().set_params(integer=True)
@@ -87,4 +87,4 @@ def draw_path_rates(runs: dict[str, PathRates], path: Path | str) -> None:
         row[2].axhline(0, color="gray", linewidth=1)  # equal weights
         row[0].set_ylabel(model)
         row[0].legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)

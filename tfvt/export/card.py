@@ -114,7 +114,8 @@ def card_text(card: Card, name: str, form: str) -> str:
     parts = [f"---\n{front}---\n\n# {card.name}\n"]
     if card.metrics:
         measured = "\n".join(f"| {metric} | {value:.4f} |" for metric, value in card.metrics.items())
-        parts.append(f"## Figures\n\nOn the split `{card.split}` of {card.records}.\n\n| | |\n|---|---|\n{measured}\n")
+        where = f"On the split `{_plain(card.split)}` of {_plain(card.records)}."
+        parts.append(f"## Figures\n\n{where}\n\n| | |\n|---|---|\n{measured}\n")
     if card.facts:
         rows = "\n".join(f"| {_cell(what)} | {_cell(value)} |" for what, value in card.facts.items())
         parts.append(f"## Model\n\n| | |\n|---|---|\n{rows}\n")
@@ -127,7 +128,7 @@ def card_text(card: Card, name: str, form: str) -> str:
         recipe = yaml.safe_dump(dict(card.recipe), sort_keys=False, allow_unicode=True)
         parts.append(f"## Training\n\nThe recipe of `tfvt train`:\n\n```yaml\n{recipe}```\n")
     parts.append("## Limits\n\n" + "\n".join(f"- {limit}" for limit in LIMITS) + "\n")
-    return "\n".join(parts)
+    return "\n".join(parts).encode("utf-8", "backslashreplace").decode()  # names of files may be no text
 
 
 def _front(card, form):
@@ -143,10 +144,12 @@ def _front(card, form):
         for metric, value in card.metrics.items()
     ]
     if metrics:
+        # On one line each: some readers end the header at any line of dashes.
+        records, split = (" ".join(name.split()) for name in (card.records, card.split))
         front["metrics"] = [metric["type"] for metric in metrics]
         result = {
             "task": {"type": PIPELINE_TAGS.get(card.task, OTHER_TASK)},
-            "dataset": {"name": card.records, "type": card.records, "split": card.split},
+            "dataset": {"name": records, "type": records, "split": split},
             "metrics": metrics,
         }
         front["model-index"] = [{"name": card.name, "results": [result]}]

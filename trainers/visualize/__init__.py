@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 from rich.console import Console
 
@@ -21,7 +20,6 @@ from . import views
 from .gallery import gallery_page
 from .sources import Picture, Source, open_source, read_curves, read_pictures
 
-T = TypeVar("T")
 ENDINGS = (".png", ".svg", ".pdf")
 GALLERY = "gallery.html"
 MOST_CLASSES = 6  # that the gallery draws
@@ -181,10 +179,9 @@ def _tokens(call) -> int:
     if call.records is not None:
         _check_positive("--first", call.first)
         records = open_records(call.records, call.split)
-    _write(_named(source, lambda: views.tokens(source, _pictures(call, [source]))), call.output)
+    _write(views.tokens(source, _pictures(call, [source])), call.output)
     if records is not None:
-        table = _named(source, lambda: views.on_foreground(source, records, call.background, call.first)).numbers
-        print(_text(table))
+        print(_text(views.on_foreground(source, records, call.background, call.first).numbers))
     return 0
 
 
@@ -193,21 +190,21 @@ def _attention(call) -> int:
     if call.place and not all(0 <= part <= 1 for part in call.place):
         raise UsageError(f"--place takes two numbers from 0 to 1, not {call.place[0]:g} and {call.place[1]:g}")
     source = open_source(call.model)
-    _write(_named(source, lambda: views.attention(source, _pictures(call, [source]), call.place)), call.output)
+    _write(views.attention(source, _pictures(call, [source]), call.place), call.output)
     return 0
 
 
 def _localness(call) -> int:
     _check_picture(call.output)
     sources = [open_source(path) for path in call.models]
-    _write(_named(sources[0], lambda: views.local_attention(sources, _pictures(call, sources))), call.output)
+    _write(views.local_attention(sources, _pictures(call, sources)), call.output)
     return 0
 
 
 def _saliency(call) -> int:
     _check_picture(call.output)
     sources = [open_source(path) for path in call.models]
-    _write(_named(sources[0], lambda: views.saliency(sources, _pictures(call, sources), call.label)), call.output)
+    _write(views.saliency(sources, _pictures(call, sources), call.label), call.output)
     return 0
 
 
@@ -217,7 +214,7 @@ def _classes(call) -> int:
     if call.seed < 0:
         raise UsageError(f"--seed must be at least 0, not {call.seed}")
     sources = [open_source(path) for path in call.models]
-    _write(_named(sources[0], lambda: views.class_images(sources, call.classes, call.steps, call.seed)), call.output)
+    _write(views.class_images(sources, call.classes, call.steps, call.seed), call.output)
     return 0
 
 
@@ -254,8 +251,8 @@ def _gallery(call) -> int:
             status.update(title)
             try:
                 shown.append(make())
-            except (ValueError, UsageError) as error:
-                missing[title] = str(error)
+            except UsageError as error:
+                missing[title] = str(error).removeprefix(f"{source.name}: ")
         status.update("drawing")
         size = "x".join("any" if side is None else str(side) for side in source.model.inputs[0].shape[1:3])
         model = f"{source.model.name}, {source.model.count_params():,} parameters, images of {size} pixels"
@@ -266,7 +263,7 @@ def _gallery(call) -> int:
 
 
 def _all_views(source: Source, pictures: Sequence[Picture], steps: int) -> dict[str, Callable[[], views.View]]:
-    """Each picture by the name of its command; a ValueError or UsageError says that it does not apply."""
+    """Each picture by the name of its command; a UsageError says that it does not apply."""
 
     def classes():
         count = source.model.output_shape[-1] if isinstance(source.model.output_shape, tuple) else 0
@@ -303,14 +300,6 @@ def _own_masks(source: Source) -> RecordSet:
 def _pictures(call, sources: Sequence[Source]) -> list[Picture]:
     _check_positive("--count", call.count)
     return read_pictures(call.images, sources, call.count)
-
-
-def _named(source: Source, make: Callable[[], T]) -> T:
-    """What `make` gives; of a model that has nothing to show, an error that names it."""
-    try:
-        return make()
-    except ValueError as error:
-        raise UsageError(f"{source.name}: {error}") from error
 
 
 def _write(view: views.View, output: AnyPath) -> None:

@@ -1,7 +1,8 @@
 """What is shown: models of runs and files, and images as they take them."""
 
+import contextlib
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -159,6 +160,19 @@ def batch(source: Source, pictures: Sequence[Picture]) -> list[np.ndarray]:
         except tf.errors.InvalidArgumentError as error:
             raise UsageError(f"{picture.title} cannot be decoded ({one_line(error)[:120]})") from error
     return arrays
+
+
+@contextlib.contextmanager
+def named(source: Source) -> Iterator[None]:
+    """Name the model of which a ValueError says that it has nothing to show.
+
+    Raises:
+        UsageError: in place of the ValueError.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(f"{source.name}: {error}") from error
 
 
 def read_curves(folder: AnyPath) -> dict[str, list[float]]:

@@ -32,8 +32,9 @@ from tfvt.data.records import VOID, RecordSet
 from tfvt.data.segmentation import SegmentationEvaluation, SegmentationSamples
 from tfvt.data.stream import StreamSettings, image_stream
 from tfvt.errors import UsageError
+from tfvt.trainers.engines.tensorflow_batches import readable
 
-from .sources import Picture, Source, batch, resized
+from .sources import Picture, Source, batch, named, resized
 
 MOST_TOKENS = 16  # of a tokenizer, in one picture
 
@@ -59,11 +60,13 @@ def tokens(source: Source, pictures: Sequence[Picture]) -> View:
     """Where visual tokens look, by themselves and through each other.
 
     Raises:
-        ValueError: the model has no tokenizers.
+        UsageError: the model has no tokenizers.
     """
     rows, entropies = [], {}
     for picture, images in zip(pictures, batch(source, pictures), strict=True):
-        for name, maps in token_maps(source.model, images).items():
+        with named(source):
+            found = token_maps(source.model, images)
+        for name, maps in found.items():
             short = _tokenizer(name)
             for kind, values in (("A", maps.attention), ("Â", maps.mixed)):
                 if values is None:
@@ -100,17 +103,19 @@ def on_foreground(source: Source, records: RecordSet, background: Sequence[int],
         first: how many records; None: all.
 
     Raises:
-        ValueError: the model has no tokenizers.
-        UsageError: a record has no mask, or no image has both kinds of pixels.
+        UsageError: the model has no tokenizers, a record has no mask, or no image has both kinds of pixels.
     """
     stream = image_stream(records, SegmentationSamples.of(records, SegmentationEvaluation()), StreamSettings(1))
     count = min(first or records.num_examples, records.num_examples)
     size, sums = source.model.inputs[0].shape[1:3], {}
-    for sample in track(stream.take(count).as_numpy_iterator(), "attention on the foreground", count, transient=True):
+    samples = _readable(stream.take(count))
+    for sample in track(samples, "attention on the foreground", count, transient=True):
         image, mask = sample["image"][0], sample["mask"][0]
         seen = [side or own for side, own in zip(size, mask.shape, strict=True)]
         is_background = np.isin(mask, background)
-        for name, maps in token_attention(source.model, resized(image, seen)[None]).items():
+        with named(source):
+            attended = token_attention(source.model, resized(image, seen)[None])
+        for name, maps in attended.items():
             areas = (~is_background & (mask != VOID), is_background & (mask != VOID))
             found = foreground_sums(maps, *(area[None] for area in areas), size=tuple(seen))
             sums[name] = sums[name] + found if name in sums else found
@@ -131,6 +136,12 @@ def on_foreground(source: Source, records: RecordSet, background: Sequence[int],
         lambda path: draw_foreground_ratios(sums, path),
         (head, *(_foreground_row(name, found) for name, found in sums.items())),
     )
+
+
+def _readable(stream):
+    """The elements of a stream; a record without a mask, or a damaged one, is a UsageError."""
+    with readable():
+        yield from stream.as_numpy_iterator()
 
 
 def _tokenizer(layer: str) -> str:
@@ -160,12 +171,13 @@ def attention(source: Source, pictures: Sequence[Picture], place: tuple[float, f
         place: (down, right) of the query, 0 to 1; None: the class token, or the middle of a Swin's map.
 
     Raises:
-        ValueError: the model has no such layers.
+        UsageError: the model has no such layers.
     """
     rows, has_token = [], False
     for picture, images in zip(pictures, batch(source, pictures), strict=True):
-        maps = {"rollout": rollout(source.model, images)[0]}
-        for layer in layer_attention(source.model, images):
+        with named(source):
+            maps, layers = {"rollout": rollout(source.model, images)[0]}, layer_attention(source.model, images)
+        for layer in layers:
             has_token = has_token or layer.weights.ndim == 4
             at = place and tuple(min(int(p * n), n - 1) for p, n in zip(place, layer.grid, strict=True))
             maps[layer.name.replace("encoder_", "").replace("_", " ")] = layer.maps(at)[0].mean(axis=0)
@@ -186,11 +198,12 @@ def local_attention(sources: Sequence[Source], pictures: Sequence[Picture]) -> V
     """How much of a layer's attention stays near its query.
 
     Raises:
-        ValueError: a model has no such layers.
+        UsageError: a model has no such layers.
     """
     models = {}
     for source in sources:
-        found = [localness(source.model, images) for images in batch(source, pictures)]
+        with named(source):
+            found = [localness(source.model, images) for images in batch(source, pictures)]
         layers = {name: np.mean([values[name] for values, _ in found], axis=0) for name in found[0][0]}
         models[source.name] = (layers, found[0][1])
     table = [("model", "layer", "mean over heads", "deviation", "if uniform")]
@@ -216,7 +229,7 @@ def saliency(sources: Sequence[Source], pictures: Sequence[Picture], label: int 
         label: whose logit; default the class that the first model gives.
 
     Raises:
-        ValueError: a model is no classifier, or does not have the class.
+        UsageError: a model is no classifier, or does not have the class.
     """
     maps, shown, classes = [{} for _ in pictures], None, None if label is None else [label] * len(pictures)
     for source in sources:
@@ -226,7 +239,8 @@ def saliency(sources: Sequence[Source], pictures: Sequence[Picture], label: int 
             arrays = [np.concatenate(arrays)]  # one graph for all
         found, done = [], 0
         for images in arrays:
-            found.append(class_gradients(source.model, images, classes and classes[done : done + len(images)]))
+            with named(source):
+                found.append(class_gradients(source.model, images, classes and classes[done : done + len(images)]))
             done += len(images)
         classes = [int(number) for part in found for number in part.classes]
         logits = np.concatenate([part.logits for part in found])
@@ -249,14 +263,15 @@ def class_images(sources: Sequence[Source], classes: Sequence[int], steps: int, 
     """What models take for a class.
 
     Raises:
-        ValueError: a model is no classifier, or does not have a class.
+        UsageError: a model is no classifier, or does not have a class.
     """
     models = {}
     for source in sources:
         size = (224, 224)
         if isinstance(getattr(source.serving, "image_size", None), tuple):
             size = source.serving.image_size
-        images, shares = visualize_classes(source.model, classes, steps, size, seed)
+        with named(source):
+            images, shares = visualize_classes(source.model, classes, steps, size, seed)
         titles = [f"{source.class_name(c)} ({s:.0%})" for c, s in zip(classes, shares, strict=True)]
         models[_short(source)] = dict(zip(titles, images, strict=True))
     return View(
@@ -284,9 +299,10 @@ def rates(source: Source) -> View:
     """What ACmix layers prefer.
 
     Raises:
-        ValueError: the model has no ACmix layers with learned rates.
+        UsageError: the model has no ACmix layers with learned rates.
     """
-    found = path_rates(source.model)
+    with named(source):
+        found = path_rates(source.model)
     values = zip(found.layers, found.alpha, found.beta, found.log_ratio, strict=True)
     table = [("layer", "alpha", "beta", "log|alpha/beta|")]
     table += [(name, *(f"{value:.4f}" for value in row)) for name, *row in values]
