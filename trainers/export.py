@@ -28,7 +28,7 @@ from .export_accuracy import calibration_batches, compare
 from .recipes.recipe import Recipe
 from .run.card import run_card
 from .run.folder import Run
-from .serve import open_finished
+from .serve import check_classes, open_finished
 from .tasks import task_class
 
 # Format -> (its writer, its runtime, what it is called in a run's folder).
@@ -107,7 +107,7 @@ def _write(
         write(network, output)
         return []
     task = task_class(recipe.model.name)(recipe)
-    _ = task.validation_records  # opened before the conversion, which takes minutes
+    check_classes(task, serving)  # before the conversion, which takes minutes
     calibration = {}
     if call.quantize == "int8":
         calibration["calibration"] = calibration_batches(task, model, network)

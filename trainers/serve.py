@@ -92,18 +92,27 @@ def report(arguments: Sequence[str]) -> int:
 
 def _evaluate(task: Task, model: keras.Model, serving: Serving, batch_size: int) -> Figures:
     """The model's figures over the task's validation split."""
-    records = task.validation_records
-    if serving.class_names and records.class_names != serving.class_names:
-        raise UsageError(
-            f"{records.directory} has other classes than the run was trained on "
-            f"({len(records.class_names)} and {len(serving.class_names)}, or other names)"
-        )
+    check_classes(task, serving)
     evaluator = evaluator_of(make_evaluator(model, task, batch_size), task)
     settings = StreamSettings(batch_size, skip_damaged=task.recipe.data.skip_damaged)
     batches = evaluator.eval_batches(lambda share: validation_stream(task, settings, share))
     figures = evaluate_model(evaluator, task, batches, check_stop=lambda: None)
     check_images(task.validation_records.split, figures)
     return figures
+
+
+def check_classes(task: Task, serving: Serving) -> None:
+    """Refuse to measure a model on the validation records if they have other classes.
+
+    Raises:
+        UsageError: they have.
+    """
+    records = task.validation_records
+    if serving.class_names and records.class_names != serving.class_names:
+        raise UsageError(
+            f"{records.directory} has other classes than the run was trained on "
+            f"({len(records.class_names)} and {len(serving.class_names)}, or other names)"
+        )
 
 
 def predict(arguments: Sequence[str]) -> int:

@@ -6,6 +6,7 @@ import shutil
 import keras
 import pytest
 
+from tfvt.data.records import MANIFEST
 from tfvt.trainers.cli import main
 
 
@@ -41,3 +42,13 @@ def test_a_taken_output_and_a_missing_package_are_one_line(run, fails, monkeypat
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     line = fails("export", run, "--format", "litert")
     assert line.endswith("ai_edge_litert is not installed: pip install 'tfvt[export]'")
+
+
+def test_accuracy_is_not_measured_on_other_classes(run, records, tmp_path, fails):
+    others = shutil.copytree(records, tmp_path / "others")
+    manifest, recipe = others / MANIFEST, run / "recipe.yaml"
+    manifest.write_text(manifest.read_text().replace('"red"', '"pink"'))
+    recipe.write_text(recipe.read_text().replace(str(records), str(others)))
+    line = fails("export", run, "--format", "litert", "--quantize", "dynamic")
+    assert line.endswith(f"{others} has other classes than the run was trained on (6 and 6, or other names)")
+    assert not (run / "exported").exists()
