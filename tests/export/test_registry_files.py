@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from runtime_files import RUNTIMES, check_file, whole_detector
+from runtime_files import RUNTIMES, check_file, spread, whole_detector
 
 import tests.contracts as contracts
 import tfvt
@@ -29,8 +29,9 @@ def test_a_name_in_a_format(name, file_format, tmp_path):
     shape = contracts.image_shape(name)
     model = contracts.create(name, num_classes=5, input_shape=shape, **shallow(name))
     if get_variant(name).task == "detection":
+        spread(model)  # a new model's scores are so near one another that rounding orders its boxes
         model = whole_detector(model)
-    if ("san" in name or "mask_rcnn" in name) and file_format == "litert":  # slices of five axes
+    if "mask_rcnn" in name and file_format == "litert":  # slices of five axes
         with pytest.raises(ValueError, match=r"^LiteRT has no builtin operation for the \w+ of layer"):
             check_file(model, file_format, tmp_path, [shape[:2]])
         return

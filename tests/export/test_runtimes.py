@@ -22,6 +22,7 @@ SMALL = {
     "conv_swin_tiny": (ANY, {"width": 32, "depths": (2, 1)}),
     "acmix_resnet26": (ANY, {"width": 16, "depths": (1, 1)}),
     "san10": (ANY, {"width": 64, "depths": (1, 1)}),
+    "acmix_san10": (ANY, {"width": 64, "depths": (1, 1)}),
 }
 
 
@@ -33,11 +34,6 @@ def test_the_smallest_model_of_each_family(name, file_format, tmp_path):
     shape = (*sizes[0], 3) if len(sizes) == 1 else (None, None, 3)
     model = tfvt.create_model(name, num_classes=5, input_shape=shape, **options)
     spread(model)
-    if (name, file_format) == ("san10", "litert"):  # five axes
-        words = r"^LiteRT has no builtin operation for the \w+ of layer stage1_block1_mixer: choose onnx or openvino$"
-        with pytest.raises(ValueError, match=words):
-            check_file(model, file_format, tmp_path, sizes)
-        return
     check_file(model, file_format, tmp_path, sizes)
 
 
