@@ -178,10 +178,21 @@ def _sum_of_taps(x, kernel, strides):
 def strided_window(x: Any, row: int, column: int, size: int, strides: int) -> Any:
     """The pixels of a map (B, H, W, ...) that one position of an unpadded convolution kernel is multiplied with."""
     height, width = ops.shape(x)[1:3]
-    if strides > 1 or size == 1 or None in x.shape[1:3]:
-        return x[:, row : height - size + row + 1 : strides, column : width - size + column + 1 : strides]
-    # On TensorFlow, the gradient of a slice takes 10 times as long as that of a split, which needs a known size.
-    for axis, first in ((1, row), (2, column)):
-        last = first + x.shape[axis] - size + 1
-        x = ops.split(x, [place for place in (first, last) if 0 < place < x.shape[axis]], axis)[min(first, 1)]
-    return x
+    return x[:, row : height - size + row + 1 : strides, column : width - size + column + 1 : strides]
+
+
+def shifted_windows(x: Any, size: int) -> list[Any]:
+    """`strided_window` of each position of a size x size kernel, row by row, with a stride of 1."""
+    rows = [_shifted(x, row, size, 1) for row in range(size)]
+    return [_shifted(row, column, size, 2) for row in rows for column in range(size)]
+
+
+def _shifted(x, first, size, axis):
+    """All but `size` - 1 pixels of a map along an axis, from `first` on."""
+    if keras.backend.backend() == "tensorflow" and x.shape[axis] is not None:
+        import tensorflow as tf
+
+        # The gradient of a slice takes 10 times as long as that of a split. Keras' split has 20 operations for one.
+        sizes = [first, x.shape[axis] - size + 1, size - 1 - first]
+        return tf.split(x, [number for number in sizes if number], axis)[min(first, 1)]
+    return x[(slice(None),) * axis + (slice(first, first + ops.shape(x)[axis] - size + 1),)]

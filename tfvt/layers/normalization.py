@@ -3,7 +3,6 @@
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 
@@ -27,7 +26,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         import tensorflow as tf
 
         def ordered(weights, places=order):
-            return weights if places is None else tf.gather(weights, places)
+            # Along another axis than the first, the gradient is a tensor, and not sparse.
+            return weights if places is None else tf.gather(weights[None], places, axis=1)[0]
 
         training, is_map = bool(training), len(inputs.shape) == 4
         mean, variance = (ordered(ops.cast(value, "float32")) for value in (self.moving_mean, self.moving_variance))
@@ -45,7 +45,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             # It estimates the variance of what the batch is a sample of; Keras averages that of the batch itself.
             count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), "float32")
             batch_variance *= tf.maximum(count - 1, 1) / count
-            back = None if order is None else np.argsort(order)
+            back = None if order is None else tf.math.invert_permutation(order)
             mean = mean * self.momentum + batch_mean * (1 - self.momentum)
             variance = variance * self.momentum + batch_variance * (1 - self.momentum)
             self.moving_mean.assign(ordered(mean, back))

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfvt.layers.convolution import strided_window
+from tfvt.layers.convolution import shifted_windows
 from tfvt.layers.initializers import torch_start
 from tfvt.layers.local_attention import check_divisor, check_kernel_size, check_reflection, reflect
 from tfvt.layers.map_attention import MapAttention
@@ -26,10 +26,11 @@ class _OrderedDense(keras.layers.Dense):
     def call(self, x, inputs=None, outputs=None):
         """`inputs`, `outputs`: the place of each channel among the weights."""
         kernel, bias = self.kernel, self.bias
+        # Along another axis than the first, TensorFlow's gradient is a tensor, and not sparse.
         if inputs is not None:
-            kernel = ops.take(kernel, inputs, axis=0)
+            kernel = ops.take(kernel[None], inputs, axis=1)[0]
         if outputs is not None:
-            kernel, bias = (ops.take(weights, outputs, axis=-1) for weights in (kernel, bias))
+            kernel, bias = ops.take(kernel, outputs, axis=1), ops.take(bias[None], outputs, axis=1)
         x = ops.matmul(x, kernel)
         return x if bias is None else x + bias
 
@@ -111,21 +112,18 @@ class SANAttention(MapAttention):
         return (outputs, *projections) if self.returns == "both" else outputs
 
     def aggregate(self, query: Any, key: Any, value: Any, training: bool | None = None) -> Any:
-        batch, height, width, _ = ops.shape(query)
+        _, height, width, _ = ops.shape(query)
         size, weight_dim = self.kernel_size, self.filters // self.share
-        taps = [divmod(p, size) for p in range(size**2)]
-        key = reflect(key, size)
-        keys = [strided_window(key, *tap, size, 1) for tap in taps]
+        keys = shifted_windows(reflect(key, size), size)
         x = ops.relu(self.hidden_norm(self._hidden_features(query, keys, training), training=training))
         # In the published order, the weights of a channel's taps lie side by side: here, those of a tap's channels.
         x = self.weights_of_taps(x, outputs=np.arange(weight_dim * size**2).reshape(weight_dim, -1).T.ravel())
-        weights = ops.split(ops.reshape(x, (batch, height, width, 1, -1)), size**2, axis=-1)
-        value = reflect(value, size)  # (B, H + k - 1, W + k - 1, C)
-        shape = (batch, height, width, self.share, weight_dim)
+        weights = ops.split(ops.reshape(x, (-1, height, width, 1, weight_dim * size**2)), size**2, axis=-1)
+        shape = (-1, height, width, self.share, weight_dim)
         # Tap by tap: all neighbourhoods at once would be k x k times the values.
-        windows = (ops.reshape(strided_window(value, *tap, size, 1), shape) for tap in taps)
-        outputs = sum(w * window for w, window in zip(weights, windows, strict=True))
-        return ops.reshape(outputs, (batch, height, width, self.filters))
+        windows = shifted_windows(reflect(value, size), size)
+        outputs = sum(w * ops.reshape(window, shape) for w, window in zip(weights, windows, strict=True))
+        return ops.reshape(outputs, (-1, height, width, self.filters))
 
     def _hidden_features(self, query, keys, training):
         """The linear layer after norm and ReLU of queries and keys: (B, H, W, w)."""
