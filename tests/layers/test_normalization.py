@@ -178,3 +178,24 @@ def test_a_file_of_keras_own_layer_gives_the_same(tmp_path):
         loaded = keras.models.load_model(tmp_path / "model.keras")
         assert type(loaded.layers[-1]) is type(layer)
         np.testing.assert_allclose(array(loaded(x)), array(theirs(x)), atol=1e-4)
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="other backends take no order")
+@pytest.mark.parametrize("training", [True, False])
+def test_channels_in_another_order_have_their_own_weights(training):
+    import tensorflow as tf
+
+    order = np.array([2, 0, 5, 1, 4, 3])
+    x, factors = maps((4, 5, 3, 6), 2)
+    found = []
+    for channels, more in ((slice(None), {}), (order, {"order": order})):
+        layer = built(x.shape)
+        with tf.GradientTape() as tape:
+            outputs = layer(x[..., channels], training=training, **more)
+            loss = tf.reduce_sum(outputs * factors[..., channels])
+        gradients = tape.gradient(loss, [variable.value for variable in layer.trainable_variables])
+        found.append([array(outputs), *map(array, gradients), *map(array, layer.weights)])
+    (plain, *others), (ordered, *others_again) = found
+    np.testing.assert_allclose(ordered, plain[..., order], atol=1e-5)
+    for value, again in zip(others, others_again, strict=True):
+        np.testing.assert_allclose(again, value, rtol=1e-4, atol=1e-5)
