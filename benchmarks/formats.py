@@ -76,7 +76,6 @@ def accuracy(folder):
 
     _, recipe, model, serving = open_finished(as_path(folder), "tensorflow")
     task, network = task_class(recipe.model.name)(recipe), serving.network(model)
-    calibration = calibration_batches(task, model, network)
     with tempfile.TemporaryDirectory() as place:
         for file_format, quantize in FORMS:
             label = " ".join(filter(None, (file_format, quantize)))
@@ -85,7 +84,7 @@ def accuracy(folder):
                 check_quantization(file_format, quantize, network)
             except ValueError:
                 continue
-            more = {"calibration": calibration} if quantize == "int8" else {}
+            more = {"calibration": calibration_batches(task, model, network)} if quantize == "int8" else {}
             path = write(network, Path(place) / label / name.format(""), quantize=quantize, **more)
             of_keras, of_file = compare(task, model, network, label, open_file(path, THREADS))
             print(f"{of_keras}\n{of_file}, {megabytes(path):.2f} MB", flush=True)

@@ -80,6 +80,7 @@ def whole_folder(path: AnyPath | str, last: str) -> Iterator[Path]:
                 else:
                     target.upload(written)
         return
+    path = path.resolve()  # a link stays; the folder appears where it leads
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:

@@ -1,7 +1,8 @@
 """`tfvt export`: the model of a finished run as a file that other programs run."""
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import keras
 
@@ -25,11 +26,11 @@ from tfvt.stores import AnyPath, StorePath, as_path
 
 from .errors import LineParser
 from .export_accuracy import calibration_batches, compare
-from .recipes.recipe import Recipe
 from .run.card import run_card
 from .run.folder import Run
 from .serve import check_classes, open_finished
 from .tasks import task_class
+from .tasks.task import Task
 
 # Format -> (its writer, its runtime, what it is called in a run's folder).
 RUNTIMES = {
@@ -47,14 +48,30 @@ def export(arguments: Sequence[str]) -> int:
         raise UsageError(f"--max_pixels is for savedmodel, which decodes images; {call.format} takes pixels")
     run, recipe, model, serving = open_finished(call.run, "tensorflow")
     output = call.output or _default(run, call)
-    try:
-        lines = _write(call, recipe, model, serving, output)
-    except (ValueError, ImportError, RuntimeError) as error:
-        raise UsageError(one_line(error)) from error
-    print("\n".join([f"{LABELS[call.format]}: {printable(output)}", *lines]))
+    network = model if call.format in ("savedmodel", "keras") else serving.network(model)
+    task = None
+    with _lines():
+        check_quantization(call.format, call.quantize, network)
+        if call.quantize:
+            task = task_class(recipe.model.name)(recipe)
+            check_classes(task, serving)  # before the conversion, which takes minutes
+        _write(call, model, serving, network, task, output)
+    print(f"{LABELS[call.format]}: {printable(output)}")
     card = write_card(output, call.format, run_card(run, recipe, model, serving))
-    print(f"Card: {printable(card) if card else 'none, since its names are taken'}")
+    print(f"Card: {printable(card) if card else 'none, since its names are taken'}", flush=True)
+    if task:
+        with _lines(f"{printable(output)} is written, and its accuracy cannot be measured: "):
+            print("\n".join(_accuracy(call, model, network, task, output)))
     return 0
+
+
+@contextlib.contextmanager
+def _lines(beginning: str = "") -> Iterator[None]:
+    """Errors of the block as one line, after a beginning that says what holds already."""
+    try:
+        yield
+    except (UsageError, ValueError, ImportError, RuntimeError) as error:
+        raise UsageError(beginning + one_line(error)) from error
 
 
 def _parser():
@@ -89,30 +106,31 @@ def _default(run: Run, call: argparse.Namespace) -> AnyPath:
 
 
 def _write(
-    call: argparse.Namespace, recipe: Recipe, model: keras.Model, serving: Serving, output: AnyPath
-) -> list[str]:
-    """Write the file; lines on its accuracy, if it is quantised."""
-    if call.format in ("savedmodel", "keras"):
-        check_quantization(call.format, call.quantize, model)
-        if call.format == "savedmodel":
-            limit = MAX_PIXELS if call.max_pixels is None else call.max_pixels
-            export_saved_model(model, output, serving, max_pixels=limit)
-            return []
+    call: argparse.Namespace,
+    model: keras.Model,
+    serving: Serving,
+    network: keras.Model,
+    task: Task | None,
+    output: AnyPath,
+) -> None:
+    if call.format == "savedmodel":
+        limit = MAX_PIXELS if call.max_pixels is None else call.max_pixels
+        export_saved_model(model, output, serving, max_pixels=limit)
+    elif call.format == "keras":
         export_keras(model, output)
-        return []
-    write, open_file, _ = RUNTIMES[call.format]
-    network = serving.network(model)
-    check_quantization(call.format, call.quantize, network)
-    if call.quantize is None:
-        write(network, output)
-        return []
-    task = task_class(recipe.model.name)(recipe)
-    check_classes(task, serving)  # before the conversion, which takes minutes
-    calibration = {}
-    if call.quantize == "int8":
-        calibration["calibration"] = calibration_batches(task, model, network)
-    write(network, output, quantize=call.quantize, **calibration)
+    else:
+        write, _, _ = RUNTIMES[call.format]
+        calibration = {}
+        if call.quantize == "int8":
+            calibration["calibration"] = calibration_batches(task, model, network)
+        write(network, output, quantize=call.quantize, **calibration)
+
+
+def _accuracy(
+    call: argparse.Namespace, model: keras.Model, network: keras.Model, task: Task, output: AnyPath
+) -> list[str]:
     if isinstance(output, StorePath) and call.format == "openvino":
         return ["Its accuracy is measured on a disk only: export it there first"]
+    _, open_file, _ = RUNTIMES[call.format]
     with local_file(output) as path:
         return compare(task, model, network, call.quantize, open_file(path))

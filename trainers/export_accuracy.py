@@ -21,10 +21,10 @@ CALIBRATION_IMAGES, CALIBRATION_PLACES, SEED = 128, 16, 0
 MEASURED_IMAGES = 1000  # of a larger validation split: int8 of ImageNet's 50,000 would take half an hour
 
 
-def calibration_batches(task: Task, model: keras.Model, network: keras.Model) -> list[Batch]:
+def calibration_batches(task: Task, model: keras.Model, network: keras.Model) -> Iterator[Batch]:
     """What the network sees of up to 128 images of the training split, prepared as for evaluation.
 
-    They come from 16 places of the split, drawn with a fixed seed.
+    They come from 16 places of the split, drawn with a fixed seed. They are read when the first is asked for.
     """
     data = dataclasses.replace(task.recipe.data, validation_split=task.recipe.data.train_split)
     of_training = type(task)(dataclasses.replace(task.recipe, data=data))
@@ -44,7 +44,7 @@ def calibration_batches(task: Task, model: keras.Model, network: keras.Model) ->
         for sample in _samples(of_training, HostShare(parts, place), length):
             if sample["weight"][0] > 0:
                 _evaluate(of_training, record, sample)
-    return seen[:: -(-len(seen) // CALIBRATION_IMAGES)]  # an image may be seen through several windows
+    yield from seen[:: -(-len(seen) // CALIBRATION_IMAGES)]  # an image may be seen through several windows
 
 
 def compare(

@@ -316,6 +316,15 @@ def full_disk():
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
+def test_a_link_stays_and_the_model_appears_where_it_leads(tmp_path):
+    link = tmp_path / "served"
+    link.symlink_to(tmp_path / "other_disk")
+    export_saved_model(small_model(), link, SERVING)
+    assert link.is_symlink()
+    assert (tmp_path / "other_disk" / "saved_model.pb").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other_disk", "served"]
+
+
 def test_a_full_disk_is_an_os_error_and_leaves_nothing(tmp_path, full_disk):
     with pytest.raises(WriteError, match="File too large") as raised:
         export_saved_model(small_model(), tmp_path / "served", SERVING)

@@ -4,10 +4,12 @@ import importlib.util
 import shutil
 
 import keras
+import numpy as np
 import pytest
 
 from tfvt.data.records import MANIFEST
 from tfvt.trainers.cli import main
+from tfvt.trainers.export import RUNTIMES
 
 
 @pytest.fixture
@@ -52,3 +54,24 @@ def test_accuracy_is_not_measured_on_other_classes(run, records, tmp_path, fails
     line = fails("export", run, "--format", "litert", "--quantize", "dynamic")
     assert line.endswith(f"{others} has other classes than the run was trained on (6 and 6, or other names)")
     assert not (run / "exported").exists()
+
+
+def test_a_damaged_validation_record_leaves_a_file_and_its_card(run, records, tmp_path, capsys, monkeypatch):
+    """The writer and the runtime stand aside: what is asked is what holds when the accuracy cannot be measured."""
+    others, recipe, output = shutil.copytree(records, tmp_path / "others"), run / "recipe.yaml", tmp_path / "m.tflite"
+    shard = next(others.glob("validation*"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 255
+    shard.write_bytes(content)
+    recipe.write_text(recipe.read_text().replace(str(records), str(others)))
+
+    def write(network, path, quantize):
+        path.write_bytes(b"of the converter")
+
+    monkeypatch.setitem(RUNTIMES, "litert", (write, lambda path: lambda inputs: {"logits": np.zeros((1, 6), np.float32)}, "m"))
+    assert main(["export", str(run), str(output), "--format", "litert", "--quantize", "dynamic"]) == 2
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [f"LiteRT: {output}", f"Card: {tmp_path}/README.md"]
+    assert said.err.startswith(f"tfvt export: error: {output} is written, and its accuracy cannot be measured: ")
+    assert shard.name in said.err
+    assert output.read_bytes() == b"of the converter"
