@@ -12,6 +12,7 @@ from record_files import encode, picture
 from tfvt.data.detection import DetectionEvaluation, DetectionSamples, DetectionTraining, fitted_size
 from tfvt.data.detections import Detections
 from tfvt.data.order import WHOLE, HostShare
+from tfvt.data.records import BOX_CROWD
 from tfvt.data.stream import StreamSettings, image_stream, train_stream
 
 COLORS = np.array([(230, 20, 20), (20, 230, 20), (20, 20, 230)])
@@ -163,6 +164,15 @@ def test_a_thousand_boxes_fill_the_slots_at_random():
         np.testing.assert_array_equal(sample["labels"], rows % 3)
     assert first["boxes"].tobytes() == again["boxes"].tobytes() != second["boxes"].tobytes()
     assert first["seed"].tolist() == again["seed"].tolist() != second["seed"].tolist()
+
+
+def test_crowds_keep_their_slots():
+    """Without them, what they hold would be background."""
+    lists = grid(1000) | {BOX_CROWD: [int(index in (400, 900)) for index in range(1000)]}
+    for sample in decoded(box_record(picture(0, 100, 100), lists), range(5), image_size=(100, 100), max_boxes=30):
+        assert sample["crowd"].sum() == 2
+        rows = (sample["boxes"][:, 0] / 2.5 * 40 + sample["boxes"][:, 1] / 2.5).round().astype(int)
+        assert rows[sample["crowd"]].tolist() == [400, 900]
 
 
 def test_slots_that_are_left_are_padding_and_crowds_are_told():

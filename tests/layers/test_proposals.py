@@ -46,6 +46,23 @@ def encoded(box, anchor, std=(1, 1, 1, 1)):
     return np.concatenate([shift, np.log(side / anchor_side)]) / std
 
 
+def aligned_points(box, size):
+    """Rows and columns of the points of RoIAlign, two in a cell along a side, in places of pixels."""
+    steps = (np.arange(2 * size) + 0.5) / (2 * size)
+    return [box[axis] + (box[axis + 2] - box[axis]) * steps - 0.5 for axis in range(2)]
+
+
+def bilinear_map(x, rows, columns):
+    """Of a map (H, W) at all pairs of rows and columns; zero outside."""
+    x = np.pad(x.astype("float64"), 1)
+    rows, columns = (np.clip(at + 1, 0, side - 1.001) for at, side in zip((rows, columns), x.shape, strict=True))
+    top, left = rows.astype(int), columns.astype(int)
+    down, right = (rows - top)[:, None], columns - left
+    upper = x[np.ix_(top, left)] * (1 - right) + x[np.ix_(top, left + 1)] * right
+    lower = x[np.ix_(top + 1, left)] * (1 - right) + x[np.ix_(top + 1, left + 1)] * right
+    return upper * (1 - down) + lower * down
+
+
 def clipped(box, size):
     return np.clip(box, 0, [*size, *size])
 
@@ -167,6 +184,30 @@ def test_a_sample_holds_what_it_says():
     assert (found["true"] == 1).sum() >= 2
 
 
+@pytest.mark.parametrize("reassign", [True, False])
+def test_the_best_proposal_of_a_box_belongs_to_it(reassign):
+    """Where it overlaps another box more; none is positive by less than the overlap, true boxes are their own."""
+    boxes = [[0, 0, 10, 10], [0, 3, 10, 13], [20, 20, 30, 30], [0, 0, 10, 10]]
+    close, between, far, free = [0, 0, 10, 9.5], [0, 1, 10, 11], [20, 20, 24, 30], [40, 40, 50, 50]
+    given = np.array([close, between, far, free, free], "float32")[None]
+    scores = np.array([[0.9, 0.8, 0.7, 0.6, -1]], "float32")
+    truth = np.array([boxes], "float32"), np.array([[0, 1, 0, 1]], "int32"), np.zeros((1, 4), bool), SEEDS[:1]
+    found = on_arrays(ProposalSamples(2, 32, reassign_best=reassign))(given, scores, *truth)
+    names = [str(box) for box in found["proposals"][0].tolist()]
+    rows = [
+        (name, matched)
+        for name, matched, state in zip(names, found["matched"][0].tolist(), found["states"][0], strict=True)
+        if state == 1
+    ]
+    own = [(str(np.array(box, float).tolist()), n) for n, box in enumerate(boxes)]
+    # 0.95 of the first box and of its equal, which the later one gets; 9/11 of those and 8/12 of the second.
+    best = [(close, 3), (between, 1)] if reassign else [(close, 0), (between, 0)]
+    assert sorted(rows) == sorted(own + [(str(np.array(box, float).tolist()), n) for box, n in best])
+    assert [name for name, state in zip(names, found["states"][0], strict=True) if state == 0] == [
+        str(np.array(box, float).tolist()) for box in (far, free)
+    ]
+
+
 def test_without_the_truth_all_proposals_are_read():
     scores = np.array([[0.9, 0.2, -1.0]], "float32")
     found = on_arrays(ProposalSamples(2))(BOXES[:1], scores)
@@ -260,6 +301,32 @@ def test_targets_of_masks():
     found = on_arrays(mask_targets, size=4)(rois, boxes, np.stack([[mask] * 4]))[0]
     upper = np.repeat([[1], [1], [0], [0]], 4, axis=1)
     np.testing.assert_allclose(found, [upper, upper * 0 + 1, 1 - upper, upper * 0], atol=1e-6)
+
+
+def test_targets_of_masks_kept_at_112_pixels_are_those_of_the_image():
+    """Of round objects and of boxes beside them: few cells change their side of one half."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:360, :360] + 0.5
+    kept, boxes, rois, expected = [], [], [], []
+    for side in (20, 40, 80, 160, 320):
+        for _ in range(8):
+            angle = np.arctan2(y - 180, x - 180)
+            waves = sum(rng.normal(0, 0.12) * np.cos(n * angle + rng.uniform(0, 6)) for n in (2, 3, 5))
+            mask = np.hypot(y - 180, x - 180) < side / 2 * (0.8 + waves)
+            rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+            box = np.array([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1], "float32")
+            boxes.append(box)
+            near = ((np.arange(112) + 0.5) / 112 * (end - start) + start for start, end in (box[::2], box[1::2]))
+            kept.append(mask[np.ix_(*(at.astype(int) for at in near))])
+            rois.append(box + rng.uniform(-0.1, 0.1, 4) * side)
+            # Where mmdetection reads: points of the image's own pixels, two in a cell.
+            points = aligned_points(rois[-1], 28)
+            expected.append(bilinear_map(mask, *points).reshape(28, 2, 28, 2).mean(axis=(1, 3)) >= 0.5)
+    given = np.array(rois, "float32")[None], np.array(boxes)[None], np.array(kept, "uint8")[None]
+    found = on_arrays(mask_targets, size=28)(*given)[0] >= 0.5
+    different = (found != np.array(expected)).mean(axis=(1, 2)).reshape(5, 8).mean(axis=1)
+    assert (different < 0.02).all(), different
+    assert 0.3 < np.mean(expected) < 0.8
 
 
 @pytest.mark.parametrize("binary", [True, False])

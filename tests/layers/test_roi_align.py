@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 
+from tests.contracts import gradients
 from tests.layers.box_sets import on_arrays
-from tfvt.layers.roi_align import box_levels, roi_align
+from tfvt.layers.roi_align import RoIAlign, box_levels, roi_align
 
 SIDES, STRIDES = [(16, 24), (8, 12), (4, 6)], (4, 8, 16)  # of an image of 64 x 96
 
@@ -73,6 +74,26 @@ def test_the_level_of_a_box():
     sides = np.array([0, 1, 55, 111.9, 112, 223, 224, 1e5], "float32")
     squares = np.stack([sides * 0, sides * 0, sides, sides], axis=-1)[None]
     np.testing.assert_array_equal(on_arrays(box_levels, levels=3)(squares)[0], [0, 0, 0, 0, 1, 1, 2, 2])
+
+
+class Moved(keras.layers.Layer):
+    """Boxes that a weight moves."""
+
+    def build(self, shape):
+        self.shift = self.add_weight(shape=(4,), initializer="zeros", name="shift")
+
+    def call(self, x):
+        return x + self.shift
+
+
+def test_no_gradient_reaches_the_boxes():
+    given = {"boxes": boxes()} | {f"map{n}": x for n, x in enumerate(pyramid())}
+    inputs = {name: keras.Input(value.shape[1:], name=name) for name, value in given.items()}
+    maps = [inputs[f"map{n}"] for n in range(3)]
+    cells = RoIAlign(("P2", "P3", "P4"), 3)(maps, Moved(name="moved")(inputs["boxes"]))
+    found = gradients(keras.Model(inputs, keras.layers.Dense(1, name="after")(cells)), given)
+    assert np.abs(found["after/kernel"]).max() > 0
+    assert found["moved/shift"] is None or not found["moved/shift"].any()
 
 
 def test_boxes_of_a_model_that_diverged():

@@ -57,6 +57,23 @@ def test_every_weight_learns_from_the_losses(name):
     assert set(parts) == {"rpn_class", "rpn_box"} | {f"{p}{s}" for p in ("class", "box", "mask") for s in stages}
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_no_gradient_reaches_what_made_the_proposals(name):
+    """Of the last stage's losses: through the non-maximum suppression, RoIAlign and the boxes of the stage before."""
+    model = small(name, sampled_anchors=1000)
+    last = "_3" if name == CASCADE else ""
+    parts = mask_rcnn_losses(model.output)
+    total = sum(ops.sum(parts[f"{part}{last}"][0]) for part in ("class", "box", "mask"))
+    trained = type(model)(model.input, {"loss": ops.reshape(total, (1,))})
+    inputs = {"image": images(), "size": None, **truth()}
+    found = contracts.gradients(trained, {key: inputs[key] for key in trained.input})
+    reached = {path.partition("/")[0] for path, value in found.items() if value is not None and value.any()}
+    own = tuple(f"{part}{last}" for part in ("decoder_box", "decoder_mask", "head_class", "head_box", "head_mask"))
+    assert {layer for layer in reached if layer.startswith(own)} >= {f"head_class{last}", f"head_box{last}"}
+    assert not {layer for layer in reached if layer.startswith(("decoder", "head")) and not layer.startswith(own)}
+    assert any(layer.startswith("neck") for layer in reached)
+
+
 def test_the_truth_gives_losses_and_its_lack_gives_boxes():
     model = small()
     alone = run(model, images())

@@ -68,7 +68,8 @@ def test_a_damaged_validation_record_leaves_a_file_and_its_card(run, records, tm
     def write(network, path, quantize):
         path.write_bytes(b"of the converter")
 
-    monkeypatch.setitem(RUNTIMES, "litert", (write, lambda path: lambda inputs: {"logits": np.zeros((1, 6), np.float32)}, "m"))
+    logits = np.zeros((1, 6), np.float32)
+    monkeypatch.setitem(RUNTIMES, "litert", (write, lambda path: lambda inputs: {"logits": logits}, "model"))
     assert main(["export", str(run), str(output), "--format", "litert", "--quantize", "dynamic"]) == 2
     said = capsys.readouterr()
     assert said.out.splitlines() == [f"LiteRT: {output}", f"Card: {tmp_path}/README.md"]

@@ -37,7 +37,8 @@ class DetectionTraining:
             out, and the part is resized as above. (): none of them.
         crop_range: smallest and largest side of that part, height and width each at random.
         flip: mirror left and right in half of the samples.
-        max_boxes: boxes of a sample; of an image with more, that many at random.
+        max_boxes: boxes of a sample; of an image with more, its crowds and others at random. What has no slot counts
+            as background.
         keep_empty: train on images without boxes, too; otherwise they add nothing to the loss.
 
     Raises:
@@ -302,7 +303,7 @@ def _augment(encoded, objects, seed, settings, masks):
         lambda: resized_part(pixels, origin, placement.per_pixel, placement.begin, placement.size),
     )
     boxes = placement.boxes(objects.boxes_of(whole))
-    kept = _kept(boxes, tf.random.fold_in(seed, SLOTS_STREAM), settings.max_boxes)
+    kept = _kept(boxes, objects.crowd, tf.random.fold_in(seed, SLOTS_STREAM), settings.max_boxes)
     boxes, fault = tf.gather(boxes, kept), objects.fault_in(whole)
     masks_of = tf.zeros((0, MASK_SIDE, MASK_SIDE), tf.uint8)
     if masks:
@@ -329,11 +330,12 @@ def _augment(encoded, objects, seed, settings, masks):
     return sample
 
 
-def _kept(boxes, seed, slots):
-    """The numbers of boxes that a crop leaves something of, in order, at most `slots` of them, int32 (n,)."""
+def _kept(boxes, crowd, seed, slots):
+    """The numbers of boxes that a crop leaves something of, in order, at most `slots`, crowds first, int32 (n,)."""
     sides = boxes[:, 2:] - boxes[:, :2]
     kept = tf.cast(tf.where(tf.reduce_all(sides > SLIVER, -1))[:, 0], tf.int32)
-    drawn = tf.argsort(tf.random.stateless_uniform(tf.shape(kept), seed))[:slots]
+    rank = tf.random.stateless_uniform(tf.shape(kept), seed) - tf.cast(tf.gather(crowd, kept), tf.float32)
+    drawn = tf.argsort(rank)[:slots]
     return tf.gather(kept, tf.sort(drawn))
 
 

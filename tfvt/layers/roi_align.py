@@ -29,8 +29,9 @@ def roi_align(
         boxes: (B, N, 4), y1, x1, y2, x2 in pixels of the image; a coordinate that is not finite counts as 0.
         size: cells of a box along a side.
         samples: points in a cell along a side, whose bilinear values are averaged. mmdetection takes as many as a cell
-            has pixels, rounded up, which has no static shape: that differs for boxes of more than `samples` * `size`
-            pixels of their map along a side, and with 2 the levels keep most boxes of 7 cells below that.
+            has pixels of the map along that side, rounded up, which has no static shape. On the level of its size a
+            square box has 14 to 28 pixels, so mmdetection takes 2 to 4 for 7 cells and 1 or 2 for 14; smaller boxes of
+            the finest level take fewer.
         aligned: pixels lie at half-pixel centres; False: at whole numbers, and boxes have at least the side of one
             pixel, as in torchvision's detectors.
 

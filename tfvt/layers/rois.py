@@ -28,6 +28,8 @@ class ProposalSamples(keras.layers.Layer):
         overlap: least overlap (IoU) of a positive with its box.
         std: of the deltas.
         background_first: the background is class 0, not K, and the others follow.
+        reassign_best: a positive that is the best proposal of a box belongs to that box, even if it overlaps another
+            more, as in mmdetection's Mask R-CNN; False: as in its cascade and in torchvision.
         stream: see `tfvt.layers.sampling.sample`.
 
     Shapes: proposals (B, P, 4), scores (B, P), below 0 where there is none [, boxes (B, N, 4), labels and crowd (B, N),
@@ -44,13 +46,14 @@ class ProposalSamples(keras.layers.Layer):
         overlap: float = 0.5,
         std: tuple[float, ...] = STD,
         background_first: bool = False,
+        reassign_best: bool = False,
         stream: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"dtype": "float32"} | kwargs)
         self.number, self.positive_fraction, self.overlap, self.std = number, positive_fraction, overlap, tuple(std)
         self.first, self.background = int(background_first), 0 if background_first else num_classes
-        self.stream = stream
+        self.reassign_best, self.stream = reassign_best, stream
 
     def call(self, proposals, scores, boxes=None, labels=None, crowd=None, seed=None):
         if boxes is None:
@@ -58,9 +61,14 @@ class ProposalSamples(keras.layers.Layer):
             none = ops.zeros_like(states)
             return self._outputs(proposals, states, none, none, ops.zeros_like(proposals), none)
         is_real = ops.logical_and(labels >= 0, ops.logical_not(ops.cast(crowd, "bool")))
+        proposals = ops.where((scores >= 0)[..., None], proposals, 0.0)  # what is none is no box's best
+        best = {"keep_best": self.reassign_best, "least_best": self.overlap}
+        matched, states = assign_boxes(proposals, boxes, labels, crowd, self.overlap, self.overlap, **best)
         there = ops.concatenate([is_real, scores >= 0], axis=1)
         proposals = ops.concatenate([ops.cast(boxes, proposals.dtype), proposals], axis=1)
-        matched, states = assign_boxes(proposals, boxes, labels, crowd, self.overlap, self.overlap, keep_best=False)
+        own = ops.zeros_like(labels, dtype="int32") + ops.arange(ops.shape(labels)[1], dtype="int32")
+        matched = ops.concatenate([own, matched], axis=1)
+        states = ops.concatenate([ops.ones_like(own), states], axis=1)
         rows, states = sample(ops.where(there, states, -1), seed, self.number, self.positive_fraction, self.stream)
         proposals, matched = take_rows(proposals, rows), take_rows(matched, rows)
         positive = states == 1

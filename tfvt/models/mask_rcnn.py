@@ -69,7 +69,8 @@ class MaskRCNNOptions(Options):
         samples: points in each cell of RoIAlign along a side.
         aligned: RoIAlign takes pixels at half-pixel centres.
         background_first: the background is class 0, as in torchvision, where boxes and masks have that class too.
-        reassign_best: see `tfvt.layers.boxes.assign_boxes`.
+        reassign_best: see `tfvt.layers.boxes.assign_boxes`, and, of the proposals of a single stage,
+            `tfvt.layers.rois.ProposalSamples`.
         least_best: likewise, of the proposals' anchors.
         binary_masks: the truth of a mask is cut at one half.
         whole_anchors: anchors in whole pixels, see `tfvt.layers.Anchors`.
@@ -257,6 +258,7 @@ class TwoStage:
             overlap=options.stage_overlaps[stage],
             std=std,
             background_first=options.background_first,
+            reassign_best=options.reassign_best and len(options.stage_overlaps) == 1,
             stream=stage + 1,
             name=f"samples{suffix}",
         )(found["boxes"], found["scores"], **self.truth)
