@@ -3,6 +3,7 @@
 The loop decides what happens when. The task knows what the model learns; the engine knows how a step runs on devices.
 """
 
+import dataclasses
 import errno
 import math
 import time
@@ -157,8 +158,13 @@ class Loop:
                         self._train_epochs(stop)
                     except DivergedError as error:
                         self._roll_back(error)
-            except (Interrupted, ServersGoneError):
-                self._save(self._finite_state())
+            except (Interrupted, ServersGoneError) as stopped:
+                try:
+                    self._save(self._finite_state())
+                except DivergedError:
+                    if self.recipe.divergence.roll_backs:  # the last checkpoint is what it would return to
+                        raise stopped from None
+                    raise
                 raise
             self._finite_state()  # also that of a run that had already ended when this call began
             model = self.engine.trained_model()
@@ -341,8 +347,13 @@ class Loop:
 
     def _ids(self, step: int) -> list[int]:
         """The records of a step."""
-        stream = train_stream(self.task.train_records, self.task.samples(True), self.settings, start_step=step)
-        return next(iter(stream))["id"].numpy().tolist()
+        settings = dataclasses.replace(self.settings, servers=())
+
+        def read():
+            stream = train_stream(self.task.train_records, self.task.samples(True), settings, start_step=step)
+            return next(iter(stream))["id"].numpy().tolist()
+
+        return patiently(read)
 
     def _roll_back(self, error: DivergedError) -> None:
         """Return to the last checkpoint, with a lower learning rate.

@@ -165,6 +165,19 @@ def test_positions_contract(token):
     contracts.check_layer(lambda **kw: MapPositions(token, **kw), draw(2, 4, 5, 8))
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="others have no graphs for maps of any size")
+def test_positions_in_a_graph_for_maps_of_any_size():
+    import tensorflow as tf
+
+    layer = MapPositions(grid=(4, 5))
+    layer(draw(1, 4, 5, 8))
+    graph = tf.function(layer, input_signature=[tf.TensorSpec((None, None, None, 8))])
+    for size in ((4, 5), (7, 6), (3, 9), (8, 5)):
+        x = draw(2, *size, 8)
+        table = tf.image.resize(layer.patch_positions.value[None], size)
+        np.testing.assert_allclose(graph(x), x + table, atol=1e-5)
+
+
 def test_any_size_in_one_graph():
     for layer in (SANAttention(16, 8, 3), ACmix(16, 2, "global", reduction=2)):
         model = keras.Sequential([keras.Input((None, None, 16)), layer])

@@ -1,16 +1,31 @@
 """Who takes part in a training, what they agree on, and who has gone."""
 
 import json
+import os
 import socket
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from jax.sharding import PartitionSpec
 
 from tfvt.errors import UsageError
-from tfvt.trainers.engines.cluster import Agreement, Cluster, find_cluster, from_chief, lost_process, on_chief
+from tfvt.trainers.engines import cluster, configure_process, tensorflow
+from tfvt.trainers.engines.cluster import (
+    Agreement,
+    Cluster,
+    describe,
+    find_cluster,
+    from_chief,
+    lost_process,
+    on_chief,
+)
 from tfvt.trainers.engines.sharding import Layout
+from tfvt.trainers.engines.tensorflow import TensorFlowDevices
+from tfvt.trainers.recipes.parsing import parse_recipe
 from tfvt.trainers.recipes.recipe import DistributionRecipe
 
 TWO = ("a:1", "b:2")
@@ -160,3 +175,60 @@ def test_the_optimizer_is_split_like_its_weights(layers):
 def test_layouts_that_do_not_fit_are_named(layout, message, layers):
     with pytest.raises(UsageError, match=message):
         Layout(layout, TwoDevices(), layers)
+
+
+@pytest.fixture
+def peer():
+    """A process that listens, as far as anybody can see."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+def test_an_error_of_this_machine_is_not_another_process_that_has_gone(peer, monkeypatch):
+    monkeypatch.setattr(cluster, "PROBE_SECONDS", 0.2)
+    devices = object.__new__(TensorFlowDevices)
+    devices.count = 2
+    devices.cluster = Cluster(("127.0.0.1:1", f"127.0.0.1:{peer.getsockname()[1]}"), 0)
+    broken = tf.errors.InternalError(None, None, "cuDNN launch failure")
+    assert devices.explain(broken) is None
+    assert isinstance(devices.explain(tf.errors.InternalError(None, None, "Collective ops is aborted")), UsageError)
+    assert isinstance(devices.explain(tf.errors.UnavailableError(None, None, "Connection reset")), UsageError)
+    peer.close()
+    assert "process 1 (127.0.0.1:" in str(devices.explain(broken))
+
+
+def test_jax_says_when_nothing_names_the_processes(tmp_path):
+    code = "import sys; from tfvt.trainers.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "train", "--config", "digits_vit", "--data.records", "x"]
+    command += ["--distribution.strategy", "multi_worker", "--output", str(tmp_path / "run")]
+    done = subprocess.run(
+        command, env=os.environ | {"KERAS_BACKEND": "jax"}, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "nothing says which processes take part: set distribution.workers" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("strategy", "device", "setting", "deterministic"),
+    [
+        ("default", "CPU", None, True),
+        ("default", "GPU", None, False),
+        ("default", "GPU", True, True),
+        ("default", "CPU", False, False),
+        ("tpu", "CPU", None, False),  # of another machine
+    ],
+)
+def test_operations_are_deterministic_where_that_costs_little(strategy, device, setting, deterministic, monkeypatch):
+    asked = []
+    listed = {"CPU": ["CPU:0"], device: [f"{device}:0"]}
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: listed.get(kind, []))
+    monkeypatch.setattr(tensorflow, "make_deterministic", lambda: asked.append(True))
+    monkeypatch.setattr(tensorflow, "TensorFlowDevices", lambda recipe, cluster, said: said)
+    flags = ["--model.name=resnet18", "--data.records=x", f"--distribution.strategy={strategy}"]
+    said = configure_process(parse_recipe([*flags, f"--deterministic={json.dumps(setting)}"]))
+    assert said == bool(asked) == deterministic
+
+
+def test_a_run_says_whether_its_operations_are_deterministic():
+    assert describe(2, ["GPU"], 1, False) == "2 GPU devices, not deterministic operations"
+    assert describe(1, ["CPU"], 2, True) == "1 CPU device of 2 processes, deterministic operations"

@@ -83,3 +83,15 @@ def test_a_run_that_diverges_again_and_again_stops(config, tmp_path, monkeypatch
     flags = [*HERE, "--divergence.roll_backs=2"]
     assert "is nan at step" in fails("train", "--config", config, *flags, "--output", tmp_path / "run")
     assert rates == pytest.approx([rates[0], rates[0] / 2, rates[0] / 4])
+
+
+def test_a_run_that_is_stopped_while_it_diverges_continues_from_its_checkpoint(config, tmp_path, monkeypatch, capsys):
+    """The signal arrives in the bad step, before anything has noticed the loss."""
+    flags = ["--config", str(config), *HERE, "--checkpoints.every_steps=4", "--output", str(tmp_path / "run")]
+    with monkeypatch.context() as patch:
+        make_bad(patch)
+        stop_in_step(patch, BAD_STEP + 1)
+        assert main(["train", *flags, "--divergence.roll_backs=1"]) == 130
+    assert "Continue with: tfvt train --resume" in capsys.readouterr().out
+    assert newest(tmp_path / "run").step == BAD_STEP
+    assert main(["train", "--resume", "--output", str(tmp_path / "run")]) == 0

@@ -161,3 +161,21 @@ def test_two_processes_never_share_a_folder(config, tmp_path):
     assert first.communicate("\n" * 9)[0].splitlines()[-1].startswith("Next: ")
     assert first.returncode == 0
     assert (folder / "final.keras").is_file()
+
+
+def test_a_folder_that_has_been_away_does_not_end_a_run_that_is_over(tmp_path):
+    """The handle of the lock is then stale."""
+    with locked(tmp_path):
+        numbers = [int(entry.name) for entry in os.scandir("/proc/self/fd") if points_to(entry, tmp_path / "lock")]
+        stale = os.open("/dev/full", os.O_RDONLY)
+        os.dup2(stale, numbers[0])
+        os.close(stale)
+    with locked(tmp_path):
+        assert (tmp_path / "lock").read_text().strip() == HOLDER
+
+
+def points_to(entry, path):
+    try:
+        return os.readlink(entry.path) == str(path)
+    except OSError:
+        return False

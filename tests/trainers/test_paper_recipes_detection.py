@@ -97,7 +97,8 @@ def test_a_row_trains_two_steps(row, tmp_path):
     ACmix' windows of 7x7 are reflected at the border, which asks for a last level of 4x4.
     """
     records = write_small_boxes(tmp_path / "records", train=4, validation=1, masks=True)
-    options = parse(*row.flags).model.options
+    recipe = parse(*row.flags)
+    options = recipe.model.options
     if "synchronized_batch_norm" in options:
         options = options | {"synchronized_batch_norm": False}
     changed = [
@@ -106,6 +107,8 @@ def test_a_row_trains_two_steps(row, tmp_path):
         "--data.evaluation.max_long_side=128", "--steps=2", "--schedule.warmup_steps=0",
         f"--model.options={json.dumps(options)}",
     ]  # fmt: skip
+    if recipe.data.train.crop_short_sides:
+        changed += ["--data.train.crop_short_sides=[64,96]", "--data.train.crop_range=[48,80]"]
     run = tmp_path / "run"
     assert main(["train", *row.flags, f"--data.records={records}", *changed, f"--output={run}"]) == 0
     with (run / "metrics.csv").open(newline="") as file:

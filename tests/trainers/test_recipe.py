@@ -228,6 +228,42 @@ def test_the_recipe_of_deit_has_the_settings_of_its_authors():
     np.testing.assert_allclose(rates, [1e-6, 1e-3, 1e-5], rtol=1e-4)
 
 
+OF_CONVOLUTIONS = {"name": "sgd", "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-4}
+OF_TRANSFORMERS = {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.05, "decay_norms_and_biases": False}
+BATCHES = {100: 256, 300: 1024}  # by epochs
+
+
+@pytest.mark.parametrize(
+    ("names", "optimizer", "epochs", "warm_up", "options"),
+    [
+        (("resnet50", "san10", "acmix_san10"), OF_CONVOLUTIONS, 100, 0, {}),
+        (("acmix_resnet50",), OF_CONVOLUTIONS, 100, 5, {}),
+        (("pvt_tiny", "acmix_pvt_tiny"), OF_TRANSFORMERS, 300, 5, {"drop_path_rate": 0.1}),
+        (
+            ("swin_tiny", "acmix_swin_tiny"),
+            OF_TRANSFORMERS | {"clip_global_norm": 5.0},
+            300,
+            20,
+            {"drop_path_rate": 0.2},
+        ),
+        (("deit_tiny", "deit_small", "deit_base"), OF_TRANSFORMERS, 300, 5, {"drop_path_rate": 0.1}),
+    ],
+)
+def test_the_recipes_of_acmix_and_deit_have_the_settings_of_their_authors(names, optimizer, epochs, warm_up, options):
+    """Of SAN, PVT, Swin and DeiT; ACmix's own are those of the nets that it changes, and a warm-up on ResNet."""
+    for name in names:
+        recipe = parse_recipe(["--config", str(_config(name)), "--data.records", "somewhere"])
+        assert {key: getattr(recipe.optimizer, key) for key in optimizer} == optimizer
+        assert (recipe.epochs, recipe.data.batch_size, recipe.label_smoothing) == (epochs, BATCHES[epochs], 0.1)
+        assert (recipe.schedule.name, recipe.schedule.warmup_epochs) == ("cosine", warm_up)
+        assert options.items() <= recipe.model.options.items()
+        mixed = (
+            {"mixup_alpha": 0.8, "cutmix_alpha": 1.0} if epochs == 300 else {"mixup_alpha": 0.0, "cutmix_alpha": 0.0}
+        )
+        assert {key: getattr(recipe.data.mixing, key) for key in mixed} == mixed
+        assert recipe.data.train.random_erasing == (0.25 if epochs == 300 else 0)
+
+
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem.endswith("_advanced")], ids=lambda p: p.stem)
 def test_the_advanced_recipes_have_the_papers_shares_and_wait_for_a_teacher(path):
     flags = ["--config", str(path), "--data.records", "somewhere"]

@@ -48,10 +48,9 @@ class MapPositions(keras.layers.Layer):
         return placed, ops.cast(token, placed.dtype)
 
     def _positions(self, x):
-        size = ops.shape(x)[1:3]
-        if self.grid is None or size == self.grid:
+        if self.grid in (None, tuple(x.shape[1:3])):
             return self.patch_positions
-        return ops.cast(resize_bilinear(self.patch_positions[None], size), x.dtype)
+        return ops.cast(resize_bilinear(self.patch_positions[None], ops.shape(x)[1:3]), x.dtype)
 
     def compute_output_shape(self, x_shape):
         return (x_shape, (x_shape[0], 1, x_shape[-1])) if self.class_token else x_shape

@@ -33,7 +33,9 @@ def configure_process(recipe: Recipe, cluster: Cluster | None = None) -> Devices
         return JaxDevices(recipe.distribution, cluster)
     from .tensorflow import TensorFlowDevices, has_accelerator, make_deterministic
 
-    deterministic = not has_accelerator() if recipe.deterministic is None else recipe.deterministic
+    # A TPU of another machine is not listed before it is connected.
+    accelerated = recipe.distribution.strategy == "tpu" or has_accelerator()
+    deterministic = not accelerated if recipe.deterministic is None else recipe.deterministic
     if deterministic:
         make_deterministic()
     return TensorFlowDevices(recipe.distribution, cluster, deterministic)

@@ -184,15 +184,22 @@ def end(status: int) -> NoReturn:
 
 def lost_process(cluster: Cluster | None, reason: str) -> LostProcessError:
     """The error for a step that failed because another process has gone."""
-    missing: list[int] = []
-    deadline = time.monotonic() + PROBE_SECONDS
-    while cluster and not missing and time.monotonic() < deadline:  # the system is perhaps still closing its sockets
-        missing = cluster.missing()
+    missing = missing_now(cluster)
     who = _named(cluster, missing) if missing else "another process"
     return LostProcessError(
         f"{who} of this training has gone, and a step needs all of them ({reason}): start all of them again with "
         "--resume"
     )
+
+
+def missing_now(cluster: Cluster | None) -> list[int]:
+    """The processes that have gone; the system is perhaps still closing their sockets."""
+    missing = cluster.missing() if cluster else []
+    deadline = time.monotonic() + PROBE_SECONDS
+    while cluster and not missing and time.monotonic() < deadline:
+        time.sleep(0.05)  # a queue of connections that nobody accepts would fill up
+        missing = cluster.missing()
+    return missing
 
 
 def _named(cluster: Cluster, missing: Sequence[int]) -> str:

@@ -58,6 +58,11 @@ class JaxDevices:
             where = cluster.addresses[0], len(cluster.addresses), cluster.index
             jax.distributed.initialize(*where, cluster_detection_method="deactivate")
         except (ValueError, RuntimeError, OSError) as error:
+            if cluster is None and isinstance(error, ValueError):
+                raise UsageError(
+                    "distribution: nothing says which processes take part: set distribution.workers (and --worker) or "
+                    "TF_CONFIG, or start them by a scheduler that jax.distributed knows"
+                ) from error
             raise LostProcessError(
                 f"distribution: the processes do not find each other ({one_line(error)[:300]})"
             ) from error

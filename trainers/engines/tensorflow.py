@@ -19,7 +19,7 @@ from tfvt.errors import UsageError, one_line
 from tfvt.trainers.recipes.recipe import DistributionRecipe, Recipe
 from tfvt.trainers.tasks.task import Task, with_parts
 
-from .cluster import Agreement, Cluster, LostProcessError, describe, from_chief, lost_process
+from .cluster import Agreement, Cluster, LostProcessError, describe, from_chief, lost_process, missing_now
 from .device_sums import Sums
 from .engine import Phase
 from .forward import training_forward
@@ -64,9 +64,11 @@ class TensorFlowDevices:
 
     def explain(self, error: Exception) -> UsageError | None:
         """What an error of a step means for the user, if it comes from the loss of another process."""
-        lost = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError)
-        lost += (tf.errors.DeadlineExceededError, tf.errors.FailedPreconditionError)
-        if self.count == 1 or not isinstance(error, lost):
+        perhaps = (tf.errors.InternalError, tf.errors.FailedPreconditionError)  # a device of this machine too
+        lost = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
+        if self.count == 1 or not isinstance(error, (*lost, tf.errors.DeadlineExceededError, *perhaps)):
+            return None
+        if isinstance(error, perhaps) and "collective" not in error.message.lower() and not missing_now(self.cluster):
             return None
         return lost_process(self.cluster, type(error).__name__)
 

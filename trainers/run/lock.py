@@ -52,7 +52,8 @@ def locked(folder: AnyPath) -> Iterator[None]:
         try:
             yield
         finally:
-            file.truncate(0)
+            with contextlib.suppress(OSError):  # a shared folder that has been away; the lock is released anyway
+                file.truncate(0)
 
 
 def _warn(folder, reason):
