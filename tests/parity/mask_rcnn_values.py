@@ -77,6 +77,15 @@ def losses(model, images):
     return first | second
 
 
+def cells(finest):
+    """Of boxes within the images, pixels at half-pixel centres as in mmdetection, which these detectors do not take."""
+    torch.manual_seed(1)
+    corners = torch.rand(2, 20, 2, 2) * torch.tensor(SIZE[::-1])
+    boxes = torch.cat([corners.amin(2), corners.amax(2)], -1)
+    taken = torchvision.ops.roi_align(finest, list(boxes), 7, spatial_scale=1 / 4, sampling_ratio=2, aligned=True)
+    return {"cells": taken.view(2, 20, -1, 7, 7), "cells_boxes": boxes, "cells_map": finest}
+
+
 def main(folder):
     model, images = random_model()
     values = {f"image{n}": image.numpy() for n, image in enumerate(images)}
@@ -86,6 +95,7 @@ def main(folder):
                 values[name] = value.numpy()
         seen, _ = model.transform(images)
         maps = model.backbone(seen.tensors)
+        values |= {name: tensor.numpy() for name, tensor in cells(maps["0"][:, :8]).items()}
         found, _ = model.roi_heads(maps, model.rpn(seen, maps)[0], seen.image_sizes)
         for number, image in enumerate(found):
             values |= {f"found_{key}{number}": tensor.numpy() for key, tensor in image.items()}

@@ -11,6 +11,7 @@ import pytest
 import tfvt
 from tests.models.mask_rcnn_scenes import run
 from tests.parity.mask_rcnn_scene import ALL, BOXES, CLASSES, LABELS, PROPOSALS, SIZE
+from tfvt.layers.roi_align import roi_align
 from tfvt.models.detection import DetectionSettings, detector
 from tfvt.models.detection_model import mask_rcnn_losses
 from tfvt.models.mask_rcnn import TORCHVISION
@@ -61,6 +62,14 @@ def test_second_stage(case):
     np.testing.assert_allclose(outputs["class_logits"].reshape(-1, CLASSES), values["class_logits"], atol=0.02)
     deltas = values["boxes"].reshape(-1, CLASSES, 4)[..., YX]
     np.testing.assert_allclose(outputs["box_deltas"].reshape(-1, CLASSES, 4), deltas, atol=0.01)
+
+
+def test_cells_of_regions(case):
+    _, values, *_ = case
+    given = [values["cells_map"].transpose(0, 2, 3, 1)], (4,), values["cells_boxes"][..., YX]
+    found = np.asarray(roi_align(*given, 7, samples=2, aligned=True))
+    assert values["cells"].std() > 0.01
+    np.testing.assert_allclose(found, values["cells"].transpose(0, 1, 3, 4, 2), atol=1e-4)
 
 
 def test_losses(case):
